@@ -1,0 +1,1 @@
+"""What both deployables need to serve gRPC: server, handlers, channels, status, logs."""

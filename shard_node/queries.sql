@@ -1,0 +1,119 @@
+-- name: fence
+-- First in every transaction that writes slot data. No row: this process may not write.
+UPDATE writer SET last_rev = greatest(last_rev, %(last_rev)s)
+WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
+RETURNING 1
+
+-- name: beat
+-- Proves that this process is still the writer, and shows waiting processes that it lives.
+UPDATE writer SET beat = beat + 1
+WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
+RETURNING 1
+
+-- name: insert_likes
+-- Likes of edges that occur once in the batch. Those that were never seen are inserted and counted; an edge that
+-- exists already is left alone. Answers one row per changed post, and, only if some edge existed, one row per
+-- inserted edge. Safe to commit without looking: behind a lost fence it writes nothing.
+WITH inserted AS (
+    INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id)
+    SELECT %(base_rev)s::bigint + op.position, coalesce(op.intent, %(base_rev)s::bigint + op.position),
+           %(base_rev)s::bigint + op.position, op.slot, true, op.post_id, op.user_id
+    FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[], %(intents)s::bigint[])
+         WITH ORDINALITY AS op (post_id, user_id, slot, intent, position)
+    WHERE EXISTS (SELECT FROM writer WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s)
+    ON CONFLICT DO NOTHING
+    RETURNING slot, post_id, user_id
+), counted AS (
+    INSERT INTO posts AS post (version, like_count, slot, post_id)
+    SELECT count(*), count(*), slot, post_id FROM inserted GROUP BY slot, post_id
+    ON CONFLICT (post_id, slot) DO UPDATE
+    SET version = post.version + excluded.version, like_count = post.like_count + excluded.like_count
+    RETURNING post_id, version, like_count
+)
+SELECT post_id, NULL AS user_id, version, like_count FROM counted
+UNION ALL
+SELECT post_id, user_id, NULL, NULL FROM inserted WHERE (SELECT count(*) FROM inserted) < %(operations)s
+
+-- name: read_edges
+-- OFFSET 0 keeps the planner from joining, which would hash whole partitions.
+SELECT edge.post_id, edge.user_id, edge.liked, edge.rev, edge.intent, edge.first_rev
+FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[]) AS wanted (post_id, user_id, slot)
+CROSS JOIN LATERAL (
+    SELECT * FROM edges
+    WHERE edges.post_id = wanted.post_id AND edges.user_id = wanted.user_id AND edges.slot = wanted.slot
+    OFFSET 0
+) AS edge
+
+-- name: write_edges
+INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id)
+SELECT edge.rev, edge.intent, edge.first_rev, edge.slot, edge.liked, edge.post_id, edge.user_id
+FROM unnest(%(revs)s::bigint[], %(intents)s::bigint[], %(first_revs)s::bigint[], %(slots)s::smallint[],
+            %(liked)s::boolean[], %(post_ids)s::text[], %(user_ids)s::text[])
+     AS edge (rev, intent, first_rev, slot, liked, post_id, user_id)
+ON CONFLICT (post_id, user_id, slot) DO UPDATE
+SET rev = excluded.rev, intent = excluded.intent, first_rev = excluded.first_rev, liked = excluded.liked
+
+-- name: count_changes
+INSERT INTO posts AS post (version, like_count, slot, post_id)
+SELECT change.changes, change.delta, change.slot, change.post_id
+FROM unnest(%(changes)s::bigint[], %(deltas)s::bigint[], %(slots)s::smallint[], %(post_ids)s::text[])
+     AS change (changes, delta, slot, post_id)
+ON CONFLICT (post_id, slot) DO UPDATE
+SET version = post.version + excluded.version, like_count = post.like_count + excluded.like_count
+RETURNING post_id, version, like_count
+
+-- name: read_posts
+SELECT post.post_id, post.version, post.like_count
+FROM unnest(%(post_ids)s::text[], %(slots)s::smallint[]) AS wanted (post_id, slot)
+CROSS JOIN LATERAL (
+    SELECT * FROM posts WHERE posts.post_id = wanted.post_id AND posts.slot = wanted.slot OFFSET 0
+) AS post
+
+-- name: read_liked
+-- Position (from 1) and revision of those edges that are liked.
+SELECT wanted.position, edge.rev
+FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[])
+     WITH ORDINALITY AS wanted (post_id, user_id, slot, position)
+CROSS JOIN LATERAL (
+    SELECT * FROM edges
+    WHERE edges.post_id = wanted.post_id AND edges.user_id = wanted.user_id AND edges.slot = wanted.slot
+    OFFSET 0
+) AS edge
+WHERE edge.liked
+
+-- name: claim_identity
+INSERT INTO identity (cluster_id, node_name) VALUES (%(cluster_id)s, %(node_name)s) ON CONFLICT DO NOTHING
+
+-- name: read_identity
+SELECT cluster_id::text, node_name, node_uuid::text FROM identity
+
+-- name: read_writer
+SELECT generation, slots_seq, last_rev, beat FROM writer
+
+-- name: raise_generation
+UPDATE writer SET generation = generation + 1 RETURNING generation, slots_seq, last_rev
+
+-- name: owned_slots
+SELECT slot, epoch FROM slots WHERE state = 'owner'
+
+-- name: add_slots
+INSERT INTO slots (slot, epoch, state)
+SELECT added.slot, added.epoch, 'owner'
+FROM unnest(%(slots)s::smallint[], %(epochs)s::bigint[]) AS added (slot, epoch)
+
+-- name: raise_slots_seq
+UPDATE writer SET slots_seq = slots_seq + 1
+WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
+RETURNING slots_seq
+
+-- name: try_leadership
+SELECT pg_try_advisory_lock(%(key)s)
+
+-- name: end_leader
+-- Ends the session that holds the leadership of this database, whatever it is doing.
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND classid = (%(key)s::bigint >> 32)::int::oid AND objid = (%(key)s::bigint & 4294967295)::oid AND granted
+
+-- name: system_identifier
+SELECT system_identifier::text FROM pg_control_system()
