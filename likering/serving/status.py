@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from likering.errors import DOMAIN, ERRORS_BY_REASON, DeadlineExceeded, FieldViolation, LikeringError, ShardUnavailable
+from likering.errors import (
+    DOMAIN,
+    ERRORS_BY_REASON,
+    DeadlineExceeded,
+    FieldViolation,
+    LikeringError,
+    ShardUnavailable,
+)
 
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -62,7 +72,9 @@ def from_status(status: status_pb2.Status) -> LikeringError | None:
 
 def from_rpc_error(error: grpc.RpcError) -> LikeringError:
     """The error behind a failed call of the synchronous or the asyncio client."""
-    for key, value in (*(error.trailing_metadata() or ()),):
+    # Pairs, whichever client it was: a tuple of them, or the asyncio client's Metadata.
+    metadata = cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ())
+    for key, value in metadata:
         if key == DETAILS_KEY:
             ours = from_status(status_pb2.Status.FromString(value))
             if ours is not None:
@@ -81,7 +93,9 @@ def _pack(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo) -> Non
     status.details.append(packed)
 
 
-def _unpack(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo) -> error_details_pb2.ErrorInfo | None:
+def _unpack(
+    status: status_pb2.Status, detail: error_details_pb2.ErrorInfo
+) -> error_details_pb2.ErrorInfo | None:
     for packed in status.details:
         if packed.Unpack(detail):
             return detail
