@@ -1,0 +1,1 @@
+"""Which slot a key has and which node a slot belongs on: pure functions, no I/O."""
