@@ -1,0 +1,42 @@
+"""Free ports on the loopback interface."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+import threading
+
+from likering.dev.errors import DevError
+
+HOST = "127.0.0.1"
+
+# Below the range from which the kernel takes the ports of outgoing connections: a server that restarts must find its
+# port free, and not in use as the far end of somebody's connection.
+_RANGE = range(20_000, 32_000)
+_given: set[int] = set()
+_lock = threading.Lock()
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on 127.0.0.1:port now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise
+    return True
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that this process has not handed out before."""
+    with _lock:
+        for port in random.sample(_RANGE, len(_RANGE)):
+            if port not in _given and is_free(port):
+                _given.add(port)
+                return port
+    raise DevError(f"no port between {_RANGE.start} and {_RANGE.stop} is free on {HOST}")

@@ -1,0 +1,137 @@
+"""One real Valkey (or Redis) server in a directory of its own, as a cache: nothing is saved to disk."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import threading
+from pathlib import Path
+
+import redis
+
+from likering.dev import state
+from likering.dev.binaries import find_valkey
+from likering.dev.errors import DevError
+from likering.dev.ports import HOST, free_port, is_free
+from likering.dev.process import Child
+
+_STOP_STEPS = ((signal.SIGTERM, 5.0),)
+
+
+class ValkeyServer:
+    """A Valkey server that keeps its port and password in ``directory``."""
+
+    def __init__(
+        self,
+        directory: Path,
+        port: int = 0,
+        *,
+        max_memory: str = "256mb",
+        log: Path | None = None,
+        what: str = "Valkey",
+    ) -> None:
+        """``port`` 0: a free one, kept for later starts. At ``max_memory`` the least used keys go.
+
+        ``log`` is by default ``valkey.log`` in the directory; ``what`` names the server in messages.
+        """
+        self.directory = directory.absolute()
+        self.max_memory = max_memory
+        self.log = log or self.directory / "valkey.log"
+        self.what = what
+        self._wanted_port = port
+        self._port = 0
+        self._password = ""
+        self._process: Child | None = None
+
+    def __repr__(self) -> str:
+        return f"ValkeyServer({str(self.directory)!r}, port={self._port}, process={self._process!r})"
+
+    @property
+    def port(self) -> int:
+        """0 before the first start."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """For redis-py's ``from_url``, with the password."""
+        return f"redis://:{self._password}@{HOST}:{self._port}/0"
+
+    @property
+    def pid(self) -> int | None:
+        """The server, while it runs."""
+        return self._process.pid if self._process is not None and self._process.running else None
+
+    @property
+    def process(self) -> Child | None:
+        """The newest process, running or not."""
+        return self._process
+
+    def start(self, timeout: float = 30, cancel: threading.Event | None = None) -> None:
+        """Starts the server and waits until it answers. Raises DevError with a sentence, Interrupted on ``cancel``."""
+        if self.pid is not None:
+            raise DevError(f"{self.what} runs already (process {self.pid})")
+        program = find_valkey()
+        self._load()
+        configuration = self._configure()
+        self._process = Child([str(program), configuration.name], directory=self.directory, log=self.log)
+        try:
+            self._process.until(self._is_ready, what=self.what, timeout=timeout, cancel=cancel)
+        except BaseException:
+            self._process.kill()
+            raise
+
+    def stop(self) -> None:
+        """Stops the server; what it held is gone. Safe to call twice."""
+        if self._process is not None:
+            self._process.stop(_STOP_STEPS)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Sends a signal to the server; with SIGKILL, it is gone when this returns."""
+        if self._process is None:
+            return
+        if number == signal.SIGKILL:
+            self._process.kill()
+        else:
+            self._process.send(number)
+
+    def _load(self) -> None:
+        """Reads what the directory remembers, or makes it up the first time."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / "server.json"
+        saved = state.load(path)
+        port = self._wanted_port or int(saved.get("port", 0))
+        if self._wanted_port and not is_free(port):
+            raise DevError(f"{self.what} cannot listen on port {port}: something else listens there")
+        if not port or not is_free(port):
+            port = free_port()
+        self._port, self._password = port, str(saved.get("password") or secrets.token_urlsafe(18))
+        state.save(path, {"port": port, "password": self._password})
+
+    def _configure(self) -> Path:
+        # The password stands in a file and not in the arguments, which every user of the machine can read.
+        lines = [
+            f"bind {HOST}",
+            f"port {self._port}",
+            f"requirepass {self._password}",
+            "daemonize no",
+            'save ""',
+            "appendonly no",
+            f"maxmemory {self.max_memory}",
+            "maxmemory-policy allkeys-lru",
+            "tcp-keepalive 5",
+        ]
+        path = self.directory / "valkey.conf"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write("\n".join(lines) + "\n")
+        return path
+
+    def _is_ready(self) -> bool:
+        client = redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1)
+        try:
+            return bool(client.ping())
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+        finally:
+            client.close()
