@@ -86,15 +86,12 @@ def fold(operations: Sequence[Operation], known: Mapping[EdgeKey, EdgeState]) ->
         post = folded.posts.get(operation.post_id)
         if post is None:
             post = folded.posts[operation.post_id] = PostChange(operation.slot)
+        intent_before = state.intent
         outcome = _apply(operation, state)
         if outcome == OP_OUTCOME_CHANGED:
             post.changes += 1
             post.delta += 1 if operation.like else -1
-            folded.edges[key] = state
-        elif outcome == OP_OUTCOME_UNCHANGED and operation.intent:
-            # The intent is remembered even where nothing else changed: a later retry of an older one must lose.
-            if not state.rev:
-                state.rev = operation.rev
+        if outcome == OP_OUTCOME_CHANGED or state.intent != intent_before:
             folded.edges[key] = state
         folded.answers.append(Answer(outcome, post.changes, post.delta))
     return folded
@@ -103,9 +100,14 @@ def fold(operations: Sequence[Operation], known: Mapping[EdgeKey, EdgeState]) ->
 def _apply(operation: Operation, state: EdgeState) -> OpOutcome.ValueType:
     if operation.intent and operation.intent < state.intent:
         return OP_OUTCOME_SUPERSEDED
-    state.intent = max(state.intent, operation.intent or operation.rev)
     if state.liked == operation.like:
+        # Without an explicit intent a repetition leaves no trace; with one, it is remembered even here, so that a
+        # late retry of something older loses. An edge that was never seen gets its first revision: a tombstone.
+        if operation.intent > state.intent:
+            state.intent = operation.intent
+            state.rev = state.rev or operation.rev
         return OP_OUTCOME_UNCHANGED
+    state.intent = max(state.intent, operation.intent or operation.rev)
     if operation.like and state.first_rev is None:
         state.first_rev = operation.rev
     state.liked = operation.like

@@ -82,10 +82,12 @@ CROSS JOIN LATERAL (
 WHERE edge.liked
 
 -- name: claim_identity
-INSERT INTO identity (cluster_id, node_name) VALUES (%(cluster_id)s, %(node_name)s) ON CONFLICT DO NOTHING
+INSERT INTO identity (cluster_id, slot_count, node_name)
+VALUES (%(cluster_id)s, %(slot_count)s, %(node_name)s)
+ON CONFLICT DO NOTHING
 
 -- name: read_identity
-SELECT cluster_id::text, node_name, node_uuid::text FROM identity
+SELECT cluster_id::text, slot_count, node_name, node_uuid::text FROM identity
 
 -- name: read_writer
 SELECT generation, slots_seq, last_rev, beat FROM writer

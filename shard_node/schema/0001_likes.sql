@@ -4,6 +4,7 @@
 CREATE TABLE identity (
     only       boolean PRIMARY KEY DEFAULT true CHECK (only),
     cluster_id uuid NOT NULL,
+    slot_count integer NOT NULL,
     node_name  text NOT NULL,
     node_uuid  uuid NOT NULL DEFAULT gen_random_uuid()
 );

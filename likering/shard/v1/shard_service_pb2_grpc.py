@@ -52,8 +52,9 @@ class ShardServiceServicer(object):
     """
 
     def Execute(self, request, context):
-        """Executes a batch of operations on slots that this node owns. Columnar:
-        position i of every column belongs to operation i.
+        """Executes a batch of operations on slots that this node owns: either all
+        writes or all reads. Columnar: position i of every column belongs to
+        operation i.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

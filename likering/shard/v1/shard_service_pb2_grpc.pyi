@@ -25,8 +25,9 @@ class ShardServiceStub:
         likering.shard.v1.shard_service_pb2.ExecuteRequest,
         likering.shard.v1.shard_service_pb2.ExecuteResponse,
     ]
-    """Executes a batch of operations on slots that this node owns. Columnar:
-    position i of every column belongs to operation i.
+    """Executes a batch of operations on slots that this node owns: either all
+    writes or all reads. Columnar: position i of every column belongs to
+    operation i.
     """
 
     GetTopology: grpc.UnaryUnaryMultiCallable[
@@ -44,8 +45,9 @@ class ShardServiceAsyncStub:
         likering.shard.v1.shard_service_pb2.ExecuteRequest,
         likering.shard.v1.shard_service_pb2.ExecuteResponse,
     ]
-    """Executes a batch of operations on slots that this node owns. Columnar:
-    position i of every column belongs to operation i.
+    """Executes a batch of operations on slots that this node owns: either all
+    writes or all reads. Columnar: position i of every column belongs to
+    operation i.
     """
 
     GetTopology: grpc.aio.UnaryUnaryMultiCallable[
@@ -65,8 +67,9 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
         request: likering.shard.v1.shard_service_pb2.ExecuteRequest,
         context: _ServicerContext,
     ) -> typing.Union[likering.shard.v1.shard_service_pb2.ExecuteResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.ExecuteResponse]]:
-        """Executes a batch of operations on slots that this node owns. Columnar:
-        position i of every column belongs to operation i.
+        """Executes a batch of operations on slots that this node owns: either all
+        writes or all reads. Columnar: position i of every column belongs to
+        operation i.
         """
 
     @abc.abstractmethod

@@ -1,0 +1,195 @@
+"""The composition root of a shard node: puts the parts together, runs them, drains them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+
+import psycopg
+import structlog
+from likering.topology.postgres import PostgresTopologyStore
+from likering.topology.store import NodeRegistration
+from likering.topology.watch import TopologyWatch
+
+from likering.errors import LikeringError
+from likering.postgres.migrations import MigrationError
+from likering.serving import logging
+from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
+from likering.serving.handlers import ServiceHandlers
+from likering.serving.server import ListenFailed, Server, ServerSettings
+from likering.serving.settings import EXIT_CONFIGURATION
+from likering.shard.v1 import shard_service_pb2
+from shard_node import settings as node_settings
+from shard_node.assignment import Assignment
+from shard_node.cache import CountCache
+from shard_node.commit import Batch
+from shard_node.database import conninfo, read_pool
+from shard_node.identity import Identity, IdentityMismatch, establish
+from shard_node.leadership import Leadership, LeadershipLost
+from shard_node.ownership import Ownership
+from shard_node.reads import Reader
+from shard_node.service import ShardService
+from shard_node.settings import NodeSettings
+from shard_node.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+EXIT_LEADERSHIP_LOST = 3
+"""Exit code of a process whose node another process has taken over: start it again and it waits."""
+RETRY_INTERVAL = 0.5
+
+
+class StartFailed(Exception):
+    """The node cannot start. The message is for the operator."""
+
+
+class ShardNode:
+    """One process of a shard node."""
+
+    def __init__(self, settings: NodeSettings, identity: Identity, watch: TopologyWatch) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._watch = watch
+        self._pool = read_pool(settings.postgres.get_secret_value(), settings.read_connections)
+        self._ownership = Ownership(identity.slot_count)
+        self._cache = CountCache(settings.cache.get_secret_value(), identity.node_uuid[:8], self._ownership)
+        self._leadership = Leadership(settings.postgres.get_secret_value(), settings.name, self._lead_taken)
+        self._writer = Writer(
+            self._leadership, self._ownership, self._publish, max_queued=settings.queued_operations
+        )
+        reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
+        service = ShardService(
+            identity.cluster_id, self._ownership, self._writer, reader, lambda: watch.latest
+        )
+        self._server = Server(
+            [
+                ServiceHandlers(
+                    shard_service_pb2.DESCRIPTOR.services_by_name["ShardService"],
+                    service,
+                    slow_call=settings.slow_call,
+                )
+            ],
+            ServerSettings(max_message_bytes=MAX_INTERNAL_MESSAGE_BYTES),
+        )
+        self._generation = 0
+        self._lead_changed = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Serves until ``stop`` is set or the lead is lost. Returns the exit code."""
+        await self._server.start(self._settings.listen)
+        await self._pool.open()
+        self._cache.start()
+        tasks = {
+            asyncio.create_task(self._writer.run(), name="writer"),
+            asyncio.create_task(self._announce(), name="announcement"),
+            asyncio.create_task(self._assign(), name="assignment"),
+            asyncio.create_task(stop.wait(), name="stop"),
+        }
+        log.info("started", address=self._server.address, node=self._settings.name)
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+            await self._server.drain(delay=self._settings.drain_delay, grace=self._settings.drain_grace)
+            await self._writer.drained()
+        except LeadershipLost:
+            log.warning("another process of this node has taken over")
+            return EXIT_LEADERSHIP_LOST
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await self._server.drain(delay=0, grace=0)
+            await self._cache.close()
+            await self._pool.close(timeout=2.0)
+        log.info("drained")
+        return 0
+
+    def _lead_taken(self, generation: int) -> None:
+        self._cache.new_writer(generation)
+        self._generation = generation
+        self._lead_changed.set()
+
+    async def _publish(self, batch: Batch) -> None:
+        await self._cache.publish(batch.slot_of_posts(), batch.posts)
+
+    async def _announce(self) -> None:
+        """Tells the topology, with each generation, where this node's writer is."""
+        while True:
+            await self._lead_changed.wait()
+            self._lead_changed.clear()
+            await self._server.set_serving(True)
+            while not await self._register():
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    async def _register(self) -> bool:
+        registration = NodeRegistration(
+            cluster_id=self._identity.cluster_id,
+            name=self._settings.name,
+            uuid=self._identity.node_uuid,
+            address=self._settings.advertise or self._server.address,
+            weight=self._settings.weight,
+            generation=self._generation,
+            system_identifier=self._identity.system_identifier,
+        )
+        try:
+            await self._watch.store.register(registration)
+        except (LikeringError, psycopg.Error, TimeoutError, OSError) as error:
+            log.warning("cannot register in the topology yet", error=type(error).__name__, reason=str(error))
+            return False
+        self._watch.refresh_soon()
+        return True
+
+    async def _assign(self) -> None:
+        assignment = Assignment(self._settings.name, self._watch, self._pool, self._ownership, self._writer)
+        await assignment.run()
+
+
+async def serve(settings: NodeSettings) -> int:
+    """Runs a shard node until SIGTERM or SIGINT. Returns the exit code; raises StartFailed."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    store = PostgresTopologyStore(settings.topology.get_secret_value())
+    watch = TopologyWatch(store)
+    try:
+        identity = await _identify(settings, watch)
+        return await ShardNode(settings, identity, watch).run(stop)
+    finally:
+        await watch.stop()
+        await store.close()
+
+
+async def _identify(settings: NodeSettings, watch: TopologyWatch) -> Identity:
+    """A node that has been here before starts without the topology database; a new one needs it."""
+    try:
+        topology = await watch.start(settings.start_timeout)
+    except LikeringError as error:
+        topology = None
+        log.warning("starts without the topology", reason=str(error))
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            conninfo(settings.postgres.get_secret_value(), "likering-start"), autocommit=True
+        ) as connection:
+            identity = await establish(connection, settings.name, topology)
+    except psycopg.OperationalError as error:
+        raise StartFailed(f"cannot connect to the node's database: {error}") from error
+    if identity is None:
+        raise StartFailed(
+            "the topology database does not answer, and this node is new: it needs to be told its cluster"
+        )
+    return identity
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of ``likering-node``."""
+    settings = node_settings.read(sys.argv[1:] if arguments is None else arguments)
+    logging.configure("likering-node", settings.log_level)
+    try:
+        status = asyncio.run(serve(settings))
+    except (StartFailed, IdentityMismatch, MigrationError, ListenFailed) as error:
+        print(f"{node_settings.PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        status = EXIT_CONFIGURATION
+    raise SystemExit(status)

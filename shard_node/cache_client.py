@@ -1,0 +1,80 @@
+"""Valkey or Redis as the count cache uses it: three commands, short timeouts, no retries.
+
+A new connection asks for the server's run id: after a restart the server may be empty, or hold an old snapshot of
+itself, so whoever uses the cache must be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
+
+TIMEOUT = 0.04
+"""Seconds for one command, connecting included. A frozen server costs a read this long, once."""
+
+
+class CacheClient:
+    """Connections to one cache server. Every call may raise redis.exceptions.RedisError."""
+
+    def __init__(self, url: str, on_restart: Callable[[], None], *, timeout: float = TIMEOUT) -> None:
+        """``on_restart`` is called when a connection finds another run id than the one before it."""
+        self._on_restart = on_restart
+        self._run_id: str | None = None
+        self._pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=8,
+            timeout=timeout,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            redis_connect_func=self._connected,
+            protocol=2,
+        )
+        self._redis: Redis = Redis(connection_pool=self._pool)
+        self._script = files("shard_node").joinpath("store_counts.lua").read_text("utf-8")
+        self._script_sha: str | None = None
+
+    async def get(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of the keys, None for those that are not there."""
+        values: list[Any] = await self._redis.mget(keys)
+        return values
+
+    async def set_if_newer(self, keys: Sequence[str], values: Sequence[str], ttl: int) -> None:
+        """Sets each key whose value is of a lower version, or absent. A value is "version count"; ttl in seconds."""
+        arguments: tuple[Any, ...] = (len(keys), *keys, ttl, *values)
+        if self._script_sha is None:
+            self._script_sha = await self._redis.script_load(self._script)
+        try:
+            await self._redis.evalsha(self._script_sha, *arguments)
+        except NoScriptError:
+            self._script_sha = await self._redis.script_load(self._script)
+            await self._redis.evalsha(self._script_sha, *arguments)
+
+    async def ping(self) -> None:
+        """Raises when the server does not answer."""
+        await self._redis.ping()
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._redis.aclose()
+        await self._pool.disconnect()
+
+    async def _connected(self, connection: AbstractConnection) -> None:
+        await connection.on_connect()
+        await connection.send_command("INFO", "server", check_health=False)
+        info: bytes = await connection.read_response()
+        run_id = next(
+            line.split(b":", 1)[1].decode().strip()
+            for line in info.splitlines()
+            if line.startswith(b"run_id:")
+        )
+        if self._run_id is not None and run_id != self._run_id:
+            self._on_restart()
+        self._run_id = run_id

@@ -1,0 +1,233 @@
+"""Answers reads: counts through the cache, likes from the database, both as fresh as the caller wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from likering.shard.v1.shard_service_pb2 import (
+    COUNT_SOURCE_CACHE,
+    COUNT_SOURCE_DATABASE,
+    COUNT_SOURCE_STALE,
+    COUNT_SOURCE_UNSPECIFIED,
+    OP_CODE_NOT_OWNER,
+    OP_CODE_UNAVAILABLE,
+    OP_CODE_UNSPECIFIED,
+    OP_CODE_VERSION_AHEAD,
+    OP_KIND_COUNT,
+    OP_OUTCOME_LIKED,
+    OP_OUTCOME_NOT_LIKED,
+    OP_OUTCOME_UNSPECIFIED,
+    READ_MODE_STALE_OK,
+    READ_MODE_STRONG,
+    CountSource,
+    OpCode,
+    OpKind,
+    OpOutcome,
+    ReadMode,
+)
+from shard_node import store
+from shard_node.cache import CountCache
+from shard_node.database import within
+from shard_node.leadership import Leadership
+from shard_node.ownership import Ownership
+from shard_node.store import NEVER_CHANGED, Connection, PostCount
+from shard_node.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+DATABASE_TIMEOUT = 2.0
+"""Seconds after which a read of the database is given up."""
+
+T = TypeVar("T")
+
+
+class ReadUnit:
+    """The reads of one Execute call: columns in, columns out."""
+
+    __slots__ = (
+        "codes",
+        "counts",
+        "epochs",
+        "kinds",
+        "like_times",
+        "min_versions",
+        "outcomes",
+        "post_ids",
+        "slots",
+        "sources",
+        "user_ids",
+        "versions",
+    )
+
+    def __init__(
+        self,
+        kinds: Sequence[OpKind.ValueType],
+        post_ids: Sequence[str],
+        user_ids: Sequence[str],
+        slots: Sequence[int],
+        epochs: Sequence[int],
+        min_versions: Sequence[int],
+    ) -> None:
+        """``min_versions`` may be empty: none is asked for."""
+        size = len(post_ids)
+        self.kinds = kinds
+        self.post_ids = post_ids
+        self.user_ids = user_ids
+        self.slots = slots
+        self.epochs = epochs
+        self.min_versions = min_versions
+        self.codes: list[OpCode.ValueType] = [OP_CODE_UNSPECIFIED] * size
+        self.outcomes: list[OpOutcome.ValueType] = [OP_OUTCOME_UNSPECIFIED] * size
+        self.counts = [0] * size
+        self.versions = [0] * size
+        self.like_times = [0] * size
+        self.sources: list[CountSource.ValueType] = [COUNT_SOURCE_UNSPECIFIED] * size
+
+    def __len__(self) -> int:
+        return len(self.post_ids)
+
+    def __repr__(self) -> str:
+        return f"<ReadUnit of {len(self)}>"
+
+    def refuse(self, positions: Sequence[int], code: OpCode.ValueType) -> None:
+        """Answers these operations with an error."""
+        for position in positions:
+            self.codes[position] = code
+
+
+class Reader:
+    """Reads for one node."""
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Connection],
+        cache: CountCache,
+        ownership: Ownership,
+        leadership: Leadership,
+        writer: Writer,
+    ) -> None:
+        self._pool = pool
+        self._cache = cache
+        self._ownership = ownership
+        self._leadership = leadership
+        self._writer = writer
+
+    def __repr__(self) -> str:
+        return f"<Reader {self._ownership!r} {self._cache!r}>"
+
+    async def answer(self, unit: ReadUnit, mode: ReadMode.ValueType) -> None:
+        """Fills the result columns of the unit."""
+        everything = range(len(unit))
+        refused = self._ownership.refused(unit.slots, unit.epochs)
+        unit.refuse(refused, OP_CODE_NOT_OWNER)
+        positions = [p for p in everything if not unit.codes[p]] if refused else everything
+        counts = [p for p in positions if unit.kinds[p] == OP_KIND_COUNT]
+        likes = [p for p in positions if unit.kinds[p] != OP_KIND_COUNT]
+        if not self._leadership.leased:
+            unit.refuse(likes, OP_CODE_UNAVAILABLE)
+            if mode == READ_MODE_STALE_OK:
+                await self._stale_counts(unit, counts)
+            else:
+                unit.refuse(counts, OP_CODE_UNAVAILABLE)
+            return
+        strong = mode == READ_MODE_STRONG
+        await asyncio.gather(
+            *([self._counts(unit, counts, strong=strong)] if counts else []),
+            *([self._likes(unit, likes)] if likes else []),
+        )
+        if strong:
+            # A commit that began after these reads proves that nobody else was the writer when they were made.
+            if await self._writer.barrier():
+                unit.refuse(self._ownership.refused(unit.slots, unit.epochs), OP_CODE_NOT_OWNER)
+            else:
+                unit.refuse(everything, OP_CODE_UNAVAILABLE)
+
+    async def _counts(self, unit: ReadUnit, positions: Sequence[int], *, strong: bool) -> None:
+        slots = {unit.post_ids[p]: unit.slots[p] for p in positions}
+        cached = {} if strong else await self._cache.get(slots)
+        if unit.min_versions:
+            for p in positions:
+                held = cached.get(unit.post_ids[p])
+                if held is not None and held.version < unit.min_versions[p]:
+                    del cached[unit.post_ids[p]]
+        missing = {post_id: slot for post_id, slot in slots.items() if post_id not in cached}
+        read: dict[str, PostCount] = {}
+        if missing:
+            mark = self._cache.mark()
+            found = await self._from_database(lambda connection: _read_posts(connection, missing))
+            if found is None:
+                unit.refuse([p for p in positions if unit.post_ids[p] in missing], OP_CODE_UNAVAILABLE)
+            else:
+                read = {post_id: found.get(post_id, NEVER_CHANGED) for post_id in missing}
+                await self._cache.fill(mark, missing, read)
+        for p in positions:
+            post_id = unit.post_ids[p]
+            count = read.get(post_id)
+            source = COUNT_SOURCE_DATABASE
+            if count is None:
+                count, source = cached.get(post_id), COUNT_SOURCE_CACHE
+            if count is None:
+                continue
+            if unit.min_versions and count.version < unit.min_versions[p]:
+                unit.codes[p] = OP_CODE_VERSION_AHEAD
+            unit.versions[p], unit.counts[p] = count
+            unit.sources[p] = source
+
+    async def _stale_counts(self, unit: ReadUnit, positions: Sequence[int]) -> None:
+        cached = await self._cache.get({unit.post_ids[p]: unit.slots[p] for p in positions})
+        for p in positions:
+            count = cached.get(unit.post_ids[p])
+            if count is None:
+                unit.codes[p] = OP_CODE_UNAVAILABLE
+            else:
+                unit.versions[p], unit.counts[p] = count
+                unit.sources[p] = COUNT_SOURCE_STALE
+
+    async def _likes(self, unit: ReadUnit, positions: Sequence[int]) -> None:
+        post_ids = [unit.post_ids[p] for p in positions]
+        slots = [unit.slots[p] for p in positions]
+        user_ids = [unit.user_ids[p] for p in positions]
+        liked = await self._from_database(
+            lambda connection: store.read_liked(connection, post_ids, user_ids, slots)
+        )
+        if liked is None:
+            unit.refuse(positions, OP_CODE_UNAVAILABLE)
+            return
+        for n, p in enumerate(positions):
+            rev = liked.get(n, 0)
+            unit.outcomes[p] = OP_OUTCOME_LIKED if rev else OP_OUTCOME_NOT_LIKED
+            unit.like_times[p] = rev
+        if unit.min_versions and any(unit.min_versions[p] for p in positions):
+            await self._check_versions(unit, positions)
+
+    async def _check_versions(self, unit: ReadUnit, positions: Sequence[int]) -> None:
+        slots = {unit.post_ids[p]: unit.slots[p] for p in positions}
+        posts = await self._from_database(lambda connection: _read_posts(connection, slots))
+        if posts is None:
+            unit.refuse(positions, OP_CODE_UNAVAILABLE)
+            return
+        for p in positions:
+            if posts.get(unit.post_ids[p], NEVER_CHANGED).version < unit.min_versions[p]:
+                unit.codes[p] = OP_CODE_VERSION_AHEAD
+
+    async def _from_database(self, read: Callable[[Connection], Coroutine[Any, Any, T]]) -> T | None:
+        """What ``read`` answers, or None when the database does not answer in time."""
+        try:
+            return await within(DATABASE_TIMEOUT, self._with_connection(read))
+        except (psycopg.OperationalError, PoolTimeout, TooManyRequests, TimeoutError) as error:
+            log.warning("could not read from the database", error=type(error).__name__)
+            return None
+
+    async def _with_connection(self, read: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+        async with self._pool.connection() as connection:
+            return await read(connection)
+
+
+async def _read_posts(connection: Connection, slots: dict[str, int]) -> dict[str, PostCount]:
+    return await store.posts_read(await store.read_posts(connection, slots))

@@ -1,0 +1,116 @@
+"""likering.shard.v1.ShardService: takes a batch apart, hands the parts on, puts the answers together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from likering.errors import MessageMalformed, TopologyUnavailable, WrongCluster
+from likering.ring.topology import Topology
+from likering.serving.handlers import Call
+from likering.shard.v1.shard_service_pb2 import (
+    OP_CODE_UNAVAILABLE,
+    OP_KIND_LIKE,
+    OP_KIND_UNLIKE,
+    ExecuteRequest,
+    ExecuteResponse,
+    GetTopologyRequest,
+    GetTopologyResponse,
+)
+from shard_node.commit import WriteUnit
+from shard_node.ownership import Ownership
+from shard_node.reads import Reader, ReadUnit
+from shard_node.sessions import Sessions
+from shard_node.writer import Writer
+
+WRITES = frozenset((OP_KIND_LIKE, OP_KIND_UNLIKE))
+
+
+class ShardService:
+    """The servicer. Methods are called by ``likering.serving.handlers``, which turns errors into statuses."""
+
+    def __init__(
+        self,
+        cluster_id: str,
+        ownership: Ownership,
+        writer: Writer,
+        reader: Reader,
+        topology: Callable[[], Topology | None],
+    ) -> None:
+        self._cluster_id = cluster_id
+        self._ownership = ownership
+        self._writer = writer
+        self._reader = reader
+        self._topology = topology
+        self._sessions = Sessions()
+
+    async def Execute(self, request: ExecuteRequest, call: Call) -> ExecuteResponse:  # noqa: N802
+        """Executes a batch: its writes as one unit of a group commit, its reads at the same time."""
+        self._check_cluster(request.cluster_id)
+        topology = self._topology()
+        response = ExecuteResponse(topology_version=topology.version if topology else 0)
+        post_ids = list(request.post_ids)
+        if not self._sessions.accepts(request.session_id, request.batch_number, request.lowest_batch_number):
+            response.codes.extend([OP_CODE_UNAVAILABLE] * len(post_ids))
+        else:
+            kinds = list(request.kinds)
+            distinct = set(kinds)
+            if distinct <= WRITES:
+                await self._write(request, kinds, post_ids, response)
+            elif distinct.isdisjoint(WRITES):
+                await self._read(request, kinds, post_ids, response)
+            else:
+                raise MessageMalformed("a batch is of writes or of reads, not of both")
+        response.as_of_time = time.time_ns() // 1000
+        return response
+
+    async def GetTopology(self, request: GetTopologyRequest, call: Call) -> GetTopologyResponse:  # noqa: N802
+        """The topology that this node acts on."""
+        if request.cluster_id:
+            self._check_cluster(request.cluster_id)
+        topology = self._topology()
+        if topology is None:
+            raise TopologyUnavailable
+        return GetTopologyResponse(topology=topology.to_json())
+
+    def _check_cluster(self, cluster_id: str) -> None:
+        if cluster_id != self._cluster_id:
+            raise WrongCluster
+
+    async def _write(
+        self, request: ExecuteRequest, kinds: list[Any], post_ids: list[str], response: ExecuteResponse
+    ) -> None:
+        unit = WriteUnit(
+            [kind == OP_KIND_LIKE for kind in kinds],
+            post_ids,
+            list(request.user_ids),
+            self._ownership.slots_of(post_ids),
+            list(request.epochs),
+            list(request.intent_times),
+        )
+        await self._writer.submit(unit)
+        response.codes.extend(unit.codes)
+        response.outcomes.extend(unit.outcomes)
+        response.counts.extend(unit.counts)
+        response.versions.extend(unit.versions)
+
+    async def _read(
+        self, request: ExecuteRequest, kinds: list[Any], post_ids: list[str], response: ExecuteResponse
+    ) -> None:
+        unit = ReadUnit(
+            kinds,
+            post_ids,
+            list(request.user_ids),
+            self._ownership.slots_of(post_ids),
+            list(request.epochs),
+            list(request.min_versions),
+        )
+        await self._reader.answer(unit, request.read_mode)
+        if any(unit.codes):
+            response.codes.extend(unit.codes)
+        response.outcomes.extend(unit.outcomes)
+        response.counts.extend(unit.counts)
+        response.versions.extend(unit.versions)
+        response.like_times.extend(unit.like_times)
+        response.sources.extend(unit.sources)

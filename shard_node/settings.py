@@ -1,0 +1,58 @@
+"""What can be set about a shard node, by flag, environment (LIKERING_NODE_…) or TOML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from likering.ring.topology import MAX_WEIGHT
+from likering.serving.settings import read_settings
+
+PROGRAM = "likering-node"
+ENVIRONMENT_PREFIX = "LIKERING_NODE_"
+
+
+class NodeSettings(BaseSettings):
+    """One shard node of a likering cluster. Times are in seconds."""
+
+    model_config = SettingsConfigDict(extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
+
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+    name: str = Field(
+        min_length=1, max_length=63, description="the node's name in the topology; stays the same"
+    )
+    listen: str = Field(description="host:port to serve on; port 0 takes a free one")
+    advertise: str | None = Field(
+        None, description="host:port that routers call; default: the one of --listen"
+    )
+    weight: int = Field(1, ge=1, le=MAX_WEIGHT, description="the node's share of the slots")
+    postgres: SecretStr = Field(description="connection string of the node's own database")
+    topology: SecretStr = Field(description="connection string of the topology database")
+    cache: SecretStr = Field(description="URL of the node's Valkey or Redis")
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    slow_call: float = Field(1.0, gt=0, description="a call that takes longer is logged")
+    start_timeout: float = Field(30.0, gt=0, description="how long to wait for the databases at the start")
+    drain_delay: float = Field(0.2, ge=0, description="between NOT_SERVING and taking no more calls")
+    drain_grace: float = Field(10.0, gt=0, description="for calls in progress at the end")
+
+    queued_operations: int = Field(20_000, ge=1, description="most writes that wait for their commit")
+    read_connections: int = Field(4, ge=1, le=64, description="connections for reads")
+
+    @field_validator("listen", "advertise")
+    @classmethod
+    def _has_port(cls, value: str | None) -> str | None:
+        if value is not None:
+            host, _, port = value.rpartition(":")
+            if not host or not port.isdecimal() or int(port) > 65535:
+                raise ValueError(f"{value!r} is not host:port")
+        return value
+
+
+def read(arguments: Sequence[str]) -> NodeSettings:
+    """The settings of this process; a mistake ends it with exit code 2."""
+    return read_settings(NodeSettings, arguments, program=PROGRAM, prefix=ENVIRONMENT_PREFIX)

@@ -1,0 +1,243 @@
+"""The likes in Postgres: one method per step of a writing transaction, and the reads.
+
+Nothing here decides anything; ``writer`` and ``reads`` do. Statements stand in queries.sql.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.sql import SQL, Identifier
+
+from shard_node.arrays import bool_array, int_array, nullable_int_array, text_array
+from shard_node.fold import EdgeKey, EdgeState, PostChange
+from shard_node.queries import QUERIES
+
+Connection = AsyncConnection[Any]
+Cursor = AsyncCursor[Any]
+
+
+class PostCount(NamedTuple):
+    """Version and count of a post at one moment."""
+
+    version: int
+    like_count: int
+
+
+NEVER_CHANGED = PostCount(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """What a writing process knows of the writer row; a transaction of another state must write nothing."""
+
+    generation: int
+    slots_seq: int
+
+
+class FenceLost(Exception):
+    """The writer row is of another generation or slots_seq."""
+
+
+class InsertedLikes(NamedTuple):
+    """What insert_likes did: the posts as they are now, and which edges were inserted (None: all of them)."""
+
+    posts: dict[str, PostCount]
+    edges: set[EdgeKey] | None
+
+
+async def execute(
+    connection: Connection, name: str, parameters: Mapping[str, object] | None = None
+) -> Cursor:
+    """Executes a named statement, prepared, with results in binary."""
+    return await connection.execute(QUERIES[name], parameters, prepare=True, binary=True)
+
+
+async def raise_fence(connection: Connection, fence: Fence, last_rev: int) -> Cursor:
+    """First statement of a writing transaction. ``check_fence`` judges its result."""
+    return await execute(
+        connection,
+        "fence",
+        {"last_rev": last_rev, "generation": fence.generation, "slots_seq": fence.slots_seq},
+    )
+
+
+async def beat(connection: Connection, fence: Fence) -> Cursor:
+    """A writing transaction that writes nothing but a sign of life. ``check_fence`` judges its result."""
+    return await execute(connection, "beat", {"generation": fence.generation, "slots_seq": fence.slots_seq})
+
+
+async def check_fence(cursor: Cursor) -> None:
+    """Raises FenceLost when the statement found no writer row of its fence."""
+    if await cursor.fetchone() is None:
+        raise FenceLost
+
+
+async def insert_likes(
+    connection: Connection,
+    fence: Fence,
+    base_rev: int,
+    post_ids: Sequence[str],
+    user_ids: Sequence[str],
+    slots: Sequence[int],
+    intents: Sequence[int],
+) -> Cursor:
+    """Inserts likes of distinct edges. The one at position i (from 0) has revision ``base_rev`` + i + 1.
+
+    ``intents`` may be empty: none has one. ``inserted_likes`` reads the result.
+    """
+    return await execute(
+        connection,
+        "insert_likes",
+        {
+            "base_rev": base_rev,
+            "post_ids": text_array(post_ids),
+            "user_ids": text_array(user_ids),
+            "slots": int_array(slots),
+            "intents": nullable_int_array([intent or None for intent in intents]) if any(intents) else "{}",
+            "generation": fence.generation,
+            "slots_seq": fence.slots_seq,
+            "operations": len(post_ids),
+        },
+    )
+
+
+async def inserted_likes(cursor: Cursor) -> InsertedLikes:
+    """What an ``insert_likes`` did."""
+    rows = await cursor.fetchall()
+    posts = {row[0]: PostCount(row[2], row[3]) for row in rows if row[1] is None}
+    edges = {(row[0], row[1]) for row in rows if row[1] is not None}
+    return InsertedLikes(posts, None if posts and not edges else edges)
+
+
+async def read_edges(
+    connection: Connection, post_ids: Sequence[str], user_ids: Sequence[str], slots: Sequence[int]
+) -> Cursor:
+    """Reads edges; one that is asked for twice is answered twice. ``edges_read`` reads the result."""
+    return await execute(
+        connection,
+        "read_edges",
+        {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids), "slots": int_array(slots)},
+    )
+
+
+async def edges_read(cursor: Cursor, slots: Mapping[EdgeKey, int]) -> dict[EdgeKey, EdgeState]:
+    """The edges that a ``read_edges`` found; ``slots`` says the slot of each edge."""
+    return {
+        (post_id, user_id): EdgeState(slots[post_id, user_id], liked, rev, intent, first_rev)
+        for post_id, user_id, liked, rev, intent, first_rev in await cursor.fetchall()
+    }
+
+
+async def write_edges(connection: Connection, edges: Mapping[EdgeKey, EdgeState]) -> None:
+    """Writes the edges as they are given."""
+    states = list(edges.values())
+    await execute(
+        connection,
+        "write_edges",
+        {
+            "revs": int_array([state.rev for state in states]),
+            "intents": int_array([state.intent for state in states]),
+            "first_revs": nullable_int_array([state.first_rev for state in states]),
+            "slots": int_array([state.slot for state in states]),
+            "liked": bool_array([state.liked for state in states]),
+            "post_ids": text_array([post_id for post_id, _ in edges]),
+            "user_ids": text_array([user_id for _, user_id in edges]),
+        },
+    )
+
+
+async def count_changes(connection: Connection, posts: Mapping[str, PostChange]) -> Cursor:
+    """Applies the changes to the posts; ``posts_read`` reads what they are then."""
+    return await execute(
+        connection,
+        "count_changes",
+        {
+            "changes": int_array([change.changes for change in posts.values()]),
+            "deltas": int_array([change.delta for change in posts.values()]),
+            "slots": int_array([change.slot for change in posts.values()]),
+            "post_ids": text_array(list(posts)),
+        },
+    )
+
+
+async def read_posts(connection: Connection, slots: Mapping[str, int]) -> Cursor:
+    """Reads posts, given with their slots; ``posts_read`` reads the result."""
+    return await execute(
+        connection,
+        "read_posts",
+        {"post_ids": text_array(list(slots)), "slots": int_array(list(slots.values()))},
+    )
+
+
+async def posts_read(cursor: Cursor) -> dict[str, PostCount]:
+    """The posts of a ``count_changes`` or ``read_posts``; one that never changed is absent."""
+    return {post_id: PostCount(version, count) for post_id, version, count in await cursor.fetchall()}
+
+
+async def read_liked(
+    connection: Connection, post_ids: Sequence[str], user_ids: Sequence[str], slots: Sequence[int]
+) -> dict[int, int]:
+    """Position (from 0) → revision, of the edges that are liked."""
+    cursor = await execute(
+        connection,
+        "read_liked",
+        {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids), "slots": int_array(slots)},
+    )
+    return {position - 1: rev for position, rev in await cursor.fetchall()}
+
+
+async def owned_slots(connection: Connection) -> dict[int, int]:
+    """Slot → epoch, of the slots that this database owns."""
+    cursor = await execute(connection, "owned_slots")
+    return dict(await cursor.fetchall())
+
+
+async def add_slots(connection: Connection, epochs: Mapping[int, int]) -> None:
+    """Records that this database owns these slots (slot → epoch) from the end of the transaction on."""
+    await execute(
+        connection,
+        "add_slots",
+        {"slots": int_array(list(epochs)), "epochs": int_array(list(epochs.values()))},
+    )
+
+
+async def raise_slots_seq(connection: Connection, fence: Fence) -> int:
+    """Must be part of every transaction that changes the slots. Returns the new slots_seq."""
+    cursor = await execute(
+        connection, "raise_slots_seq", {"generation": fence.generation, "slots_seq": fence.slots_seq}
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise FenceLost
+    return int(row[0])
+
+
+async def create_partitions(connection: Connection, slots: Sequence[int]) -> None:
+    """Makes the partitions of the slots, where there are none yet.
+
+    LIKE and ATTACH instead of PARTITION OF: that one takes a lock on the parent that queues behind any reader and
+    stalls every writer meanwhile.
+    """
+    for slot in slots:
+        for parent in ("edges", "posts"):
+            name = Identifier(f"{parent}_s{slot}")
+            cursor = await connection.execute("SELECT to_regclass(%s::text)", [f"{parent}_s{slot}"])
+            if (await cursor.fetchone()) != (None,):
+                continue
+            async with connection.transaction():
+                # A post's row changes again and again: with room in its page the change touches no index (HOT).
+                room = SQL(" WITH (fillfactor = 80)" if parent == "posts" else "")
+                await connection.execute(
+                    SQL("CREATE TABLE {name} (LIKE {parent} INCLUDING ALL){room}").format(
+                        name=name, parent=Identifier(parent), room=room
+                    )
+                )
+                await connection.execute(
+                    SQL("ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES IN ({slot})").format(
+                        name=name, parent=Identifier(parent), slot=slot
+                    )
+                )

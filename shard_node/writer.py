@@ -1,0 +1,296 @@
+"""The one writer of a node: gathers what is queued and commits it as a group, behind the fence.
+
+One transaction at a time, so revisions are ordered and a change of the owned slots is one more entry of the same
+queue. While a transaction runs the next batch gathers; there is no timer. ``commit`` does one batch; this file says
+which batch, when, and what happens to it when the database fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import psycopg
+import structlog
+
+from likering.errors import ShardOverloaded
+from likering.shard.v1.shard_service_pb2 import (
+    OP_CODE_INTENT_IN_FUTURE,
+    OP_CODE_NOT_OWNER,
+    OP_CODE_STORAGE_FULL,
+    OP_CODE_UNAVAILABLE,
+    OP_CODE_UNKNOWN_OUTCOME,
+    OpCode,
+)
+from shard_node import store
+from shard_node.commit import Batch, WriteUnit, commit
+from shard_node.database import within
+from shard_node.leadership import Leadership
+from shard_node.ownership import Ownership
+
+log = structlog.get_logger(__name__)
+
+MAX_BATCH = 2000
+"""Operations of one transaction, unless a single unit has more."""
+BEAT_INTERVAL = 0.5
+"""Seconds without a commit after which the writer proves that it is still the writer."""
+INTENT_TOLERANCE_US = 60_000_000
+"""How far ahead of this clock an intent may be."""
+TRANSACTION_TIMEOUT = 5.0
+"""Seconds after which a transaction that does not answer is given up, with an unknown outcome."""
+
+Publish = Callable[[Batch], Awaitable[None]]
+SlotsJob = Callable[[store.Connection, store.Fence], Awaitable[None]]
+
+
+class Writer:
+    """The queue and the loop. ``run`` it as a task; it ends only by LeadershipLost or cancellation."""
+
+    def __init__(
+        self,
+        leadership: Leadership,
+        ownership: Ownership,
+        publish: Publish,
+        *,
+        max_queued: int = 20_000,
+        transaction_timeout: float = TRANSACTION_TIMEOUT,
+        clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        """``publish`` is awaited after each commit and before its operations are answered."""
+        self._leadership = leadership
+        self._ownership = ownership
+        self._publish = publish
+        self._max_queued = max_queued
+        self._transaction_timeout = transaction_timeout
+        self._clock_us = clock_us
+        self._queue: deque[WriteUnit] = deque()
+        self._queued = 0
+        self._barriers: list[asyncio.Future[bool]] = []
+        self._slots_jobs: deque[tuple[SlotsJob, asyncio.Future[None]]] = deque()
+        self._wake = asyncio.Event()
+        self._publishing: set[asyncio.Task[None]] = set()
+        self._last_rev = 0
+
+    def __repr__(self) -> str:
+        return f"<Writer {self._queued} queued, last_rev {self._last_rev}, {self._leadership!r}>"
+
+    def submit(self, unit: WriteUnit) -> asyncio.Future[None]:
+        """Queues a unit; its future is done once every operation of it has its answer.
+
+        Raises ShardOverloaded, and then nothing of it was queued.
+        """
+        if self._queued and self._queued + len(unit) > self._max_queued:
+            raise ShardOverloaded(retry_after=0.05)
+        self._queue.append(unit)
+        self._queued += len(unit)
+        self._wake.set()
+        return unit.done
+
+    async def barrier(self) -> bool:
+        """Returns after a commit that began later than this call. False: this node may not be the owner any more."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._barriers.append(future)
+        self._wake.set()
+        return await future
+
+    async def change_slots(self, job: SlotsJob) -> None:
+        """Runs a transaction that changes the owned slots, in the writer's turn, and reloads them.
+
+        ``job`` gets the connection inside a transaction whose fence has been raised.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._slots_jobs.append((job, future))
+        self._wake.set()
+        await future
+
+    async def run(self) -> None:
+        """Takes the lead, then commits until the lead is lost (LeadershipLost) or the task is cancelled."""
+        try:
+            while True:
+                try:
+                    await self._lead()
+                    await self._commit_until_broken()
+                except (psycopg.OperationalError, TimeoutError) as error:
+                    log.warning("writer lost its database", error=type(error).__name__)
+                    self._leadership.disconnect()
+                    self._refuse_queued(OP_CODE_UNAVAILABLE)
+        finally:
+            self._leadership.disconnect()
+            self._refuse_queued(OP_CODE_UNAVAILABLE)
+            if self._publishing:
+                await asyncio.wait(self._publishing)
+
+    async def drained(self) -> None:
+        """Returns when nothing is queued and all that was committed has been answered."""
+        while self._queue or self._publishing:
+            futures = [unit.done for unit in self._queue] + list(self._publishing)
+            await asyncio.wait(futures)
+
+    async def _lead(self) -> None:
+        leading = asyncio.ensure_future(self._leadership.take())
+        # Until the database is back, what callers queue is refused at once: the router holds it back and asks again.
+        while not leading.done():
+            waking = asyncio.ensure_future(self._wake.wait())
+            try:
+                await asyncio.wait((leading, waking), return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                leading.cancel()
+                raise
+            finally:
+                waking.cancel()
+            if self._wake.is_set():
+                self._wake.clear()
+                self._refuse_queued(OP_CODE_UNAVAILABLE)
+        taken = leading.result()
+        self._last_rev = max(self._last_rev, taken.last_rev)
+        self._ownership.replace(await store.owned_slots(self._leadership.connection))
+
+    async def _commit_until_broken(self) -> None:
+        while True:
+            if not (self._queue or self._barriers or self._slots_jobs):
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(BEAT_INTERVAL):
+                        await self._wake.wait()
+                except TimeoutError:
+                    await self._beat([])
+                continue
+            if self._slots_jobs:
+                await self._change_slots(*self._slots_jobs.popleft())
+                continue
+            barriers, self._barriers = self._barriers, []
+            batch = self._next_batch()
+            if batch is None:
+                await self._beat(barriers)
+            else:
+                await self._commit(batch, barriers)
+
+    def _next_batch(self) -> Batch | None:
+        now = self._clock_us()
+        latest_intent = now + INTENT_TOLERANCE_US
+        batch = Batch(base_rev=max(self._last_rev, now))
+        while self._queue and (not batch.units or len(batch) + len(self._queue[0]) <= MAX_BATCH):
+            unit = self._queue.popleft()
+            self._queued -= len(unit)
+            if unit.done.done():
+                continue  # given up by its caller before it began
+            refused: dict[int, OpCode.ValueType] = dict.fromkeys(
+                self._ownership.refused(unit.slots, unit.epochs), OP_CODE_NOT_OWNER
+            )
+            if unit.intents and max(unit.intents) > latest_intent:
+                for position, intent in enumerate(unit.intents):
+                    if intent > latest_intent:
+                        refused.setdefault(position, OP_CODE_INTENT_IN_FUTURE)
+            batch.add(unit, refused)
+        if not batch.units:
+            return None
+        return batch
+
+    async def _commit(self, batch: Batch, barriers: list[asyncio.Future[bool]]) -> None:
+        connection = self._leadership.connection
+        began = time.monotonic()
+        failure: OpCode.ValueType = OP_CODE_UNAVAILABLE
+        proved = False
+        try:
+            await within(
+                self._transaction_timeout, commit(connection, self._leadership.fence, batch), connection
+            )
+            proved = True
+        except store.FenceLost:
+            await self._reload_fence()
+        except psycopg.errors.DiskFull as error:
+            log.warning("the database has no room left", sqlstate=error.sqlstate)
+            failure = OP_CODE_STORAGE_FULL
+            await connection.rollback()
+        except (psycopg.Error, TimeoutError) as error:
+            log.warning(
+                "commit failed", error=type(error).__name__, sqlstate=getattr(error, "sqlstate", None)
+            )
+            if isinstance(error, TimeoutError) or connection.broken:
+                # Nobody knows whether the commit took place. The next generation begins with a new cache.
+                failure = OP_CODE_UNKNOWN_OUTCOME
+                raise
+            await connection.rollback()  # the server has refused
+        finally:
+            self._last_rev = max(self._last_rev, batch.last_rev)
+            if proved:
+                self._leadership.proved(began)
+            _resolve(barriers, value=proved)
+            publishing = asyncio.create_task(self._publish_and_answer(batch, failure))
+            self._publishing.add(publishing)
+            publishing.add_done_callback(self._publishing.discard)
+
+    async def _publish_and_answer(self, batch: Batch, failure: OpCode.ValueType) -> None:
+        try:
+            await self._publish(batch)
+        finally:
+            batch.answer(failure)
+
+    async def _beat(self, barriers: list[asyncio.Future[bool]]) -> None:
+        began = time.monotonic()
+        try:
+            await within(self._transaction_timeout, self._prove(), self._leadership.connection)
+        except store.FenceLost:
+            _resolve(barriers, value=False)
+            await self._reload_fence()
+        except (psycopg.Error, TimeoutError):
+            _resolve(barriers, value=False)
+            raise
+        else:
+            self._leadership.proved(began)
+            _resolve(barriers, value=True)
+
+    async def _prove(self) -> None:
+        await store.check_fence(await store.beat(self._leadership.connection, self._leadership.fence))
+
+    async def _change_slots(self, job: SlotsJob, future: asyncio.Future[None]) -> None:
+        try:
+            await within(self._transaction_timeout, self._slots_transaction(job), self._leadership.connection)
+        except store.FenceLost:
+            await self._reload_fence()
+            self._slots_jobs.appendleft((job, future))
+        except BaseException as error:
+            if not future.done():
+                future.set_exception(
+                    error if isinstance(error, Exception) else ConnectionError("the writer ended")
+                )
+            raise
+        else:
+            if not future.done():
+                future.set_result(None)
+
+    async def _slots_transaction(self, job: SlotsJob) -> None:
+        connection = self._leadership.connection
+        async with connection.transaction():
+            await store.check_fence(
+                await store.raise_fence(connection, self._leadership.fence, self._last_rev)
+            )
+            await job(connection, self._leadership.fence)
+            slots_seq = await store.raise_slots_seq(connection, self._leadership.fence)
+        self._leadership.slots_seq_is(slots_seq)
+        self._ownership.replace(await store.owned_slots(connection))
+
+    async def _reload_fence(self) -> None:
+        """Finds out why the fence was lost: another generation raises LeadershipLost, other slots are reloaded."""
+        await self._leadership.reload()
+        self._ownership.replace(await store.owned_slots(self._leadership.connection))
+
+    def _refuse_queued(self, code: OpCode.ValueType) -> None:
+        for unit in self._queue:
+            unit.refuse(code)
+        self._queue.clear()
+        self._queued = 0
+        barriers, self._barriers = self._barriers, []
+        _resolve(barriers, value=False)
+        while self._slots_jobs:
+            _, future = self._slots_jobs.popleft()
+            if not future.done():
+                future.set_exception(ConnectionError("the node's database is not reachable"))
+
+
+def _resolve(barriers: list[asyncio.Future[bool]], *, value: bool) -> None:
+    for barrier in barriers:
+        if not barrier.done():
+            barrier.set_result(value)
