@@ -36,6 +36,8 @@ Violations: TypeAlias = Sequence[FieldViolation]
 _NONE: Final[tuple[FieldViolation, ...]] = ()
 _LAST_SECOND: Final = 253_402_300_799
 """23:59:59 on 31 December 9999, the last second of a Timestamp."""
+LAST_MICROSECOND: Final = _LAST_SECOND * 1_000_000 + 999_999
+"""The last moment that an intent can have, in µs since 1970."""
 
 
 def valid_id(value: str) -> bool:
@@ -90,6 +92,11 @@ def mutation_violations(
         *_enum(f"{path}action", action, ACTIONS),
         *_intent(path, intent, now),
     ]
+
+
+def action_violations(action: int) -> Violations:
+    """The action of a single mutation."""
+    return _enum("action", action, ACTIONS)
 
 
 def mutate_violations(mutation_count: int) -> Violations:

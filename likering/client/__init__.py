@@ -1,0 +1,1 @@
+"""The Python clients of likering: LikeTracker for synchronous code, AsyncLikes for asyncio."""

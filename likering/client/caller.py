@@ -1,0 +1,113 @@
+"""Carries out calls on a synchronous channel: deadline, metadata, retries, and errors as our own classes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
+
+import grpc
+
+from likering.client.calls import Call
+from likering.client.connect import HEALTH_CHECK, ClientClosed, ServiceUnreachable, Target
+from likering.client.retry import Attempts, RetryPolicy, RetryThrottle
+from likering.errors import DeadlineExceeded, LikeringError
+from likering.v1.like_service_pb2_grpc import LikeServiceStub
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Time as the retries see it. ``time`` in seconds from any start, never going back."""
+
+    def time(self) -> float: ...
+    def sleep_for(self, duration: float) -> None: ...
+
+
+class MonotonicClock:
+    """The machine's."""
+
+    def time(self) -> float:
+        return time.monotonic()
+
+    def sleep_for(self, duration: float) -> None:
+        time.sleep(duration)
+
+
+MONOTONIC: Final = MonotonicClock()
+
+
+class Caller:
+    """One channel and its retry throttle. Thread-safe."""
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        target: Target,
+        policy: RetryPolicy,
+        *,
+        clock: Clock = MONOTONIC,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._channel = channel
+        self._target = target
+        self._policy = policy
+        self._throttle = RetryThrottle(policy)
+        self._clock = clock
+        self._jitter = jitter
+        self._stub = LikeServiceStub(channel)
+        # Without a serializer it takes and gives bytes, and no bytes at all are a valid request.
+        self._health_check: Callable[..., bytes] = channel.unary_unary(HEALTH_CHECK)
+        self._closed = False
+
+    def __call__(self, call: Call[T], timeout: float) -> T:
+        """The call's answer within ``timeout`` seconds, all attempts together; or one of likering.errors."""
+        request = call.request()
+        method = getattr(self._stub, call.method)
+        deadline = self._clock.time() + timeout
+        attempts = Attempts(self._policy, self._throttle, self._jitter)
+        remaining = timeout
+        while True:
+            if self._closed:
+                raise ClientClosed
+            try:
+                response = method(request, timeout=remaining, metadata=self._target.metadata())
+            except grpc.RpcError as failure:
+                error = self._error(failure)
+                delay = attempts.delay_after(error, deadline - self._clock.time())
+                if delay is None:
+                    raise error from failure
+            else:
+                attempts.succeeded()
+                return call.parse(response)
+            self._clock.sleep_for(delay)
+            remaining = deadline - self._clock.time()
+            if remaining <= 0:  # woke up late
+                raise error
+
+    def connect(self, timeout: float) -> None:
+        """Waits until the service answers; ServiceUnreachable says why it does not.
+
+        Any answer will do, so a service without health checks is as good: what counts is that there is somebody.
+        """
+        if self._closed:
+            raise ClientClosed
+        try:
+            self._health_check(b"", timeout=timeout, metadata=self._target.metadata())
+        except grpc.RpcError as failure:
+            error = self._error(failure)
+            if isinstance(error, DeadlineExceeded):
+                raise self._target.silent(timeout) from failure
+            if isinstance(error, ServiceUnreachable):
+                raise error from failure
+
+    def close(self) -> None:
+        """Ends the calls that are under way with ClientClosed. May be called twice."""
+        self._closed = True
+        self._channel.close()
+
+    def _error(self, failure: grpc.RpcError) -> LikeringError:
+        if self._closed and failure.code() is grpc.StatusCode.CANCELLED:
+            return ClientClosed("The client was closed during the call")
+        return self._target.error(failure)

@@ -1,0 +1,172 @@
+"""The like service in memory: the same answers as a cluster of one process that forgets all when it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from likering.client.intents import wall_clock
+from likering.client.model import (
+    Action,
+    Exactness,
+    LikeCount,
+    LikeState,
+    LikeSummaries,
+    LikeSummary,
+    MutationResult,
+    Outcome,
+    time_of,
+)
+from likering.errors import InvalidArgument, VersionAhead
+from likering.validation import (
+    Violations,
+    count_violations,
+    filter_violations,
+    has_liked_violations,
+    like_violations,
+    mutate_violations,
+    mutation_violations,
+    summaries_violations,
+)
+
+
+class _Edge:
+    """A pair of user and post that was ever touched; with ``liked`` False it is a tombstone. Times in µs."""
+
+    __slots__ = ("intent", "liked", "liked_at")
+
+    def __init__(self) -> None:
+        self.liked = False
+        self.intent = 0
+        self.liked_at = 0
+
+
+class _Post:
+    __slots__ = ("count", "edges", "version")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.version = 0
+        self.edges: dict[str, _Edge] = {}
+
+
+class MemoryLikes:
+    """Edges, counts and versions of all posts. Thread-safe; each call is one moment.
+
+    Consistency levels make no difference here: every answer is exact. Intents are µs since 1970, 0 for none.
+    ``now`` is the wall clock in µs. Tombstones are never swept.
+    """
+
+    def __init__(self, now: Callable[[], int] = wall_clock) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._posts: dict[str, _Post] = {}
+        self._last_revision = 0
+
+    def apply(self, user_id: str, post_id: str, action: Action, intent: int) -> MutationResult:
+        """Like or Unlike."""
+        now = self._now()
+        _refuse(like_violations(user_id, post_id, intent, now))
+        with self._lock:
+            return self._apply(user_id, post_id, action, intent, now)
+
+    def mutate(self, mutations: Sequence[tuple[str, str, int, int]]) -> list[MutationResult]:
+        """MutateLikes over (user, post, action, intent); an item that is wrong gets its error as its result."""
+        _refuse(mutate_violations(len(mutations)))
+        now = self._now()
+        results = []
+        with self._lock:
+            for index, (user_id, post_id, action, intent) in enumerate(mutations):
+                violations = mutation_violations(index, user_id, post_id, action, intent, now)
+                results.append(
+                    MutationResult(error=InvalidArgument.of(violations))
+                    if violations
+                    else self._apply(user_id, post_id, action, intent, now)
+                )
+        return results
+
+    def like_state(self, user_id: str, post_id: str, consistency: int, min_version: int) -> LikeState:
+        """HasLiked."""
+        _refuse(has_liked_violations(user_id, post_id, consistency, min_version))
+        with self._lock:
+            post = self._post_at(post_id, min_version)
+            edge = post.edges.get(user_id) if post is not None else None
+            if edge is None or not edge.liked:
+                return LikeState(False, None)
+            return LikeState(True, time_of(edge.liked_at))
+
+    def like_count(self, post_id: str, consistency: int, min_version: int) -> LikeCount:
+        """GetLikeCount."""
+        _refuse(count_violations(post_id, consistency, min_version))
+        with self._lock:
+            return self._count(post_id, self._post_at(post_id, min_version))
+
+    def summaries(self, post_ids: Sequence[str], viewer: str, consistency: int) -> LikeSummaries:
+        """GetLikeSummaries; an empty viewer is nobody."""
+        _refuse(summaries_violations(post_ids, viewer, consistency))
+        with self._lock:
+            return LikeSummaries(
+                tuple(
+                    LikeSummary(self._count(post_id, self._posts.get(post_id)), self._likes(viewer, post_id))
+                    for post_id in post_ids
+                )
+            )
+
+    def filter_likers(
+        self, post_id: str, user_ids: Sequence[str], consistency: int, min_version: int
+    ) -> list[str]:
+        """FilterLikers."""
+        _refuse(filter_violations(post_id, user_ids, consistency, min_version))
+        with self._lock:
+            self._post_at(post_id, min_version)
+            return [user_id for user_id in user_ids if self._likes(user_id, post_id)]
+
+    def _apply(self, user_id: str, post_id: str, action: int, intent: int, now: int) -> MutationResult:
+        # Mirrors the fold of the shard node, one operation at a time.
+        self._last_revision = revision = max(self._last_revision + 1, now)
+        post = self._posts.get(post_id) or _Post()
+        edge = post.edges.get(user_id) or _Edge()
+        like = action == Action.LIKE
+        if 0 < intent < edge.intent:
+            outcome = Outcome.SUPERSEDED
+        elif edge.liked == like:
+            outcome = Outcome.UNCHANGED
+            if intent > edge.intent:
+                # Remembered even though nothing changed: a late retry of something older must lose. For an edge
+                # that was never seen this makes a tombstone.
+                edge.intent = intent
+                self._keep(user_id, edge, post_id, post)
+        else:
+            outcome = Outcome.CHANGED
+            edge.intent = max(edge.intent, intent or revision)
+            edge.liked = like
+            edge.liked_at = revision
+            post.count += 1 if like else -1
+            post.version += 1
+            self._keep(user_id, edge, post_id, post)
+        return MutationResult(outcome, self._count(post_id, post))
+
+    def _keep(self, user_id: str, edge: _Edge, post_id: str, post: _Post) -> None:
+        post.edges[user_id] = edge
+        self._posts[post_id] = post
+
+    def _count(self, post_id: str, post: _Post | None) -> LikeCount:
+        count, version = (post.count, post.version) if post is not None else (0, 0)
+        return LikeCount(post_id, count, version, Exactness.EXACT, time_of(self._now()))
+
+    def _likes(self, user_id: str, post_id: str) -> bool:
+        post = self._posts.get(post_id)
+        edge = post.edges.get(user_id) if post is not None else None
+        return edge is not None and edge.liked
+
+    def _post_at(self, post_id: str, min_version: int) -> _Post | None:
+        post = self._posts.get(post_id)
+        version = post.version if post is not None else 0
+        if version < min_version:
+            raise VersionAhead(metadata={"version": str(version), "min_version": str(min_version)})
+        return post
+
+
+def _refuse(violations: Violations) -> None:
+    if violations:
+        raise InvalidArgument.of(violations)

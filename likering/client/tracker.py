@@ -1,0 +1,275 @@
+"""LikeTracker: likes and counts from synchronous code, in memory or on a cluster."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+import grpc
+
+from likering.client.caller import MONOTONIC, Caller, Clock
+from likering.client.calls import Apply, Call, Filter, GetCount, GetState, GetSummaries, Mutate
+from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
+from likering.client.intents import stamped, stamped_all
+from likering.client.memory import MemoryLikes
+from likering.client.model import (
+    Action,
+    Consistency,
+    IntentTime,
+    LikeCount,
+    LikeState,
+    LikeSummaries,
+    Mutation,
+    MutationResult,
+)
+from likering.client.retry import RetryPolicy
+
+T = TypeVar("T")
+
+
+class LikeTracker:
+    """Who liked which post, and how many. Thread-safe; use one for a whole process.
+
+    ``LikeTracker()`` keeps everything in memory; ``LikeTracker("host:port")`` asks a cluster and behaves the same,
+    except that its calls may fail: with the classes of likering.errors, ``ServiceUnreachable`` among them.
+
+    Ids are any text of 1 to 128 bytes of UTF-8 without NUL; others raise a subclass of ``InvalidArgument``.
+
+    Each like and unlike is stamped with an intent time that only grows within the process. So it is safe to try
+    again, and a late arrival of an older one changes nothing. If an attempt took effect but its answer got lost, the
+    next one finds the work done: the answer is then False, although this call did it.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = 5.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: Token | None = None,
+        retry: RetryPolicy | None = None,
+        channel_options: Sequence[ChannelOption] = (),
+    ) -> None:
+        """No connection is made yet: the first call or ``connect`` does, and so does a ``with`` block.
+
+        ``address``: host:port of a router, or a gRPC target; None for memory. ``timeout``: seconds per call, all its
+        attempts together. ``credentials``: TLS, from ``grpc.ssl_channel_credentials``. ``token``: sent as bearer
+        token with each call; a function is asked before each attempt. ``channel_options``: further gRPC options.
+        """
+        calls: _Carrier
+        if address is None:
+            calls = _InMemory()
+        else:
+            target = Target(
+                check_address(address), credentials=credentials, token=token, options=channel_options
+            )
+            calls = Caller(target.channel(), target, retry or RetryPolicy())
+        self._assemble(calls, timeout, repr(address) if address is not None else "")
+
+    @classmethod
+    def over(
+        cls,
+        channel: grpc.Channel,
+        *,
+        timeout: float = 5.0,
+        token: Token | None = None,
+        retry: RetryPolicy | None = None,
+        clock: Clock = MONOTONIC,
+        jitter: Callable[[], float] = random.random,
+    ) -> Self:
+        """A tracker over a channel of your own, with interceptors for instance. ``close`` closes it.
+
+        ``clock`` and ``jitter`` (numbers from 0 up to 1) are what the retries go by.
+        """
+        tracker = cls.__new__(cls)
+        target = Target("the given channel", token=token)
+        calls = Caller(channel, target, retry or RetryPolicy(), clock=clock, jitter=jitter)
+        tracker._assemble(calls, timeout, "over a given channel")
+        return tracker
+
+    def _assemble(self, calls: _Carrier, timeout: float, name: str) -> None:
+        self._calls = calls
+        self._timeout = checked_timeout(timeout)
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._name})"
+
+    def like(
+        self,
+        user_id: str,
+        post_id: str,
+        *,
+        intent_time: IntentTime | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        """Records that the user likes the post. True if that changed something, once it is committed.
+
+        ``intent_time``: when the user meant it; of two mutations of one edge the one meant later stands, in whatever
+        order they arrive. Without it: now.
+        """
+        return self.apply(Mutation(user_id, post_id, Action.LIKE, intent_time), timeout=timeout).changed
+
+    def unlike(
+        self,
+        user_id: str,
+        post_id: str,
+        *,
+        intent_time: IntentTime | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        """Takes a like back. True if that changed something; see ``like``."""
+        return self.apply(Mutation(user_id, post_id, Action.UNLIKE, intent_time), timeout=timeout).changed
+
+    def has_liked(
+        self,
+        user_id: str,
+        post_id: str,
+        *,
+        consistency: Consistency = Consistency.CACHED,
+        min_version: int = 0,
+        timeout: float | None = None,
+    ) -> bool:
+        """Whether the user likes the post."""
+        state = self.get_like(
+            user_id, post_id, consistency=consistency, min_version=min_version, timeout=timeout
+        )
+        return state.liked
+
+    def like_count(
+        self,
+        post_id: str,
+        *,
+        consistency: Consistency = Consistency.CACHED,
+        min_version: int = 0,
+        timeout: float | None = None,
+    ) -> int:
+        """How many users like the post. 0 for a post that nobody ever touched."""
+        answer = self.get_like_count(
+            post_id, consistency=consistency, min_version=min_version, timeout=timeout
+        )
+        return answer.count
+
+    def apply(self, mutation: Mutation, *, timeout: float | None = None) -> MutationResult:
+        """One like or unlike with its outcome, and the count right after it. Raises its error, if it has one."""
+        return self._call(
+            Apply(mutation.user_id, mutation.post_id, mutation.action, stamped(mutation.intent_time)), timeout
+        )
+
+    def mutate(self, mutations: Iterable[Mutation], *, timeout: float | None = None) -> list[MutationResult]:
+        """Applies 1 to 1000 mutations; the results are in their order.
+
+        Not atomic: each succeeds or fails by itself, and its result holds its error. Mutations of one edge take
+        effect in the order given.
+        """
+        return self._call(Mutate(stamped_all(mutations)), timeout)
+
+    def get_like(
+        self,
+        user_id: str,
+        post_id: str,
+        *,
+        consistency: Consistency = Consistency.CACHED,
+        min_version: int = 0,
+        timeout: float | None = None,
+    ) -> LikeState:
+        """Whether the user likes the post, and since when.
+
+        ``min_version``: the answer includes this version of the post, from an earlier answer; VersionAhead if the
+        post has not got so far.
+        """
+        return self._call(GetState(user_id, post_id, consistency, min_version), timeout)
+
+    def get_like_count(
+        self,
+        post_id: str,
+        *,
+        consistency: Consistency = Consistency.CACHED,
+        min_version: int = 0,
+        timeout: float | None = None,
+    ) -> LikeCount:
+        """Count and version of the post at one moment, and how exact they are. ``min_version``: see ``get_like``."""
+        return self._call(GetCount(post_id, consistency, min_version), timeout)
+
+    def summaries(
+        self,
+        post_ids: Sequence[str],
+        viewer: str | None = None,
+        *,
+        consistency: Consistency = Consistency.CACHED,
+        partial: bool = False,
+        timeout: float | None = None,
+    ) -> LikeSummaries:
+        """The counts of 1 to 200 posts, and which of them the viewer likes: a page of a feed in one call.
+
+        ``partial``: answer without the posts whose shard does not answer, and list them; otherwise one of them fails
+        the call.
+        """
+        return self._call(GetSummaries(tuple(post_ids), viewer or "", consistency, partial), timeout)
+
+    def filter_likers(
+        self,
+        post_id: str,
+        user_ids: Sequence[str],
+        *,
+        consistency: Consistency = Consistency.CACHED,
+        min_version: int = 0,
+        timeout: float | None = None,
+    ) -> list[str]:
+        """Which of 1 to 1000 users like the post, in the order given. ``min_version``: see ``get_like``."""
+        return self._call(Filter(post_id, tuple(user_ids), consistency, min_version), timeout)
+
+    def connect(self, *, timeout: float | None = None) -> None:
+        """Waits until the service answers. ServiceUnreachable says at once, in a sentence, why it cannot."""
+        self._calls.connect(self._timeout if timeout is None else checked_timeout(timeout))
+
+    def close(self) -> None:
+        """Ends the calls under way with ClientClosed; later ones raise it, too. May be called twice."""
+        self._calls.close()
+
+    def __enter__(self) -> Self:
+        try:
+            self.connect()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _call(self, call: Call[T], timeout: float | None) -> T:
+        return self._calls(call, self._timeout if timeout is None else checked_timeout(timeout))
+
+
+class _Carrier(Protocol):
+    """Carries out calls: on a channel (``Caller``) or in memory."""
+
+    def __call__(self, call: Call[T], timeout: float) -> T: ...
+    def connect(self, timeout: float) -> None: ...
+    def close(self) -> None: ...
+
+
+class _InMemory:
+    def __init__(self) -> None:
+        self._memory = MemoryLikes()
+        self._closed = False
+
+    def __call__(self, call: Call[T], timeout: float) -> T:
+        if self._closed:
+            raise ClientClosed
+        return call.in_memory(self._memory)
+
+    def connect(self, timeout: float) -> None:
+        if self._closed:
+            raise ClientClosed
+
+    def close(self) -> None:
+        self._closed = True
