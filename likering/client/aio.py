@@ -1,0 +1,288 @@
+"""AsyncLikes: likes and counts from asyncio; concurrent calls travel together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Final, NoReturn, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from likering.client.aio_caller import AioCaller
+from likering.client.calls import (
+    Apply,
+    Call,
+    Filter,
+    GetCount,
+    GetState,
+    GetSummaries,
+    Mutate,
+    alone,
+    count_of,
+    error_of,
+    refuse,
+    result_of,
+)
+from likering.client.coalescing import Coalescer
+from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
+from likering.client.intents import PROCESS_CLOCK, stamped, stamped_all
+from likering.client.memory import MemoryLikes
+from likering.client.model import (
+    Action,
+    Consistency,
+    IntentTime,
+    LikeCount,
+    LikeState,
+    LikeSummaries,
+    Mutation,
+    MutationResult,
+    micros_of,
+)
+from likering.client.retry import RetryPolicy
+from likering.v1 import like_service_pb2 as pb
+from likering.validation import action_violations, count_violations, has_liked_violations
+
+T = TypeVar("T")
+
+_LIKE: Final = int(Action.LIKE)
+_UNLIKE: Final = int(Action.UNLIKE)
+_CHANGED: Final = pb.MUTATION_OUTCOME_CHANGED
+
+
+class AsyncLikes:
+    """Who liked which post, and how many, for asyncio. One for a whole event loop, which it belongs to.
+
+    ``AsyncLikes()`` keeps everything in memory; ``AsyncLikes("host:port")`` asks a cluster. Answers, errors, ids and
+    intents are those of ``LikeTracker``.
+
+    Concurrent single calls travel together: likes and unlikes as MutateLikes, counts and ``has_liked`` as the batched
+    reads that fit. A call that is alone leaves at once, at the end of the present tick of the loop. So a thousand
+    callers that await single calls cost little more than one who sends lists.
+
+    All calls of a batch share its deadline, ``timeout`` seconds after the first of them; for a shorter one, put
+    ``asyncio.timeout`` around a call. A cancelled write that had left already may take effect.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = 5.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: Token | None = None,
+        retry: RetryPolicy | None = None,
+        channel_options: Sequence[ChannelOption] = (),
+    ) -> None:
+        """The parameters are those of ``LikeTracker``. May be created before the event loop runs."""
+        memory = target = None
+        if address is None:
+            memory = MemoryLikes()
+        else:
+            target = Target(
+                check_address(address), credentials=credentials, token=token, options=channel_options
+            )
+        self._assemble(memory, target, None, timeout, retry, random.random)
+
+    @classmethod
+    def over(
+        cls,
+        channel: grpc.aio.Channel,
+        *,
+        timeout: float = 5.0,
+        token: Token | None = None,
+        retry: RetryPolicy | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> Self:
+        """A client over a channel of your own, with interceptors for instance. ``close`` closes it."""
+        likes = cls.__new__(cls)
+        likes._assemble(None, Target("the given channel", token=token), channel, timeout, retry, jitter)
+        return likes
+
+    def _assemble(
+        self,
+        memory: MemoryLikes | None,
+        target: Target | None,
+        channel: grpc.aio.Channel | None,
+        timeout: float,
+        retry: RetryPolicy | None,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._memory = memory
+        self._target = target
+        self._channel = channel
+        self._timeout = checked_timeout(timeout)
+        self._retry = retry or RetryPolicy()
+        self._jitter = jitter
+        self._closed = False
+        self._caller: AioCaller | None = None
+        self._lanes: Coalescer | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({repr(self._target.address) if self._target else ''})"
+
+    async def like(self, user_id: str, post_id: str, *, intent_time: IntentTime | None = None) -> bool:
+        """Records that the user likes the post. True if that changed something, once it is committed."""
+        # The hot path, a little longer so that it costs a call less.
+        lanes = self._lanes or self._opened()
+        if lanes is None:
+            return self._in_memory(Apply(user_id, post_id, Action.LIKE, stamped(intent_time))).changed
+        intent = PROCESS_CLOCK.next() if intent_time is None else micros_of(intent_time)
+        result = await lanes.change(user_id, post_id, _LIKE, intent)
+        return result.outcome == _CHANGED or _unchanged(result)
+
+    async def unlike(self, user_id: str, post_id: str, *, intent_time: IntentTime | None = None) -> bool:
+        """Takes a like back. True if that changed something, once it is committed."""
+        lanes = self._lanes or self._opened()
+        if lanes is None:
+            return self._in_memory(Apply(user_id, post_id, Action.UNLIKE, stamped(intent_time))).changed
+        intent = PROCESS_CLOCK.next() if intent_time is None else micros_of(intent_time)
+        result = await lanes.change(user_id, post_id, _UNLIKE, intent)
+        return result.outcome == _CHANGED or _unchanged(result)
+
+    async def has_liked(
+        self,
+        user_id: str,
+        post_id: str,
+        *,
+        consistency: Consistency = Consistency.CACHED,
+        min_version: int = 0,
+    ) -> bool:
+        """Whether the user likes the post."""
+        lanes = self._lanes or self._opened()
+        if lanes is None or min_version:
+            return (await self._call(GetState(user_id, post_id, consistency, min_version))).liked
+        refuse(has_liked_violations(user_id, post_id, consistency, min_version))
+        return await lanes.liked(user_id, post_id, consistency)
+
+    async def like_count(
+        self, post_id: str, *, consistency: Consistency = Consistency.CACHED, min_version: int = 0
+    ) -> int:
+        """How many users like the post. 0 for a post that nobody ever touched."""
+        lanes = self._lanes or self._opened()
+        if lanes is None or min_version:
+            return (await self._call(GetCount(post_id, consistency, min_version))).count
+        refuse(count_violations(post_id, consistency, min_version))
+        return (await lanes.count(post_id, consistency)).count
+
+    async def apply(self, mutation: Mutation) -> MutationResult:
+        """One like or unlike with its outcome, and the count right after it. Raises its error, if it has one."""
+        lanes = self._lanes or self._opened()
+        intent = stamped(mutation.intent_time)
+        if lanes is None:
+            return self._in_memory(Apply(mutation.user_id, mutation.post_id, mutation.action, intent))
+        refuse(action_violations(mutation.action))
+        result = await lanes.change(mutation.user_id, mutation.post_id, mutation.action, intent)
+        return result_of(result) if result.outcome else _failed(result)
+
+    async def mutate(self, mutations: Iterable[Mutation]) -> list[MutationResult]:
+        """Applies 1 to 1000 mutations in a call of their own; see ``LikeTracker.mutate``."""
+        return await self._call(Mutate(stamped_all(mutations)))
+
+    async def get_like(
+        self,
+        user_id: str,
+        post_id: str,
+        *,
+        consistency: Consistency = Consistency.CACHED,
+        min_version: int = 0,
+    ) -> LikeState:
+        """Whether the user likes the post, and since when; see ``LikeTracker.get_like``. Travels alone."""
+        return await self._call(GetState(user_id, post_id, consistency, min_version))
+
+    async def get_like_count(
+        self, post_id: str, *, consistency: Consistency = Consistency.CACHED, min_version: int = 0
+    ) -> LikeCount:
+        """Count and version of the post at one moment, and how exact they are."""
+        lanes = self._lanes or self._opened()
+        if lanes is None or min_version:
+            return await self._call(GetCount(post_id, consistency, min_version))
+        refuse(count_violations(post_id, consistency, min_version))
+        return count_of(await lanes.count(post_id, consistency))
+
+    async def summaries(
+        self,
+        post_ids: Sequence[str],
+        viewer: str | None = None,
+        *,
+        consistency: Consistency = Consistency.CACHED,
+        partial: bool = False,
+    ) -> LikeSummaries:
+        """The counts of 1 to 200 posts, and which of them the viewer likes; see ``LikeTracker.summaries``."""
+        return await self._call(GetSummaries(tuple(post_ids), viewer or "", consistency, partial))
+
+    async def filter_likers(
+        self,
+        post_id: str,
+        user_ids: Sequence[str],
+        *,
+        consistency: Consistency = Consistency.CACHED,
+        min_version: int = 0,
+    ) -> list[str]:
+        """Which of 1 to 1000 users like the post, in the order given."""
+        return await self._call(Filter(post_id, tuple(user_ids), consistency, min_version))
+
+    async def connect(self, *, timeout: float | None = None) -> None:
+        """Waits until the service answers. ServiceUnreachable says at once, in a sentence, why it cannot."""
+        self._opened()
+        if self._caller is not None:
+            await self._caller.connect(self._timeout if timeout is None else checked_timeout(timeout))
+
+    async def close(self) -> None:
+        """Takes no more calls, waits for the answers to those under way, then closes. May be called twice."""
+        self._closed = True
+        lanes, self._lanes = self._lanes, None
+        if lanes is not None:
+            await lanes.drain()
+        if self._caller is not None:
+            await self._caller.close()
+        elif self._channel is not None:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _opened(self) -> Coalescer | None:
+        """The lanes, opened by the first call because they need the running loop; None in memory."""
+        if self._closed:
+            raise ClientClosed
+        if self._lanes is None and self._target is not None:
+            channel = self._channel or self._target.aio_channel()
+            self._caller = AioCaller(channel, self._target, self._retry, self._jitter)
+            self._lanes = Coalescer(self._caller, timeout=self._timeout)
+        return self._lanes
+
+    async def _call(self, call: Call[T]) -> T:
+        self._opened()
+        if self._caller is None:
+            return self._in_memory(call)
+        return await self._caller(call, self._timeout)
+
+    def _in_memory(self, call: Call[T]) -> T:
+        assert self._memory is not None
+        return call.in_memory(self._memory)
+
+
+def _unchanged(result: pb.MutationResult) -> bool:
+    """False for a mutation that changed nothing; its error raised, if it failed."""
+    if not result.outcome:
+        _failed(result)
+    return False
+
+
+def _failed(result: pb.MutationResult) -> NoReturn:
+    raise alone(error_of(result))

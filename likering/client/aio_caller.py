@@ -1,0 +1,100 @@
+"""Carries out calls on an asyncio channel: deadline, metadata, retries, and errors as our own classes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from likering.client.calls import Call
+from likering.client.connect import HEALTH_CHECK, ClientClosed, ServiceUnreachable, Target
+from likering.client.retry import Attempts, RetryPolicy, RetryThrottle
+from likering.errors import DeadlineExceeded
+from likering.v1.like_service_pb2_grpc import LikeServiceStub
+
+T = TypeVar("T")
+
+
+class AioCaller:
+    """One channel and its retry throttle. Belongs to the event loop that it is created in."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        target: Target,
+        policy: RetryPolicy,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._channel = channel
+        self._target = target
+        self._policy = policy
+        self._throttle = RetryThrottle(policy)
+        self._jitter = jitter
+        self._stub = LikeServiceStub(channel)
+        self._health_check: Callable[..., Any] = channel.unary_unary(HEALTH_CHECK)
+        self._loop = asyncio.get_running_loop()
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    async def __call__(self, call: Call[T], timeout: float) -> T:
+        """The call's answer within ``timeout`` seconds, all attempts together; or one of likering.errors."""
+        return call.parse(await self.send(call.method, call.request(), timeout))
+
+    async def send(self, method: str, request: Message, timeout: float) -> Any:
+        """As a call, but gives the response message itself."""
+        if self._closed:
+            raise ClientClosed
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            return await self._attempt(getattr(self._stub, method), request, timeout)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def connect(self, timeout: float) -> None:
+        """Waits until the service answers; ServiceUnreachable says why it does not. Any answer will do."""
+        if self._closed:
+            raise ClientClosed
+        try:
+            await self._health_check(b"", timeout=timeout, metadata=self._target.metadata())
+        except grpc.aio.AioRpcError as failure:
+            error = self._target.error(failure)
+            if isinstance(error, DeadlineExceeded):
+                raise self._target.silent(timeout) from failure
+            if isinstance(error, ServiceUnreachable):
+                raise error from failure
+
+    async def close(self) -> None:
+        """Takes no more calls, and returns when those under way have ended."""
+        self._closed = True
+        await self._idle.wait()
+        await self._channel.close()
+
+    async def _attempt(self, method: Callable[..., Any], request: Message, timeout: float) -> Any:
+        deadline = self._loop.time() + timeout
+        attempts = Attempts(self._policy, self._throttle, self._jitter)
+        remaining = timeout
+        while True:
+            try:
+                response = await method(request, timeout=remaining, metadata=self._target.metadata())
+            except grpc.aio.AioRpcError as failure:
+                error = self._target.error(failure)
+                delay = attempts.delay_after(error, deadline - self._loop.time())
+                if delay is None:
+                    raise error from failure
+            else:
+                attempts.succeeded()
+                return response
+            await asyncio.sleep(delay)
+            remaining = deadline - self._loop.time()
+            if remaining <= 0:  # woke up late
+                raise error

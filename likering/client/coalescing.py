@@ -1,0 +1,65 @@
+"""Sends concurrent single calls as few batched ones: one lane for writes, and one per kind and freshness of reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from likering.client.aio_caller import AioCaller
+from likering.client.batches import CountBatch, LikedBatch, WriteBatch
+from likering.client.lane import Batch, Lane
+from likering.v1 import like_service_pb2 as pb
+
+B = TypeVar("B", bound=Batch)
+
+BATCHES_IN_FLIGHT: Final = 2
+"""Of each kind. While one is answered here the service works on the other."""
+
+
+class Coalescer:
+    """The lanes of one client. Belongs to the event loop that it is created in. The caller's checks are done before."""
+
+    def __init__(self, caller: AioCaller, *, timeout: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._caller = caller
+        self._writes: Lane[WriteBatch] = self._lane(partial(WriteBatch, caller.send))
+        self._counts: dict[int, Lane[CountBatch]] = {}
+        self._liked: dict[int, Lane[LikedBatch]] = {}
+
+    def change(
+        self, user_id: str, post_id: str, action: int, intent: int
+    ) -> asyncio.Future[pb.MutationResult]:
+        """A like or unlike; ids and intent are checked when it leaves."""
+        answer: asyncio.Future[pb.MutationResult] = self._loop.create_future()
+        self._writes.batch().writes.append((user_id, post_id, action, intent, answer))
+        return answer
+
+    def count(self, post_id: str, consistency: int) -> asyncio.Future[pb.LikeCount]:
+        """The count of a post."""
+        lane = self._counts.get(consistency)
+        if lane is None:
+            lane = self._counts[consistency] = self._lane(partial(CountBatch, self._caller.send, consistency))
+        answer: asyncio.Future[pb.LikeCount] = self._loop.create_future()
+        lane.batch().answers[post_id].append(answer)
+        return answer
+
+    def liked(self, user_id: str, post_id: str, consistency: int) -> asyncio.Future[bool]:
+        """Whether the user likes the post."""
+        lane = self._liked.get(consistency)
+        if lane is None:
+            lane = self._liked[consistency] = self._lane(partial(LikedBatch, self._caller.send, consistency))
+        answer: asyncio.Future[bool] = self._loop.create_future()
+        lane.batch().add(user_id, post_id, answer)
+        return answer
+
+    async def drain(self) -> None:
+        """Returns when every operation has its answer."""
+        lanes: list[Lane[Any]] = [self._writes, *self._counts.values(), *self._liked.values()]
+        for lane in lanes:
+            await lane.drain()
+
+    def _lane(self, new_batch: Callable[[], B]) -> Lane[B]:
+        return Lane(self._loop, new_batch, limit=BATCHES_IN_FLIGHT, timeout=self._timeout)
