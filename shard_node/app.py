@@ -9,11 +9,8 @@ from collections.abc import Sequence
 
 import psycopg
 import structlog
-from likering.topology.postgres import PostgresTopologyStore
-from likering.topology.store import NodeRegistration
-from likering.topology.watch import TopologyWatch
 
-from likering.errors import LikeringError
+from likering.errors import TopologyUnavailable
 from likering.postgres.migrations import MigrationError
 from likering.serving import logging
 from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
@@ -21,6 +18,9 @@ from likering.serving.handlers import ServiceHandlers
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import EXIT_CONFIGURATION
 from likering.shard.v1 import shard_service_pb2
+from likering.topology.postgres import PostgresTopologyStore
+from likering.topology.store import NodeRefused, NodeRegistration, NodeSuperseded, TopologyStore
+from likering.topology.watch import TopologyWatch
 from shard_node import settings as node_settings
 from shard_node.assignment import Assignment
 from shard_node.cache import CountCache
@@ -48,9 +48,12 @@ class StartFailed(Exception):
 class ShardNode:
     """One process of a shard node."""
 
-    def __init__(self, settings: NodeSettings, identity: Identity, watch: TopologyWatch) -> None:
+    def __init__(
+        self, settings: NodeSettings, identity: Identity, store: TopologyStore, watch: TopologyWatch
+    ) -> None:
         self._settings = settings
         self._identity = identity
+        self._store = store
         self._watch = watch
         self._pool = read_pool(settings.postgres.get_secret_value(), settings.read_connections)
         self._ownership = Ownership(identity.slot_count)
@@ -121,8 +124,9 @@ class ShardNode:
             await self._lead_changed.wait()
             self._lead_changed.clear()
             await self._server.set_serving(True)
-            while not await self._register():
+            if not await self._register():
                 await asyncio.sleep(RETRY_INTERVAL)
+                self._lead_changed.set()
 
     async def _register(self) -> bool:
         registration = NodeRegistration(
@@ -135,9 +139,11 @@ class ShardNode:
             system_identifier=self._identity.system_identifier,
         )
         try:
-            await self._watch.store.register(registration)
-        except (LikeringError, psycopg.Error, TimeoutError, OSError) as error:
-            log.warning("cannot register in the topology yet", error=type(error).__name__, reason=str(error))
+            await self._store.register(registration)
+        except NodeSuperseded as error:
+            raise LeadershipLost from error
+        except TopologyUnavailable as error:
+            log.warning("cannot register in the topology yet", reason=error.message)
             return False
         self._watch.refresh_soon()
         return True
@@ -156,30 +162,30 @@ async def serve(settings: NodeSettings) -> int:
     watch = TopologyWatch(store)
     try:
         identity = await _identify(settings, watch)
-        return await ShardNode(settings, identity, watch).run(stop)
+        return await ShardNode(settings, identity, store, watch).run(stop)
     finally:
         await watch.stop()
         await store.close()
 
 
 async def _identify(settings: NodeSettings, watch: TopologyWatch) -> Identity:
-    """A node that has been here before starts without the topology database; a new one needs it."""
-    try:
-        topology = await watch.start(settings.start_timeout)
-    except LikeringError as error:
-        topology = None
-        log.warning("starts without the topology", reason=str(error))
+    """Who this node is. Only a new one needs the topology database for that; the others start without it."""
+    watch.begin()
     try:
         async with await psycopg.AsyncConnection.connect(
             conninfo(settings.postgres.get_secret_value(), "likering-start"), autocommit=True
         ) as connection:
-            identity = await establish(connection, settings.name, topology)
+            identity = await establish(connection, settings.name, watch.latest)
+            if identity is not None:
+                return identity
+            async with asyncio.timeout(settings.start_timeout):
+                identity = await establish(connection, settings.name, await watch.at_least(0))
     except psycopg.OperationalError as error:
-        raise StartFailed(f"cannot connect to the node's database: {error}") from error
-    if identity is None:
-        raise StartFailed(
-            "the topology database does not answer, and this node is new: it needs to be told its cluster"
-        )
+        raise StartFailed(f"cannot use the node's database: {error}") from error
+    except TimeoutError as error:
+        trouble = watch.trouble.message if watch.trouble else "the topology database does not answer"
+        raise StartFailed(f"a new node must be told its cluster, but: {trouble}") from error
+    assert identity is not None
     return identity
 
 
@@ -189,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.configure("likering-node", settings.log_level)
     try:
         status = asyncio.run(serve(settings))
-    except (StartFailed, IdentityMismatch, MigrationError, ListenFailed) as error:
+    except (StartFailed, IdentityMismatch, MigrationError, ListenFailed, NodeRefused) as error:
         print(f"{node_settings.PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         status = EXIT_CONFIGURATION
     raise SystemExit(status)

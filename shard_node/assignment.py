@@ -9,10 +9,10 @@ import asyncio
 
 import psycopg
 import structlog
-from likering.topology.watch import TopologyWatch
 from psycopg_pool import AsyncConnectionPool
 
 from likering.ring.topology import Topology
+from likering.topology.watch import TopologyWatch
 from shard_node import store
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, Fence

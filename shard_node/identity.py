@@ -44,7 +44,7 @@ async def establish(connection: Connection, node_name: str, topology: Topology |
         return None
     system = await (await execute(connection, "system_identifier")).fetchone()
     assert system is not None
-    identity = Identity(*row, system_identifier=system[0])
+    identity = Identity(*row, *system)
     if identity.node_name != node_name:
         raise IdentityMismatch(f"this database belongs to node {identity.node_name!r}, not to {node_name!r}")
     if topology is not None and identity.cluster_id != topology.cluster_id:

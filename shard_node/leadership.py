@@ -55,9 +55,11 @@ class Leadership:
         node_name: str,
         on_taken: Callable[[int], None],
         *,
+        patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_taken`` is called with the generation, each time the lead is taken."""
+        """``on_taken`` is called with the generation, each time the lead is taken. ``patience`` in seconds."""
+        self._patience = patience
         self._conninfo = conninfo(dsn, f"likering-writer-{node_name}")
         self._on_taken = on_taken
         self._clock = clock
@@ -168,7 +170,7 @@ class Leadership:
                 if seen is None:
                     log.info("waits for the lead", generation=row[0])
                 seen, seen_at = row, self._clock()
-            elif self._clock() - seen_at > PATIENCE:
+            elif self._clock() - seen_at > self._patience:
                 log.warning("the leader gives no sign of life: ending its session", generation=row[0])
                 await execute(connection, "end_leader", {"key": LOCK_KEY})
                 seen_at = self._clock()

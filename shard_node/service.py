@@ -45,7 +45,7 @@ class ShardService:
         self._topology = topology
         self._sessions = Sessions()
 
-    async def Execute(self, request: ExecuteRequest, call: Call) -> ExecuteResponse:  # noqa: N802
+    async def Execute(self, request: ExecuteRequest, call: Call) -> ExecuteResponse:
         """Executes a batch: its writes as one unit of a group commit, its reads at the same time."""
         self._check_cluster(request.cluster_id)
         topology = self._topology()
@@ -65,7 +65,7 @@ class ShardService:
         response.as_of_time = time.time_ns() // 1000
         return response
 
-    async def GetTopology(self, request: GetTopologyRequest, call: Call) -> GetTopologyResponse:  # noqa: N802
+    async def GetTopology(self, request: GetTopologyRequest, call: Call) -> GetTopologyResponse:
         """The topology that this node acts on."""
         if request.cluster_id:
             self._check_cluster(request.cluster_id)

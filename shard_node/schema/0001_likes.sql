@@ -2,7 +2,7 @@
 
 -- Which node this database belongs to. One row, written once.
 CREATE TABLE identity (
-    only       boolean PRIMARY KEY DEFAULT true CHECK (only),
+    one_row    boolean PRIMARY KEY DEFAULT true CHECK (one_row),
     cluster_id uuid NOT NULL,
     slot_count integer NOT NULL,
     node_name  text NOT NULL,
@@ -12,7 +12,7 @@ CREATE TABLE identity (
 -- The fence. Every transaction that writes slot data begins with an UPDATE of this row that names the generation
 -- and the slots_seq that its process knows; when it finds no row, another process has taken over or a slot has moved.
 CREATE TABLE writer (
-    only       boolean PRIMARY KEY DEFAULT true CHECK (only),
+    one_row    boolean PRIMARY KEY DEFAULT true CHECK (one_row),
     generation bigint NOT NULL, -- grows by one with each take-over
     slots_seq  bigint NOT NULL, -- grows by one with each change of slots
     last_rev   bigint NOT NULL, -- the highest revision ever issued
@@ -43,7 +43,7 @@ CREATE TABLE edges (
 -- One row per post that ever changed. Changed in the transaction that changes the edges.
 CREATE TABLE posts (
     version    bigint NOT NULL, -- number of changes that took effect
-    like_count bigint NOT NULL CHECK (like_count >= 0), -- number of its liked edges
+    like_count bigint NOT NULL, -- number of its liked edges
     slot       smallint NOT NULL,
     post_id    text COLLATE "C" NOT NULL,
     PRIMARY KEY (post_id, slot)

@@ -1,0 +1,285 @@
+"""The topology in Postgres: each change a compare-and-set under the lock of the cluster's one row."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from importlib.resources import files
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
+from psycopg.rows import dict_row
+
+from likering.errors import TopologyUnavailable, WrongCluster
+from likering.postgres.migrations import migrate
+from likering.postgres.session import Connection, Session, conninfo
+from likering.ring.hashing import check_slot_count
+from likering.ring.topology import Node, NodeState, Topology
+from likering.topology.store import (
+    ClusterExists,
+    ClusterMissing,
+    NodeRefused,
+    NodeRegistration,
+    NodeSuperseded,
+    TopologyConflict,
+)
+
+SCHEMA = "likering"
+CHANNEL = "likering_topology"
+
+T = TypeVar("T")
+
+# One statement, so one snapshot. The parts are left out (null) when the version is the one that the caller has.
+_GET = """
+SELECT cluster_id::text, version, slot_count, changed,
+       CASE WHEN changed THEN (
+           SELECT coalesce(jsonb_agg(jsonb_build_object(
+                      'name', name, 'uuid', uuid, 'address', address, 'weight', weight,
+                      'state', state, 'generation', generation)), '[]')
+           FROM nodes) END AS nodes,
+       CASE WHEN changed THEN (SELECT array_agg(owner ORDER BY slot) FROM slots) END AS owners,
+       CASE WHEN changed THEN (SELECT array_agg(epoch ORDER BY slot) FROM slots) END AS epochs
+FROM (SELECT *, (cluster_id::text, version) IS DISTINCT FROM (%(cluster_id)s, %(version)s) AS changed FROM cluster) AS c
+"""
+_LOCK = "SELECT cluster_id::text, version FROM cluster FOR UPDATE"
+_SAME_NODES = """
+SELECT name, uuid::text, address, weight, generation, system_identifier
+FROM nodes WHERE name = %(name)s OR uuid = %(uuid)s
+"""
+_UPSERT_NODE = """
+INSERT INTO nodes (name, uuid, address, weight, generation, system_identifier)
+VALUES (%(name)s, %(uuid)s, %(address)s, %(weight)s, %(generation)s, %(system_identifier)s)
+ON CONFLICT (name) DO UPDATE
+SET address = excluded.address, weight = excluded.weight, generation = excluded.generation,
+    system_identifier = excluded.system_identifier, updated_at = now()
+"""
+_ASSIGN = """
+UPDATE slots SET owner = given.owner, epoch = 1
+FROM unnest(%s::integer[], %s::text[]) AS given (slot, owner)
+WHERE slots.slot = given.slot AND slots.owner IS NULL
+"""
+_RAISE_VERSION = f"""
+WITH raised AS (UPDATE cluster SET version = version + 1 RETURNING version)
+SELECT pg_notify('{CHANNEL}', version::text) FROM raised
+"""
+
+
+class PostgresTopologyStore:
+    """A TopologyStore. Connects on the first call and again after the connection broke."""
+
+    def __init__(self, dsn: str, *, timeout: float = 3.0) -> None:
+        """``timeout`` (seconds) is for each call. Raises ValueError when the DSN is not a connection string."""
+        self._conninfo = conninfo(dsn, timeout=timeout, schema=SCHEMA, application_name="likering-topology")
+        self._timeout = timeout
+        self._session = Session(self._conninfo, timeout=timeout)
+        self._listeners: set[Session] = set()
+        self._newest: Topology | None = None
+
+    def __repr__(self) -> str:
+        return f"PostgresTopologyStore({self._session!r}, {self._newest!r})"
+
+    async def get(self) -> Topology:
+        """See TopologyStore. An unchanged topology costs a look at one row, and is the very object of last time."""
+        return await self._run(self._read)
+
+    async def register(self, registration: NodeRegistration) -> Topology:
+        """See TopologyStore. Registering the same again changes nothing, the version included."""
+
+        async def work(connection: Connection) -> Topology:
+            async with connection.transaction():
+                cluster_id, _ = await _lock(connection)
+                if registration.cluster_id not in (None, cluster_id):
+                    raise WrongCluster(
+                        f"Node {registration.name} belongs to cluster {registration.cluster_id}, but the topology"
+                        f" database is of cluster {cluster_id}: give the node its own cluster's topology database,"
+                        " or an empty Postgres"
+                    )
+                if await _is_news(connection, registration):
+                    await connection.execute(_UPSERT_NODE, _parameters(registration))
+                    await connection.execute(_RAISE_VERSION)
+            return await self._read(connection)
+
+        return await self._run(work)
+
+    async def assign(self, expected_version: int, owners: Mapping[int, str]) -> Topology:
+        """See TopologyStore."""
+
+        async def work(connection: Connection) -> Topology:
+            async with connection.transaction():
+                _, version = await _lock(connection)
+                if version != expected_version:
+                    raise TopologyConflict(
+                        f"The topology is at version {version} by now, not at {expected_version}; read it again"
+                    )
+                await _check_active(connection, set(owners.values()))
+                cursor = await connection.execute(_ASSIGN, [list(owners.keys()), list(owners.values())])
+                if cursor.rowcount != len(owners):
+                    raise ValueError(
+                        f"Only {cursor.rowcount} of the {len(owners)} slots are there and without owner"
+                    )
+                await connection.execute(_RAISE_VERSION)
+            return await self._read(connection)
+
+        return await self._run(work)
+
+    async def changes(self) -> AsyncGenerator[int, None]:
+        """See TopologyStore. Holds a connection of its own until the generator is closed."""
+        session = Session(self._conninfo, timeout=self._timeout)
+
+        async def listen(connection: Connection) -> int:
+            await connection.execute(f"LISTEN {CHANNEL}")
+            # Only now: a change between a look and the LISTEN would be told to nobody.
+            cursor = await connection.execute("SELECT version FROM cluster")
+            row = await cursor.fetchone()
+            if row is None:
+                raise ClusterMissing
+            return int(row[0])
+
+        self._listeners.add(session)
+        try:
+            with _clear_errors(self._timeout):
+                yield await session.run(listen)
+                async with aclosing(session.notifications()) as payloads:
+                    async for payload in payloads:
+                        yield int(payload)
+        finally:
+            self._listeners.discard(session)
+            await session.close()
+
+    async def close(self) -> None:
+        """See TopologyStore."""
+        for session in (self._session, *self._listeners):
+            await session.close()
+
+    async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        with _clear_errors(self._timeout):
+            return await self._session.run(work)
+
+    async def _read(self, connection: Connection) -> Topology:
+        known = self._newest
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(
+                _GET,
+                {"cluster_id": known and known.cluster_id, "version": known and known.version},
+            )
+            row = await cursor.fetchone()
+        if row is None:
+            raise ClusterMissing
+        if row["changed"] or known is None:
+            self._newest = known = _topology(row)
+        return known
+
+
+async def create_cluster(dsn: str, slot_count: int, *, timeout: float = 30.0) -> str:
+    """Make the schema and a cluster without nodes; returns the cluster id.
+
+    ``timeout`` (seconds) is for all of it. Raises ClusterExists when the database holds a cluster, ValueError for a
+    number of slots that is no power of two from 1 to 16384, MigrationError, and TopologyUnavailable.
+    """
+    check_slot_count(slot_count)
+    cluster_id = str(uuid.uuid4())
+
+    async def work(connection: Connection) -> None:
+        await migrate(connection, files("likering.topology") / "schema", schema=SCHEMA)
+        async with connection.transaction():
+            cursor = await connection.execute(
+                "INSERT INTO cluster (cluster_id, slot_count, version) VALUES (%s, %s, 1) ON CONFLICT DO NOTHING",
+                [cluster_id, slot_count],
+            )
+            if cursor.rowcount == 0:
+                cursor = await connection.execute("SELECT cluster_id, slot_count FROM cluster")
+                raise ClusterExists(
+                    "The topology database holds a cluster already: {} with {} slots".format(
+                        *(await cursor.fetchone() or ())
+                    )
+                )
+            await connection.execute(
+                "INSERT INTO slots (slot) SELECT generate_series(0, %s - 1)", [slot_count]
+            )
+
+    settings = conninfo(dsn, timeout=timeout, schema=SCHEMA, application_name="likering-init")
+    session = Session(settings, timeout=timeout)
+    try:
+        with _clear_errors(timeout):
+            await session.run(work)
+    finally:
+        await session.close()
+    return cluster_id
+
+
+@contextmanager
+def _clear_errors(timeout: float) -> Iterator[None]:
+    """Say what an error of the driver means; the driver's own words, with hosts and SQL, stay in the cause."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise TopologyUnavailable(f"The topology database did not answer within {timeout:g} s") from error
+    except (UndefinedTable, InvalidSchemaName) as error:
+        raise ClusterMissing from error
+    except InsufficientPrivilege as error:
+        raise TopologyUnavailable("The topology database refuses its user what is needed") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise TopologyUnavailable("The topology database is not reachable") from error
+
+
+async def _lock(connection: Connection) -> tuple[str, int]:
+    cursor = await connection.execute(_LOCK)
+    row = await cursor.fetchone()
+    if row is None:
+        raise ClusterMissing
+    return row[0], row[1]
+
+
+async def _is_news(connection: Connection, registration: NodeRegistration) -> bool:
+    """Whether a registration changes anything; raises when it must not."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(_SAME_NODES, _parameters(registration))
+        rows = await cursor.fetchall()
+    for row in rows:
+        if row["uuid"] != registration.uuid:
+            raise NodeRefused(
+                f"The name {registration.name} belongs to another node (uuid {row['uuid']}, at {row['address']}), not"
+                f" to this database (uuid {registration.uuid}): choose another name, or give the node its own database"
+            )
+        if row["name"] != registration.name:
+            raise NodeRefused(
+                f"This database (uuid {registration.uuid}) is registered as node {row['name']} and cannot become"
+                f" {registration.name}: keep the name, or begin with an empty database"
+            )
+        if row["generation"] > registration.generation:
+            raise NodeSuperseded(
+                f"Another process writes for node {registration.name} by now (generation {row['generation']}, this one"
+                f" has {registration.generation})"
+            )
+    return not rows or any(rows[0][key] != value for key, value in _parameters(registration).items())
+
+
+async def _check_active(connection: Connection, names: set[str]) -> None:
+    cursor = await connection.execute("SELECT name FROM nodes WHERE state = %s", [NodeState.ACTIVE])
+    active = {row[0] for row in await cursor.fetchall()}
+    if names - active:
+        raise ValueError(f"Not an active node of the cluster: {', '.join(sorted(names - active))}")
+
+
+def _parameters(registration: NodeRegistration) -> dict[str, Any]:
+    return {
+        "name": registration.name,
+        "uuid": registration.uuid,
+        "address": registration.address,
+        "weight": registration.weight,
+        "generation": registration.generation,
+        "system_identifier": registration.system_identifier,
+    }
+
+
+def _topology(row: Mapping[str, Any]) -> Topology:
+    return Topology(
+        cluster_id=row["cluster_id"],
+        version=row["version"],
+        slot_count=row["slot_count"],
+        nodes={node["name"]: Node(**{**node, "state": NodeState(node["state"])}) for node in row["nodes"]},
+        owners=tuple(row["owners"]),
+        epochs=tuple(row["epochs"]),
+    )

@@ -1,0 +1,108 @@
+"""What a store of the topology can do, whatever keeps it, and how it says no."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from grpc import StatusCode
+
+from likering.errors import LikeringError, TopologyUnavailable
+from likering.ring.topology import MAX_WEIGHT, Topology
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class TopologyConflict(LikeringError):
+    """The topology has changed meanwhile; read it again."""
+
+    code = StatusCode.ABORTED
+
+
+class ClusterMissing(TopologyUnavailable):
+    """The topology database holds no cluster yet; make one with: likering cluster init --slots N"""
+
+
+class ClusterExists(LikeringError):
+    """The topology database holds a cluster already."""
+
+    code = StatusCode.ALREADY_EXISTS
+
+
+class NodeRefused(LikeringError):
+    """The node cannot be part of this cluster as it is."""
+
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class NodeSuperseded(NodeRefused):
+    """Another process writes for the node by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRegistration:
+    """What a node says about itself when it becomes the writer.
+
+    ``cluster_id`` is the cluster that its database remembers, None on its first start; ``uuid`` is its database's own,
+    ``system_identifier`` that of its Postgres server. Raises ValueError for values that no node can have.
+    """
+
+    cluster_id: str | None
+    name: str
+    uuid: str
+    address: str
+    weight: int
+    generation: int
+    system_identifier: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"A node's name has 1 to 63 letters, digits, dots, dashes and underscores, not {self.name!r}"
+            )
+        if not 1 <= self.weight <= MAX_WEIGHT:
+            raise ValueError(f"A node's weight is from 1 to {MAX_WEIGHT}, not {self.weight}")
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"A node's address is host:port, not {self.address!r}")
+        if self.generation < 0:
+            raise ValueError(f"A node's generation is not negative: {self.generation}")
+        # One spelling, the one that the database answers with.
+        object.__setattr__(self, "uuid", str(uuid.UUID(self.uuid)))
+
+
+class TopologyStore(Protocol):
+    """Keeps the topology. Every call raises TopologyUnavailable, in bounded time, when the store does not answer.
+
+    After that the outcome of ``register`` and ``assign`` is unknown: ``register`` may be repeated as it is, before
+    ``assign`` the topology is to be read again.
+    """
+
+    async def get(self) -> Topology:
+        """The newest topology. Raises ClusterMissing when no cluster was made yet."""
+
+    async def register(self, registration: NodeRegistration) -> Topology:
+        """Add a node, or update what it says of itself (address, weight, generation, system identifier).
+
+        A node keeps its state and its slots. Raises WrongCluster when it belongs to another cluster, NodeRefused when
+        its name or its uuid stands for another node, NodeSuperseded when a higher generation has registered.
+        """
+
+    async def assign(self, expected_version: int, owners: Mapping[int, str]) -> Topology:
+        """Give slots that never had an owner their first one (slot → node name), at epoch 1.
+
+        Raises TopologyConflict unless the topology is still at ``expected_version``, and ValueError for a slot that
+        has an owner or a node that is not active in that version.
+        """
+
+    def changes(self) -> AsyncGenerator[int, None]:
+        """The present version, then each new one that the store tells of; some may be left out, the newest is not.
+
+        Raises TopologyUnavailable when the connection breaks; call it again then.
+        """
+
+    async def close(self) -> None:
+        """Give back what the store holds; calls that are going on fail."""

@@ -1,0 +1,165 @@
+"""The newest topology in memory: told of changes, polled besides, and kept when the database is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing, suppress
+
+import structlog
+
+from likering.errors import LikeringError, TopologyUnavailable
+from likering.ring.topology import Topology
+from likering.topology.store import TopologyStore
+
+POLL_SECONDS = 1.0
+RETRY_SECONDS = 0.25
+
+_log = structlog.get_logger(__name__)
+
+
+class TopologyWatch:
+    """Keeps the newest topology of a store, for one event loop.
+
+    A notification only says that there is something to read; each second the store is read anyway. When it does not
+    answer, the last topology stays. A lower version, or another cluster, is never taken: a topology database that
+    forgot something is an alarm, not an order.
+    """
+
+    def __init__(self, store: TopologyStore, on_change: Callable[[Topology], None] | None = None) -> None:
+        """``on_change`` is called in the event loop with each new topology. The store stays the caller's to close."""
+        self._store = store
+        self._on_change = on_change
+        self._current: Topology | None = None
+        self._changed = asyncio.Event()  # replaced with each change, so that everybody who waits wakes once
+        self._look = asyncio.Event()
+        self._trouble: LikeringError | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __repr__(self) -> str:
+        return f"TopologyWatch({self._current!r}, trouble={self._trouble!r})"
+
+    @property
+    def current(self) -> Topology:
+        """The newest topology known. Raises TopologyUnavailable before the first one."""
+        if self._current is None:
+            raise TopologyUnavailable
+        return self._current
+
+    @property
+    def latest(self) -> Topology | None:
+        """The newest topology known, None before the first one."""
+        return self._current
+
+    @property
+    def trouble(self) -> LikeringError | None:
+        """Why the newest look at the store gave nothing, None when it did."""
+        return self._trouble
+
+    async def start(self, timeout: float) -> Topology:
+        """Begin to watch and wait for the first topology.
+
+        Raises TopologyUnavailable after ``timeout`` seconds, with the reason of the last attempt; nothing runs then.
+        """
+        self.begin()
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.at_least(0)
+        except TimeoutError:
+            await self.stop()
+            if isinstance(self._trouble, TopologyUnavailable):
+                raise self._trouble from self._trouble.__cause__
+            raise TopologyUnavailable(f"No topology within {timeout:g} s") from self._trouble
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+
+    def begin(self) -> None:
+        """Begin to watch without waiting for a topology."""
+        if self._tasks:
+            raise RuntimeError("The watch runs already")
+        self._tasks = [
+            asyncio.create_task(self._forever(self._poll), name="topology-poll"),
+            asyncio.create_task(self._forever(self._listen), name="topology-listen"),
+        ]
+
+    async def at_least(self, version: int) -> Topology:
+        """Wait until the topology has ``version`` or a higher one. Has no deadline: cancel it, or use a timeout."""
+        while self._current is None or self._current.version < version:
+            self.refresh_soon()
+            await self._changed.wait()
+        return self._current
+
+    async def newer_than(self, version: int) -> Topology:
+        """Wait until the topology has a higher version than ``version``."""
+        return await self.at_least(version + 1)
+
+    def refresh_soon(self) -> None:
+        """Look at the store now instead of at the next poll; many calls make one look."""
+        self._look.set()
+
+    async def stop(self) -> None:
+        """Stop watching; ``current`` stays what it was."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _poll(self) -> None:
+        self._look.clear()
+        self._publish(await self._store.get())
+        if self._trouble is not None:
+            _log.info("topology_reachable", version=self.current.version)
+            self._trouble = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._look.wait()
+
+    async def _listen(self) -> None:
+        async with aclosing(self._store.changes()) as versions:
+            async for version in versions:
+                if self._current is None or version > self._current.version:
+                    self.refresh_soon()
+
+    async def _forever(self, step: Callable[[], Coroutine[None, None, None]]) -> None:
+        while True:
+            try:
+                await step()
+            except LikeringError as error:
+                if step == self._poll:
+                    self._note(error)
+            except Exception:
+                # A watcher that died would leave this process on one topology for ever, and nobody would know.
+                _log.exception("topology_watch_failed")
+            else:
+                continue
+            await asyncio.sleep(RETRY_SECONDS)  # paces the attempts, however often somebody asks for one
+
+    def _note(self, error: LikeringError) -> None:
+        """Remember why there is nothing new; say it once, not with each attempt."""
+        if self._trouble is None or self._trouble.message != error.message:
+            version = self._current.version if self._current is not None else None
+            _log.warning(
+                "topology_unreachable", reason=error.message, cause=str(error.__cause__), kept=version
+            )
+        self._trouble = error
+
+    def _publish(self, topology: Topology) -> None:
+        current = self._current
+        if current is not None:
+            if topology.cluster_id != current.cluster_id:
+                raise TopologyUnavailable(
+                    f"The topology database is of cluster {topology.cluster_id} now, not of {current.cluster_id}"
+                )
+            if topology.version < current.version:
+                raise TopologyUnavailable(
+                    f"The topology database went back to version {topology.version} from {current.version}"
+                )
+            if topology.version == current.version:
+                return
+        self._current = topology
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        if self._on_change is not None:
+            self._on_change(topology)

@@ -1,0 +1,47 @@
+"""An empty node database, ready to be written to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+
+from likering.ring.hashing import slot_of
+from likering.ring.topology import Topology
+from shard_node import store
+from shard_node.commit import WriteUnit
+from shard_node.database import conninfo
+from shard_node.identity import establish
+from shard_node.store import Connection, Fence
+
+SLOTS = 8
+EPOCH = 1
+NOW = 1_700_000_000_000_000
+"""µs since 1970, later than no clock of today: revisions of a test begin here."""
+
+
+@asynccontextmanager
+async def prepared(dsn: str) -> AsyncIterator[Connection]:
+    """Makes the schema with all slots owned, at generation 1 and slots_seq 1, and gives a connection to it."""
+    async with await psycopg.AsyncConnection.connect(conninfo(dsn, "test"), autocommit=True) as connection:
+        cluster = "00000000-0000-0000-0000-000000000001"
+        await establish(connection, "a", Topology(cluster, 1, SLOTS, {}, (None,) * SLOTS, (0,) * SLOTS))
+        await store.create_partitions(connection, range(SLOTS))
+        await store.execute(connection, "raise_generation")
+        async with connection.transaction():
+            await store.add_slots(connection, dict.fromkeys(range(SLOTS), EPOCH))
+            await store.raise_slots_seq(connection, Fence(1, 0))
+        yield connection
+
+
+def unit(operations: list[tuple[bool, str, str, int]]) -> WriteUnit:
+    """A unit of (like, post, user, intent)."""
+    return WriteUnit(
+        [like for like, _, _, _ in operations],
+        [post for _, post, _, _ in operations],
+        [user for _, _, user, _ in operations],
+        [slot_of(post, SLOTS) for _, post, _, _ in operations],
+        [EPOCH] * len(operations),
+        [intent for _, _, _, intent in operations],
+    )

@@ -1,0 +1,147 @@
+"""The count cache on a real Valkey: never wrong, cold at worst."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from likering.dev.valkey import ValkeyServer
+from shard_node.cache import CountCache
+from shard_node.ownership import Ownership
+from shard_node.store import PostCount
+from tests.parts.until import until
+
+SLOTS = {"p1": 1, "p2": 2, "p3": 3}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A Valkey of the test's own: it is killed, frozen and reconfigured."""
+    server = ValkeyServer(tmp_path / "valkey")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def ownership() -> Ownership:
+    """All slots owned, at their first epoch."""
+    ownership = Ownership(8)
+    ownership.replace(dict.fromkeys(range(8), 1))
+    return ownership
+
+
+@pytest.fixture
+async def cache(server: ValkeyServer, ownership: Ownership) -> AsyncIterator[CountCache]:
+    """A cache that was never used."""
+    cache = CountCache(server.url, "test", ownership)
+    cache.start()
+    yield cache
+    await cache.close()
+
+
+async def test_only_a_newer_version_is_set(cache: CountCache) -> None:
+    """Publications may arrive out of order."""
+    await cache.publish(SLOTS, {"p1": PostCount(7, 5), "p2": PostCount(1, 1)})
+    await cache.publish(SLOTS, {"p1": PostCount(6, 6)})
+    assert await cache.get(SLOTS) == {"p1": PostCount(7, 5), "p2": PostCount(1, 1)}
+
+
+async def test_a_fill_that_was_overtaken_is_dropped(cache: CountCache, server: ValkeyServer) -> None:
+    """Even when what overtook it was evicted meanwhile, so that the version cannot tell."""
+    mark = cache.mark()
+    await cache.publish(SLOTS, {"p1": PostCount(2, 2)})
+    async with Redis.from_url(server.url) as redis:
+        await redis.flushall()
+    await cache.fill(mark, SLOTS, {"p1": PostCount(1, 1), "p2": PostCount(4, 4)})
+    assert await cache.get(SLOTS) == {"p2": PostCount(4, 4)}
+
+
+async def test_a_new_writer_begins_cold(cache: CountCache) -> None:
+    """What an earlier generation cached, or still caches, is out of reach."""
+    await cache.publish(SLOTS, {"p1": PostCount(1, 1)})
+    cache.new_writer(2)
+    assert await cache.get(SLOTS) == {}
+
+
+async def test_a_slot_that_comes_back_begins_cold(cache: CountCache, ownership: Ownership) -> None:
+    """Its epoch has grown; the other slots stay warm."""
+    await cache.publish(SLOTS, {"p1": PostCount(1, 1), "p2": PostCount(1, 1)})
+    ownership.replace({**ownership.epochs, 1: 3})
+    assert await cache.get(SLOTS) == {"p2": PostCount(1, 1)}
+
+
+async def test_a_killed_server_costs_answers_nothing(cache: CountCache, server: ValkeyServer) -> None:
+    """Reads find nothing, writes do not fail, and a cold cache is there after the restart."""
+    await cache.publish(SLOTS, {"p1": PostCount(1, 1)})
+    server.kill()
+    assert await cache.get(SLOTS) == {}
+    await cache.publish(SLOTS, {"p1": PostCount(2, 2)})
+    assert cache.down
+    server.start()
+    await until(lambda: not cache.down)
+    assert await cache.get(SLOTS) == {}
+    await cache.publish(SLOTS, {"p1": PostCount(3, 3)})
+    assert await cache.get(SLOTS) == {"p1": PostCount(3, 3)}
+
+
+async def test_a_restart_between_two_commands_is_noticed(cache: CountCache, server: ValkeyServer) -> None:
+    """A server that comes back with an old snapshot of itself must not be believed."""
+    await cache.publish(SLOTS, {"p1": PostCount(1, 1)})
+    async with Redis.from_url(server.url) as redis:
+        await redis.save()
+    await cache.publish(SLOTS, {"p1": PostCount(2, 2)})
+    server.kill()
+    server.start()
+    assert await cache.get(SLOTS) == {}
+    await until(lambda: not cache.down)
+    assert await cache.get(SLOTS) == {}
+
+
+async def test_a_frozen_server_is_given_up_at_once(cache: CountCache, server: ValkeyServer) -> None:
+    """One command waits for the timeout, the next ones do not; late commands reach only an ended generation."""
+    await cache.publish(SLOTS, {"p1": PostCount(1, 1)})
+    server.kill(signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(1):
+            assert await cache.get(SLOTS) == {}
+            await cache.publish(SLOTS, {"p1": PostCount(2, 2)})
+        assert cache.down
+    finally:
+        server.kill(signal.SIGCONT)
+    await until(lambda: not cache.down)
+    assert await cache.get(SLOTS) == {}
+
+
+async def test_a_refused_write_makes_posts_dirty_until_it_is_repeated(
+    cache: CountCache, server: ValkeyServer
+) -> None:
+    """A server without memory: those posts come from the database, and from the cache again when there is room."""
+    await cache.publish(SLOTS, {"p1": PostCount(1, 1), "p2": PostCount(1, 1)})
+    async with Redis.from_url(server.url) as redis:
+        await redis.config_set("maxmemory-policy", "noeviction")
+        await redis.config_set("maxmemory", "1")
+        await cache.publish(SLOTS, {"p1": PostCount(2, 2)})
+        assert await cache.get(SLOTS) == {"p2": PostCount(1, 1)}
+        await redis.config_set("maxmemory", "0")
+        async with asyncio.timeout(20):
+            while "p1" not in (counts := await cache.get(SLOTS)):  # noqa: ASYNC110 - the condition awaits
+                await asyncio.sleep(0.01)
+    assert counts == {"p1": PostCount(2, 2), "p2": PostCount(1, 1)}
+
+
+async def test_corrupted_values_are_misses(cache: CountCache, server: ValkeyServer) -> None:
+    """And are overwritten by the next count."""
+    await cache.publish(SLOTS, {post_id: PostCount(1, 1) for post_id in SLOTS})
+    async with Redis.from_url(server.url) as redis:
+        keys = sorted(await redis.keys("*"))
+        for key, junk in zip(keys, [b"", b"\xff\x00", b"-1 9"], strict=True):
+            await redis.set(key, junk)
+    assert await cache.get(SLOTS) == {}
+    await cache.publish(SLOTS, {post_id: PostCount(2, 2) for post_id in SLOTS})
+    assert await cache.get(SLOTS) == {post_id: PostCount(2, 2) for post_id in SLOTS}

@@ -1,0 +1,149 @@
+"""Group commits on a real Postgres, compared operation by operation with a model that knows no batches."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from likering.shard.v1.shard_service_pb2 import OP_CODE_NOT_OWNER, OP_CODE_UNAVAILABLE
+from shard_node.commit import Batch, commit
+from shard_node.store import Connection, Fence, FenceLost
+from tests.integration.like_model import LikeModel
+from tests.integration.node_database import NOW, prepared, unit
+
+FENCE = Fence(generation=1, slots_seq=1)
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[Connection]:
+    """An empty node database that owns all slots, written by generation 1."""
+    async with prepared(database) as connection:
+        yield connection
+
+
+async def assert_database_is(connection: Connection, model: LikeModel) -> None:
+    """Edges, counts and versions are those of the model, and each count is the number of its liked edges."""
+    cursor = await connection.execute("SELECT post_id, user_id FROM edges WHERE liked")
+    assert set(await cursor.fetchall()) == model.liked
+    cursor = await connection.execute("SELECT post_id, user_id FROM edges WHERE first_rev IS NOT NULL")
+    assert set(await cursor.fetchall()) == model.ever_liked
+    cursor = await connection.execute("SELECT post_id, version, like_count FROM posts")
+    assert {row[0]: (row[1], row[2]) for row in await cursor.fetchall()} == {
+        post: (version, model.count(post)) for post, version in model.versions.items()
+    }
+    cursor = await connection.execute("SELECT count(*), count(DISTINCT rev) FROM edges")
+    rows, revisions = (await cursor.fetchone()) or (0, 0)
+    assert rows == revisions, "two edges have the same revision"
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_batches_answer_as_if_each_operation_were_alone(connection: Connection, seed: int) -> None:
+    """Duplicates, like + unlike + like, late and mixed intents, odd characters: 60 batches a seed."""
+    chance = random.Random(seed)
+    model = LikeModel()
+    posts = ["p1", "p2", 'quo"te', "back\\slash", "{brace},", "é🙂", "NULL", " "]
+    users = [f"u{n}" for n in range(12)] + ['"', "\\", ","]
+    last_rev = NOW
+    for _ in range(60):
+        # Earlier or later than every revision of the test: which of the two an intent is must not depend on how many
+        # revisions a commit takes.
+        later = NOW + 10**9
+        intents = chance.choice(
+            [[0], [0, NOW - 5, later], [later + n for n in range(40)], [NOW - n for n in range(40)]]
+        )
+        operations = [
+            (
+                chance.random() < chance.choice([1.0, 0.6]),
+                chance.choice(posts),
+                chance.choice(users),
+                chance.choice(intents),
+            )
+            for _ in range(chance.choice([1, 2, 5, 30, 80]))
+        ]
+        batch = Batch(last_rev)
+        cuts = sorted({0, len(operations), *(chance.randrange(len(operations) + 1) for _ in range(3))})
+        units = [unit(operations[start:end]) for start, end in itertools.pairwise(cuts)]
+        for part in units:
+            batch.add(part, {})
+        await commit(connection, FENCE, batch)
+        batch.answer(OP_CODE_UNAVAILABLE)
+        answers = [
+            row for part in units for row in zip(part.outcomes, part.versions, part.counts, strict=True)
+        ]
+        assert batch.last_rev > last_rev
+        last_rev = batch.last_rev
+        check_answers(model, operations, answers, now=last_rev)
+        await assert_database_is(connection, model)
+
+
+def check_answers(
+    model: LikeModel, operations: list[tuple[bool, str, str, int]], answers: list[tuple[Any, ...]], now: int
+) -> None:
+    """The answers are those of the model for *some* order of the operations that keeps the order of each edge.
+
+    Operations of one batch are concurrent, so their order is the server's choice; the versions that it answers say
+    which one it chose: a change of version v comes before everything answered with a version of v or more.
+    """
+    turn = sorted(
+        range(len(operations)), key=lambda n: (operations[n][1], answers[n][1], answers[n][0] != 1, n)
+    )
+    for n in keep_edge_order(turn, operations, answers):
+        like, post_id, user_id, intent = operations[n]
+        expected = model.apply(like=like, post_id=post_id, user_id=user_id, intent=intent, now=now)
+        assert tuple(answers[n]) == expected, (n, operations[n])
+
+
+def keep_edge_order(
+    turn: list[int], operations: list[tuple[bool, str, str, int]], answers: list[tuple[Any, ...]]
+) -> list[int]:
+    """``turn``, once it is sure that no edge's operations are in another order than they were asked in."""
+    seen: dict[tuple[str, str], int] = {}
+    for n in turn:
+        edge = operations[n][1:3]
+        assert seen.get(edge, -1) < n, "operations of one edge changed places"
+        seen[edge] = n
+    return turn
+
+
+async def test_single_likes_of_one_post_count_forward(connection: Connection) -> None:
+    """A hot post: each like is answered with the version and count right after it."""
+    likes = unit([(True, "hot", f"u{n}", 0) for n in range(500)])
+    batch = Batch(NOW)
+    batch.add(likes, {})
+    await commit(connection, FENCE, batch)
+    batch.answer(OP_CODE_UNAVAILABLE)
+    assert likes.versions == likes.counts == list(range(1, 501))
+    assert not any(likes.codes)
+
+
+@pytest.mark.parametrize("fence", [Fence(2, 1), Fence(1, 2), Fence(0, 1)])
+@pytest.mark.parametrize("operations", [[(True, "p", "u", 0)], [(True, "p", "u", 0), (False, "p", "u", 0)]])
+async def test_a_lost_fence_writes_nothing(
+    connection: Connection, fence: Fence, operations: list[tuple[bool, str, str, int]]
+) -> None:
+    """Another generation, or other slots, in either form of commit."""
+    batch = Batch(NOW)
+    batch.add(unit(operations), {})
+    with pytest.raises(FenceLost):
+        await commit(connection, fence, batch)
+    assert batch.uncommitted == set(range(len(operations)))
+    await assert_database_is(connection, LikeModel())
+    cursor = await connection.execute("SELECT last_rev FROM writer")
+    assert await cursor.fetchone() == (0,)
+
+
+async def test_refused_operations_spoil_no_other(connection: Connection) -> None:
+    """What is refused is not executed, and its neighbours are."""
+    operations = unit([(True, "p", "u1", 0), (True, "p", "u2", 0), (True, "p", "u3", 0)])
+    batch = Batch(NOW)
+    batch.add(operations, {1: OP_CODE_NOT_OWNER})
+    await commit(connection, FENCE, batch)
+    batch.answer(OP_CODE_UNAVAILABLE)
+    assert operations.codes == [0, OP_CODE_NOT_OWNER, 0]
+    assert operations.counts == [1, 0, 2]
+    model = LikeModel({("p", "u1"), ("p", "u3")}, {("p", "u1"), ("p", "u3")}, {}, {"p": 2})
+    await assert_database_is(connection, model)
