@@ -1,0 +1,127 @@
+"""A grpc.aio server as every process of likering runs it: limits, health, reflection, start and drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from likering.serving.handlers import ServiceHandlers
+from likering.serving.health import Health
+
+_log = structlog.get_logger(__name__)
+
+MAX_METADATA_BYTES: Final = 8 * 1024
+
+
+class ListenFailed(Exception):
+    """The address cannot be listened on. The message is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What differs between servers. Times are in seconds.
+
+    ``max_concurrent_streams`` is per connection. It must be above the calls that one client has in flight, for a
+    client holds back the rest of them; and it bounds what a connection that opens and resets streams ("rapid reset")
+    takes from the others.
+    ``max_connection_age``: clients are asked to connect anew after about this time (gRPC spreads it by 10 %), so that
+    they find servers that were added since; calls in progress go on. None: never.
+    ``shared_port``: other processes listen on the same port (SO_REUSEPORT).
+    """
+
+    max_message_bytes: int = 1024 * 1024
+    max_concurrent_streams: int = 1024
+    max_connection_age: float | None = None
+    max_connection_age_grace: float = 30.0
+    shared_port: bool = False
+
+
+class Server:
+    """One listening server. ``start``, then ``set_serving`` as often as it changes, then ``drain`` once."""
+
+    def __init__(self, services: Sequence[ServiceHandlers], settings: ServerSettings | None = None) -> None:
+        settings = settings or ServerSettings()
+        self._services = tuple(services)
+        self._health = Health([service.service_name for service in services])
+        self._server = grpc.aio.server(options=_options(settings))
+        # In the order in which gRPC asks them: those with the traffic first.
+        self._server.add_generic_rpc_handlers(self._services)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            [
+                *(service.service_name for service in services),
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                reflection.SERVICE_NAME,
+            ],
+            self._server,
+        )
+        self.address = ""
+        """host:port, with the port that was bound; empty before the start."""
+
+    def __repr__(self) -> str:
+        return f"<Server {self.address or 'not started'} {', '.join(map(repr, self._services))}>"
+
+    async def start(self, listen: str) -> None:
+        """Listens on ``host:port`` (port 0: any free one). Health says NOT_SERVING. Raises ListenFailed."""
+        await self._health.set_serving(False)
+        host = listen.rpartition(":")[0]
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise ListenFailed(
+                f"Cannot listen on {listen}: the port is taken, or the address is not one of this machine"
+            ) from error
+        await self._server.start()
+        self.address = f"{host}:{port}"
+
+    async def set_serving(self, serving: bool) -> None:
+        """What health says of this server and its services."""
+        await self._health.set_serving(serving)
+
+    async def drain(self, *, delay: float, grace: float) -> None:
+        """Stops without failing a call in progress.
+
+        Health says NOT_SERVING for ``delay`` seconds, in which callers turn away; then no new call is taken, and those
+        in progress have ``grace`` seconds.
+        """
+        await self._health.drain()
+        await asyncio.sleep(delay)
+        self._health.end_watches()
+        await self._server.stop(grace)
+        # stop() has been seen to return while handlers still ran their last lines.
+        try:
+            async with asyncio.timeout(grace):
+                for service in self._services:
+                    await service.idle()
+        except TimeoutError:
+            _log.warning("calls were cut off", calls=sum(service.in_progress for service in self._services))
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    options = [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        # Routers ping idle nodes each second; a server that forbids it answers "too many pings" and hangs up.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 400),
+        ("grpc.http2.min_ping_interval_without_data_ms", 400),
+        # And looks after its own side: a caller that was cut off is noticed.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.so_reuseport", int(settings.shared_port)),
+    ]
+    if settings.max_connection_age is not None:
+        options += [
+            ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
+            ("grpc.max_connection_age_grace_ms", int(settings.max_connection_age_grace * 1000)),
+        ]
+    return options

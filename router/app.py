@@ -1,0 +1,133 @@
+"""The composition root of a router worker: puts the parts together, runs them, drains them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import structlog
+
+from likering.errors import TopologyUnavailable
+from likering.serving import logging
+from likering.serving.handlers import ServiceHandlers
+from likering.serving.server import ListenFailed, Server, ServerSettings
+from likering.serving.settings import refuse
+from likering.topology.postgres import PostgresTopologyStore
+from likering.topology.store import TopologyStore
+from likering.topology.watch import TopologyWatch
+from likering.v1 import like_service_pb2
+from router.dispatch import Dispatch
+from router.lane import LaneLimits
+from router.seeds import SeededStore
+from router.service import LikeService
+from router.settings import EXIT_NO_TOPOLOGY, PROGRAM, RouterSettings, read
+from router.workers import supervise
+
+_log = structlog.get_logger(__name__)
+
+
+class Router:
+    """One worker of a router."""
+
+    def __init__(self, settings: RouterSettings, store: TopologyStore) -> None:
+        self._settings = settings
+        self._dispatch = Dispatch(
+            LaneLimits(
+                batch_operations=settings.batch_operations,
+                batches_in_flight=settings.batches_in_flight,
+                queued_operations=settings.queued_operations,
+            )
+        )
+        self._watch = TopologyWatch(store, self._dispatch.use)
+        self._dispatch.source = self._watch
+        handlers = ServiceHandlers(
+            like_service_pb2.DESCRIPTOR.services_by_name["LikeService"],
+            LikeService(self._dispatch),
+            default_deadline=settings.default_deadline,
+            slow_call=settings.slow_call,
+            nul_for_undecodable=True,
+        )
+        self._server = Server(
+            [handlers],
+            ServerSettings(
+                max_concurrent_streams=settings.max_concurrent_streams,
+                max_connection_age=settings.max_connection_age,
+                shared_port=settings.worker_index is not None,
+            ),
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until ``stop`` is set. Raises ListenFailed, or TopologyUnavailable when there is none in time."""
+        await self._server.start(self._settings.listen)
+        _log.info(
+            "listening", address=self._server.address, worker=self._settings.worker_index, pid=os.getpid()
+        )
+        starting = asyncio.create_task(self._watch.start(self._settings.start_timeout), name="first topology")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await self._server.set_serving(True)
+                _log.info("serving", address=self._server.address)
+                await stopping
+            _log.info("draining", address=self._server.address)
+        finally:
+            starting.cancel()
+            stopping.cancel()
+            await self._server.drain(delay=self._settings.drain_delay, grace=self._settings.drain_grace)
+            await self._dispatch.close()
+            await self._watch.stop()
+        _log.info("drained")
+
+
+async def serve(settings: RouterSettings) -> None:
+    """Runs one worker until SIGTERM or SIGINT, or until its parent is gone."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def orphaned() -> None:
+        loop.remove_reader(sys.stdin)
+        stop.set()
+
+    if settings.worker_index is not None:
+        # The parent holds the other end of this pipe and never writes: it ends when the parent does, however.
+        loop.add_reader(sys.stdin, orphaned)
+    try:
+        store: TopologyStore = PostgresTopologyStore(settings.topology.get_secret_value())
+    except ValueError as error:
+        refuse(PROGRAM, f"--topology: {error}")
+    if settings.seeds:
+        store = SeededStore(store, settings.seeds)
+    try:
+        await Router(settings, store).run(stop)
+    finally:
+        await store.close()
+
+
+def run_worker(settings: RouterSettings) -> int:
+    """Runs one worker in this process. Returns the exit code."""
+    try:
+        asyncio.run(serve(settings))
+    except ListenFailed as error:
+        refuse(PROGRAM, str(error))
+    except TopologyUnavailable as error:
+        print(f"{PROGRAM}: {error.message}", file=sys.stderr)  # noqa: T201 - for the one who started it
+        return EXIT_NO_TOPOLOGY
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of ``likering-router``."""
+    settings = read(sys.argv[1:] if arguments is None else arguments)
+    logging.configure(PROGRAM, settings.log_level)
+    if settings.workers > 1 and settings.worker_index is None:
+        status = asyncio.run(supervise(settings))
+    else:
+        status = run_worker(settings)
+    raise SystemExit(status)

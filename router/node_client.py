@@ -1,0 +1,165 @@
+"""The connection to one node: sends batches while it stands, numbers them, and gives them up when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
+
+import grpc
+import grpc.aio
+import structlog
+
+from likering.errors import InternalError
+from likering.serving.channels import internal_channel_options
+from likering.serving.status import DETAILS_KEY, from_rpc_error
+from likering.shard.v1 import shard_service_pb2 as shard
+from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
+from router.lane import BatchLost, BatchNotSent, BatchRefused
+
+if TYPE_CHECKING:
+    from likering.shard.v1.shard_service_pb2_grpc import ShardServiceAsyncStub
+
+_log = structlog.get_logger(__name__)
+
+# What gRPC says of a call that it could not put on any connection.
+_NEVER_CONNECTED = ("failed to connect to all addresses", "Failed to pick")
+_BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+class NodeClient:
+    """One node, under whatever address its process of the newest generation has.
+
+    ``on_connection(connected)`` is called when a connection begins or ends to stand.
+    """
+
+    def __init__(
+        self, name: str, session_id: str, on_connection: Callable[[NodeClient, bool], None] | None = None
+    ) -> None:
+        self.name = name
+        self._session_id = session_id
+        self._on_connection = on_connection
+        self._connected = False
+        self._address = ""
+        self._generation = 0
+        self._batch_number = 0
+        self._lowest_batch_number = 1
+        self._link: _Link | None = None
+        self._retired: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return (
+            f"<NodeClient {self.name} {self._address} {'connected' if self._connected else 'not connected'}>"
+        )
+
+    @property
+    def connected(self) -> bool:
+        """Whether a batch can be sent now."""
+        return self._connected
+
+    def connect(self, address: str, generation: int) -> None:
+        """Makes ``address`` the node's, if it is not: calls in flight to the old one are given up."""
+        if (address, generation) == (self._address, self._generation):
+            return
+        if self._link is not None:
+            _log.info("node has moved", node=self.name, address=address, generation=generation)
+            self._retire(self._link)
+        self._address = address
+        self._generation = generation
+        self._set_connected(False)
+        link = self._link = _Link(address)
+        link.watch(lambda connected: self._set_connected(connected) if link is self._link else None)
+
+    async def execute(self, request: shard.ExecuteRequest, timeout: float) -> shard.ExecuteResponse:
+        """Sends a batch. Raises BatchNotSent, BatchLost or BatchRefused."""
+        link = self._link
+        if link is None or not self._connected:
+            raise BatchNotSent
+        self._batch_number += 1
+        number = self._batch_number
+        request.session_id = self._session_id
+        request.batch_number = number
+        request.lowest_batch_number = self._lowest_batch_number
+        try:
+            return await link.execute(request, timeout)
+        except grpc.aio.AioRpcError as error:
+            # From here on the node refuses this batch should it still arrive.
+            self._lowest_batch_number = max(self._lowest_batch_number, number + 1)
+            _log.warning(
+                "batch failed", node=self.name, batch=number, code=error.code().name, details=error.details()
+            )
+            raise _what_happened(error) from error
+        except asyncio.CancelledError:
+            self._lowest_batch_number = max(self._lowest_batch_number, number + 1)
+            if link.given_up:
+                raise BatchLost from None
+            raise
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        if self._link is not None:
+            self._retire(self._link)
+            self._link = None
+        self._set_connected(False)
+        if self._retired:
+            await asyncio.wait(self._retired)
+
+    def _retire(self, link: _Link) -> None:
+        task = asyncio.get_running_loop().create_task(link.close())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+    def _set_connected(self, connected: bool) -> None:
+        if connected is self._connected:
+            return
+        self._connected = connected
+        _log.info(
+            "node connected" if connected else "node not connected", node=self.name, address=self._address
+        )
+        if self._on_connection is not None:
+            self._on_connection(self, connected)
+
+
+class _Link:
+    """One channel to one address, used until the node has another one."""
+
+    def __init__(self, address: str) -> None:
+        self.given_up = False
+        self._channel = grpc.aio.insecure_channel(address, options=internal_channel_options())
+        self._stub = cast("ShardServiceAsyncStub", ShardServiceStub(self._channel))
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def execute(self, request: shard.ExecuteRequest, timeout: float) -> shard.ExecuteResponse:
+        return await self._stub.Execute(request, timeout=timeout)
+
+    def watch(self, on_connection: Callable[[bool], None]) -> None:
+        """Connects, and again whenever the connection breaks; says which it is."""
+        self._watcher = asyncio.get_running_loop().create_task(self._watch(on_connection))
+
+    async def _watch(self, on_connection: Callable[[bool], None]) -> None:
+        while True:
+            state = self._channel.get_state(try_to_connect=True)
+            on_connection(state is grpc.ChannelConnectivity.READY)
+            await self._channel.wait_for_state_change(state)
+
+    async def close(self) -> None:
+        """Gives up what is in flight."""
+        self.given_up = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        await self._channel.close()
+
+
+def _what_happened(error: grpc.aio.AioRpcError) -> Exception:
+    if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
+        return BatchRefused(from_rpc_error(error))
+    code = error.code()
+    if code is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith(_NEVER_CONNECTED):
+        return BatchNotSent()
+    if code in _BROKEN:
+        return BatchLost()
+    # No answer of a servicer: a batch too large, an unknown method. A bug, here or there.
+    return BatchRefused(InternalError())

@@ -1,0 +1,67 @@
+"""What can be set about a router, by flag, environment (LIKERING_ROUTER_…) or TOML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from likering.serving.settings import read_settings
+
+PROGRAM = "likering-router"
+ENVIRONMENT_PREFIX = "LIKERING_ROUTER_"
+EXIT_NO_TOPOLOGY = 4
+"""Exit code of a router that found no topology in time."""
+
+
+class RouterSettings(BaseSettings):
+    """The stateless front of a likering cluster. Times are in seconds."""
+
+    model_config = SettingsConfigDict(extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
+
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+    listen: str = Field("127.0.0.1:50051", description="host:port to serve on; port 0 takes a free one")
+    topology: SecretStr = Field(description="connection string of the topology database")
+    seeds: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="host:port,… of nodes to ask for the topology while its database is away"
+    )
+    workers: int = Field(1, ge=1, le=256, description="processes that share the port")
+    worker_index: int | None = Field(
+        None, ge=0, description="set by the parent of several workers, not by you"
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    slow_call: float = Field(1.0, gt=0, description="a call that takes longer is logged")
+    default_deadline: float = Field(10.0, gt=0, description="for calls that come without one")
+    start_timeout: float = Field(30.0, gt=0, description="how long to wait for a first topology")
+    drain_delay: float = Field(0.2, ge=0, description="between NOT_SERVING and taking no more calls")
+    drain_grace: float = Field(15.0, gt=0, description="for calls in progress at the end")
+    max_connection_age: float = Field(300.0, gt=0, description="callers connect anew after this, ±10 %")
+    max_concurrent_streams: int = Field(1024, ge=1, description="calls in progress per connection")
+
+    batch_operations: int = Field(1500, ge=1, le=3000, description="most operations of one batch")
+    batches_in_flight: int = Field(2, ge=1, le=16, description="per node and kind of traffic")
+    queued_operations: int = Field(20_000, ge=1, description="most that wait per node and kind of traffic")
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("listen")
+    @classmethod
+    def _has_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"{value!r} is not host:port")
+        return value
+
+
+def read(arguments: Sequence[str]) -> RouterSettings:
+    """The settings of this process; a mistake ends it with exit code 2."""
+    return read_settings(RouterSettings, arguments, program=PROGRAM, prefix=ENVIRONMENT_PREFIX)
