@@ -106,35 +106,37 @@ class TopologyWatch:
         if tasks:
             await asyncio.wait(tasks)
 
+    async def _forever(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        while True:
+            try:
+                await work()
+            except LikeringError:
+                pass  # the poller has noted why
+            except Exception:
+                # A watcher that died would leave this process on one topology for ever, and nobody would know.
+                _log.exception("topology_watch_failed")
+            await asyncio.sleep(RETRY_SECONDS)  # paces the attempts, however often somebody asks for one
+
     async def _poll(self) -> None:
-        self._look.clear()
-        self._publish(await self._store.get())
-        if self._trouble is not None:
-            _log.info("topology_reachable", version=self.current.version)
-            self._trouble = None
-        with suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._look.wait()
+        while True:
+            self._look.clear()
+            try:
+                self._publish(await self._store.get())
+            except LikeringError as error:
+                self._note(error)
+                raise
+            if self._trouble is not None:
+                _log.info("topology_reachable", version=self.current.version)
+                self._trouble = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._look.wait()
 
     async def _listen(self) -> None:
         async with aclosing(self._store.changes()) as versions:
             async for version in versions:
                 if self._current is None or version > self._current.version:
                     self.refresh_soon()
-
-    async def _forever(self, step: Callable[[], Coroutine[None, None, None]]) -> None:
-        while True:
-            try:
-                await step()
-            except LikeringError as error:
-                if step == self._poll:
-                    self._note(error)
-            except Exception:
-                # A watcher that died would leave this process on one topology for ever, and nobody would know.
-                _log.exception("topology_watch_failed")
-            else:
-                continue
-            await asyncio.sleep(RETRY_SECONDS)  # paces the attempts, however often somebody asks for one
 
     def _note(self, error: LikeringError) -> None:
         """Remember why there is nothing new; say it once, not with each attempt."""
