@@ -1,0 +1,1 @@
+"""An open-loop load generator for a router: ``likering bench`` (needs the extra ``bench``)."""
