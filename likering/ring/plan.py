@@ -96,5 +96,5 @@ def balance(owners: Sequence[str | None], weights: Mapping[str, int]) -> Balance
     names = sorted(held.keys() | weights.keys())
     return Balance(
         slots={name: held[name] for name in names},
-        shares={name: len(owners) * weights.get(name, 0) / total for name in names},
+        shares={name: len(owners) * weights.get(name, 0) / total if total else 0.0 for name in names},
     )
