@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
 
 from likering.dev.postgres import PostgresServer
 from likering.dev.valkey import ValkeyServer
+
+# An example's time depends on who else uses the machine; pytest-timeout ends a test that hangs.
+hypothesis.settings.register_profile("likering", deadline=None)
+hypothesis.settings.load_profile("likering")
 
 
 @pytest.fixture(scope="session")
