@@ -41,7 +41,7 @@ def contradictions(history: Iterable[Record], stored: Stored) -> list[str]:
     for record in history:
         by_edge[record.edge].append(record)
         by_post[record.edge[0]].append(record)
-    found = []
+    found: list[str] = []
     for edge, records in by_edge.items():
         found += _check_edge(edge, records, edge in stored.liked)
     for post_id in by_post.keys() | stored.posts.keys():
