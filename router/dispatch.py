@@ -20,6 +20,7 @@ from likering.ring.topology import Topology
 from router.lane import Fate, Fragment, Lane, LaneLimits, Row
 from router.node_client import NodeClient
 from router.operations import TRAFFIC, Operations
+from router.pace import Pace
 from router.undertaking import MARGIN, Undertaking
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ class Dispatch:
 
     def __init__(self, limits: LaneLimits | None = None) -> None:
         self._limits = limits or LaneLimits()
+        self._pace = Pace()
         self._loop = asyncio.get_running_loop()
         self._session_id = uuid4().hex
         self._topology: Topology | None = None
@@ -68,7 +70,7 @@ class Dispatch:
             if client is None:
                 client = self._nodes[name] = NodeClient(name, self._session_id, self._connection_changed)
                 self._lanes[name] = [
-                    Lane(client, kind, topology.cluster_id, self._limits) for kind in TRAFFIC
+                    Lane(client, kind, topology.cluster_id, self._limits, self._pace) for kind in TRAFFIC
                 ]
             client.connect(node.address, node.generation)
         for name in self._nodes.keys() - topology.nodes.keys():

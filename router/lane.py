@@ -1,7 +1,7 @@
 """Gathers operations for one node and sends them in batches: at once when idle, more at a time while busy.
 
-A lane is one kind of traffic (writes, or reads of one ReadMode) to one node. Calls of the same loop tick travel
-together; while a batch is in flight the next one gathers. There is no timer.
+A lane is one kind of traffic (writes, or reads of one ReadMode) to one node. While as many batches as may be are in
+flight, the next one gathers; ``Pace`` says when it is sent otherwise.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final, Protocol, TypeAlias
 
 from likering.errors import LikeringError, RouterOverloaded
 from likering.shard.v1 import shard_service_pb2 as shard
+from router.pace import Pace
 
 _DATABASE = int(shard.COUNT_SOURCE_DATABASE)
 
@@ -151,6 +152,8 @@ class LaneLimits:
 
     batch_operations: int = 1500
     """Most operations of one batch; a fragment is never split, so a batch may hold one larger fragment."""
+    gathered_calls: int = 64
+    """Sent without waiting for more when it has the operations of so many calls."""
     batches_in_flight: int = 2
     queued_operations: int = 20_000
     """Most operations that wait."""
@@ -164,15 +167,18 @@ _MAX_TIMEOUT: Final = 10.0
 class Lane:
     """One kind of traffic to one node. Everything runs on one event loop."""
 
-    def __init__(self, node: NodePort, read_mode: int, cluster_id: str, limits: LaneLimits) -> None:
+    def __init__(
+        self, node: NodePort, read_mode: int, cluster_id: str, limits: LaneLimits, pace: Pace
+    ) -> None:
         self._node = node
         self._read_mode = read_mode
         self._cluster_id = cluster_id
         self._limits = limits
+        self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Fragment] = deque()
         self._queued = 0
-        self._in_flight: dict[asyncio.Task[None], int] = {}
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._send_is_due = False
         self._purged_at = 0.0
 
@@ -200,10 +206,13 @@ class Lane:
             raise RouterOverloaded(retry_after=OVERLOAD_RETRY_SECONDS)
         self._queue.append(fragment)
         self._queued += operations
-        if not self._send_is_due and len(self._in_flight) < self._limits.batches_in_flight:
-            # Not now but after the other calls of this tick have put in theirs.
-            self._send_is_due = True
-            self._loop.call_soon(self._send)
+        self._pace.arrived()
+        if len(self._in_flight) < self._limits.batches_in_flight:
+            if not self._send_is_due:
+                self._send_is_due = True
+                self._pace.due(self._send)
+            elif len(self._queue) >= self._limits.gathered_calls:
+                self._send_one()
 
     def flush(self) -> None:
         """Gives back all fragments that wait: the topology has changed, or the connection is gone."""
@@ -218,22 +227,29 @@ class Lane:
         if self._in_flight:
             await asyncio.wait(self._in_flight)
 
-    def _send(self) -> None:
+    def _send(self) -> int:
+        """Sends what may be sent; returns how many calls' operations that are."""
         self._send_is_due = False
+        calls = 0
         while self._queue and len(self._in_flight) < self._limits.batches_in_flight:
-            batch = self._take()
-            if batch:
-                task = self._loop.create_task(self._execute(batch))
-                self._in_flight[task] = len(batch)
-                task.add_done_callback(self._landed)
+            calls += self._send_one()
+        return calls
+
+    def _send_one(self) -> int:
+        batch = self._take()
+        if batch:
+            task = self._loop.create_task(self._execute(batch))
+            self._in_flight.add(task)
+            task.add_done_callback(self._landed)
+        return len(batch)
 
     def _landed(self, task: asyncio.Task[None]) -> None:
-        del self._in_flight[task]
+        self._in_flight.remove(task)
         if not task.cancelled():
             task.result()
         if self._queue and not self._send_is_due:
             self._send_is_due = True
-            self._loop.call_soon(self._send)
+            self._pace.due(self._send)
 
     def _take(self) -> list[Fragment]:
         """The next batch, without fragments that nobody waits for any more."""
