@@ -258,17 +258,17 @@ def _percentile(counts: Counter[int], share: float) -> int:
     return 0
 
 
-class _PacedSelector(selectors.DefaultSelector):
-    """Looks for events at most once in so many seconds, so that one look finds many of them."""
+class PacedSelector(selectors.DefaultSelector):
+    """Looks for events at most once in ``pace`` seconds, so that one look finds many of them. 0: as they come."""
 
-    def __init__(self, pace: float) -> None:
+    def __init__(self, pace: float = 0.0) -> None:
         super().__init__()
-        self._pace = pace
+        self.pace = pace
         self._last = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None or timeout > 0:
-            early = self._last + self._pace - time.monotonic()
+        if self.pace > 0 and (timeout is None or timeout > 0):
+            early = self._last + self.pace - time.monotonic()
             if early > 0:
                 time.sleep(early if timeout is None else min(early, timeout))
             self._last = time.monotonic()
@@ -283,5 +283,5 @@ def run_paced(main: Coroutine[Any, Any, T], pace: float) -> T:
     """
     if pace <= 0:
         return asyncio.run(main)
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_PacedSelector(pace))) as runner:
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(PacedSelector(pace))) as runner:
         return runner.run(main)

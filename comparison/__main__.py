@@ -1,0 +1,174 @@
+"""``scripts/compare``: runs the comparison, or writes the tables of a run into a page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import grpc
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from comparison.figures import Sample, measured
+from comparison.report import (
+    figure_to_json,
+    figures_table,
+    markdown,
+    sample_to_json,
+    sides_table,
+    write_into,
+)
+from comparison.sides import Settings, Sides
+from comparison.stage import Stage
+from likering.bench.load import PacedSelector
+
+app = typer.Typer(add_completion=False, no_args_is_help=False)
+
+_FULL = Settings(rounds=3, seconds=3.0, warmup=0.7)
+_QUICK = Settings(rounds=1, seconds=1.2, warmup=0.4)
+
+
+@app.command()
+def run(
+    quick: Annotated[
+        bool, typer.Option(help="One short round: less than two minutes, rough figures.")
+    ] = False,
+    nodes: Annotated[list[int] | None, typer.Option(help="Cluster sizes; 1 and 3 by default.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often each side is measured.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.2, help="How long each time.")] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Router workers, and processes of the echo and of each peer.")
+    ] = 1,
+    side: Annotated[list[str] | None, typer.Option(help="Only these sides.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run as JSON.")] = Path(
+        "comparison.json"
+    ),
+) -> None:
+    """Measure likering beside its peers and limits. Exit code 1: an acknowledged like is not in the databases."""
+    base = _QUICK if quick else _FULL
+    settings = Settings(
+        rounds=rounds or base.rounds, seconds=seconds or base.seconds, warmup=base.warmup, processes=processes
+    )
+    selector = PacedSelector()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        result = runner.run(_run(settings, nodes or [1, 3], side, selector, Console()))
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    typer.echo(f"wrote {output}")
+    if any(cluster["checks"]["problems"] for cluster in result["clusters"].values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def render(
+    result: Annotated[Path, typer.Argument(help="The JSON of a run.")],
+    page: Annotated[Path, typer.Option(help="The page to write the tables into.")] = Path(
+        "docs/benchmarks.md"
+    ),
+) -> None:
+    """Write the tables of a run into docs/benchmarks.md."""
+    write_into(page, markdown(json.loads(result.read_text())))
+    typer.echo(f"wrote {page}")
+
+
+async def _run(
+    settings: Settings, sizes: list[int], only: list[str] | None, selector: PacedSelector, console: Console
+) -> dict[str, Any]:
+    run: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": {"cpus": os.cpu_count(), "cpu": _cpu_model(), "python": platform.python_version()},
+        "settings": asdict(settings),
+        "clusters": {},
+    }
+    run["machine"]["grpcio"] = grpc.__version__
+    for size in sizes:
+        directory = Path(tempfile.mkdtemp(prefix="likering-compare-"))
+        try:
+            console.rule(f"{size} node{'s' if size > 1 else ''}")
+            async with Stage(
+                directory, size, settings.processes, lambda line: console.print(line, style="dim")
+            ) as stage:
+                run["machine"]["postgres"] = stage.postgres_version()
+                run["clusters"][str(size)] = await _measure(stage, settings, only, selector, console)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+    _show(figures_table(run), "figures", console)
+    return run
+
+
+async def _measure(
+    stage: Stage, settings: Settings, only: list[str] | None, selector: PacedSelector, console: Console
+) -> dict[str, Any]:
+    sides = Sides(stage, settings, secrets.token_hex(2), selector)
+    await sides.prepare()
+    order = [side for side in sides.sides if only is None or side in only]
+    samples: dict[str, list[Sample]] = {side: [] for side in order}
+    for round_ in range(settings.rounds):
+        # There and back again: whatever slowly changes acts on both sides of a ratio alike.
+        for side in order if round_ % 2 == 0 else reversed(order):
+            sample = await sides.measure(side)
+            samples[side].append(sample)
+            cpu = ", ".join(
+                f"{group} {sample.cpu_us(group):.0f}" for group in sample.cpu if sample.cpu[group] >= 0.02
+            )
+            failed = f", {sample.errors} errors" if sample.errors else ""
+            console.print(
+                f"round {round_ + 1} {side:24} {sample.rate:10,.0f}/s{failed}   µs of CPU: {cpu}",
+                highlight=False,
+            )
+    _show(sides_table(samples), "sides", console)
+    return {
+        "sides": {side: [sample_to_json(sample) for sample in taken] for side, taken in samples.items()},
+        "figures": [figure_to_json(one) for one in measured(samples)],
+        "checks": _check(stage, sides, samples, console),
+    }
+
+
+def _check(
+    stage: Stage, sides: Sides, samples: Mapping[str, list[Sample]], console: Console
+) -> dict[str, Any]:
+    """Looks for every acknowledged write of every side."""
+    problems: dict[str, str] = {}
+    likes = 0
+    for side, written in sides.written.items():
+        likes += written.likes
+        problem = stage.found(sides.stores[side], sides.prefix(side)).problem(written)
+        if problem is not None:
+            problems[side] = problem
+            console.print(f"{side}: {problem}", style="bold red")
+    if not problems:
+        console.print(
+            f"checked {likes:,} acknowledged likes of {len(sides.written)} sides: all in the databases"
+        )
+    errors = {side: count for side, taken in samples.items() if (count := sum(one.errors for one in taken))}
+    return {"likes": likes, "sides": len(sides.written), "problems": problems, "errors": errors}
+
+
+def _show(rows: list[list[str]], title: str, console: Console) -> None:
+    table = Table(title=title, title_justify="left")
+    for place, column in enumerate(rows[0]):
+        table.add_column(column, justify="left" if place == 0 else "right")
+    for row in rows[1:]:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    app()
