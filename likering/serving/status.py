@@ -19,6 +19,8 @@ from likering.errors import (
 )
 
 DETAILS_KEY = "grpc-status-details-bin"
+MAX_VIOLATIONS = 32
+"""More than these are left out: the details travel as metadata, of which callers accept 8 KiB."""
 
 
 def to_status(error: LikeringError) -> status_pb2.Status:
@@ -33,7 +35,7 @@ def to_status(error: LikeringError) -> status_pb2.Status:
                     error_details_pb2.BadRequest.FieldViolation(
                         field=violation.field, description=violation.description, reason=violation.reason
                     )
-                    for violation in error.violations
+                    for violation in error.violations[:MAX_VIOLATIONS]
                 ]
             ),
         )
