@@ -128,12 +128,20 @@ class Session:
         if self._closed:
             raise psycopg.InterfaceError("the session is closed")
         if self._connection is None:
-            self._connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+            self._connection = await self._connect()
         try:
             return await work(self._connection)
         finally:
             if self._connection.closed:
                 await self._drop()
+
+    async def _connect(self) -> Connection:
+        try:
+            return await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        except asyncio.CancelledError:
+            pass
+        # Not the same exception again: by its traceback it holds the half-open connection, which would stay open.
+        raise asyncio.CancelledError
 
     def _interrupt(self) -> None:
         """End what is going on, without waiting for the server."""

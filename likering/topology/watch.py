@@ -126,7 +126,7 @@ class TopologyWatch:
                 self._note(error)
                 raise
             if self._trouble is not None:
-                _log.info("topology_reachable", version=self.current.version)
+                _log.info("topology_updated_again", version=self.current.version)
                 self._trouble = None
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
@@ -143,7 +143,7 @@ class TopologyWatch:
         if self._trouble is None or self._trouble.message != error.message:
             version = self._current.version if self._current is not None else None
             _log.warning(
-                "topology_unreachable", reason=error.message, cause=str(error.__cause__), kept=version
+                "topology_not_updated", reason=error.message, cause=str(error.__cause__), kept=version
             )
         self._trouble = error
 
