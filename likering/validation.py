@@ -41,8 +41,8 @@ LAST_MICROSECOND: Final = _LAST_SECOND * 1_000_000 + 999_999
 
 
 def valid_id(value: str) -> bool:
-    """Whether ``value`` is 1 to 128 bytes of UTF-8 without NUL."""
-    if value.isascii():
+    """Whether ``value`` is 1 to 128 bytes of UTF-8 without NUL. A TypeError if it is no string."""
+    if str.isascii(value):
         return 0 < len(value) <= MAX_ID_BYTES and "\0" not in value
     return _valid_beyond_ascii(value)
 

@@ -11,6 +11,7 @@ from likering.client.aio_caller import AioCaller
 from likering.client.batches import CountBatch, LikedBatch, WriteBatch
 from likering.client.lane import Batch, Lane
 from likering.v1 import like_service_pb2 as pb
+from likering.validation import MAX_MUTATIONS, MAX_POSTS, MAX_USERS
 
 B = TypeVar("B", bound=Batch)
 
@@ -33,8 +34,16 @@ class Coalescer:
         self, user_id: str, post_id: str, action: int, intent: int
     ) -> asyncio.Future[pb.MutationResult]:
         """A like or unlike; ids and intent are checked when it leaves."""
-        answer: asyncio.Future[pb.MutationResult] = self._loop.create_future()
-        self._writes.batch().writes.append((user_id, post_id, action, intent, answer))
+        # The hot path: 1.2 µs of the 11 µs that a call costs.
+        answer: asyncio.Future[pb.MutationResult] = asyncio.Future(loop=self._loop)
+        batch = self._writes.gathering or self._writes.open()
+        batch.user_ids.append(user_id)
+        batch.post_ids.append(post_id)
+        batch.actions.append(action)
+        batch.intents.append(intent)
+        batch.answers.append(answer)
+        if len(batch.answers) == MAX_MUTATIONS:
+            self._writes.seal()
         return answer
 
     def count(self, post_id: str, consistency: int) -> asyncio.Future[pb.LikeCount]:
@@ -43,7 +52,10 @@ class Coalescer:
         if lane is None:
             lane = self._counts[consistency] = self._lane(partial(CountBatch, self._caller.send, consistency))
         answer: asyncio.Future[pb.LikeCount] = self._loop.create_future()
-        lane.batch().answers[post_id].append(answer)
+        batch = lane.gathering or lane.open()
+        batch.answers[post_id].append(answer)
+        if len(batch.answers) == MAX_POSTS:
+            lane.seal()
         return answer
 
     def liked(self, user_id: str, post_id: str, consistency: int) -> asyncio.Future[bool]:
@@ -52,7 +64,11 @@ class Coalescer:
         if lane is None:
             lane = self._liked[consistency] = self._lane(partial(LikedBatch, self._caller.send, consistency))
         answer: asyncio.Future[bool] = self._loop.create_future()
-        lane.batch().add(user_id, post_id, answer)
+        batch = lane.gathering or lane.open()
+        batch.answers[post_id][user_id].append(answer)
+        batch.size += 1
+        if batch.size == MAX_USERS:
+            lane.seal()
         return answer
 
     async def drain(self) -> None:

@@ -26,7 +26,9 @@ class IntentClock:
         """µs since 1970, at least one more than any given before."""
         with self._lock:
             now = self._now()
-            self._last = now = now if now > self._last else self._last + 1
+            if now <= self._last:
+                now = self._last + 1
+            self._last = now
             return now
 
 

@@ -18,10 +18,6 @@ _MOST_OVERDUE: Final = 16
 class Batch(Protocol):
     """Operations that travel together."""
 
-    @property
-    def full(self) -> bool:
-        """Whether it takes no more."""
-
     async def send(self, timeout: float) -> None:
         """Carries the operations out within ``timeout`` seconds and answers each of them."""
 
@@ -47,10 +43,10 @@ class Lane(Generic[B]):
         self._new_batch = new_batch
         self._limit = limit
         self._timeout = timeout
-        # All state: batches not yet sent with their deadlines, of which the last one may be gathering still; how many
-        # count as travelling, and how many do so no longer; what runs.
+        # All state: the batch that takes operations; batches not yet sent with their deadlines, that one being the
+        # last; how many count as travelling, and how many do so no longer; what runs.
+        self.gathering: B | None = None
         self._waiting: deque[tuple[float, B]] = deque()
-        self._gathering: B | None = None
         self._travelling = 0
         self._overdue = 0
         self._flights: set[asyncio.Task[None]] = set()
@@ -60,16 +56,19 @@ class Lane(Generic[B]):
     def __repr__(self) -> str:
         return f"Lane({len(self._waiting)} waiting, {self._travelling} travelling, {self._overdue} overdue)"
 
-    def batch(self) -> B:
-        """The batch that the next operation belongs to. Whoever asks adds one."""
-        batch = self._gathering
-        if batch is not None and not batch.full:
-            return batch
-        self._gathering = batch = self._new_batch()
+    def open(self) -> B:
+        """A new batch in ``gathering``, if there is none. Whoever calls adds an operation to it."""
+        self.gathering = batch = self._new_batch()
         self._waiting.append((self._loop.time() + self._timeout, batch))
-        if self._travelling < self._limit and self._departure is None:
+        if self._travelling >= self._limit:
+            self._watch_deadlines()
+        elif self._departure is None:
             self._departure = self._loop.call_soon(self._depart)
         return batch
+
+    def seal(self) -> None:
+        """The batch in ``gathering`` is full."""
+        self.gathering = None
 
     async def drain(self) -> None:
         """Returns when every operation has its answer."""
@@ -81,16 +80,16 @@ class Lane(Generic[B]):
 
     def _depart(self) -> None:
         self._departure = None
+        self._expire()
         while self._waiting and self._travelling < self._limit:
             deadline, batch = self._waiting.popleft()
-            if batch is self._gathering:
-                self._gathering = None
+            if batch is self.gathering:
+                self.gathering = None
             flight = self._loop.create_task(self._fly(batch, deadline - self._loop.time()))
             self._travelling += 1
             self._flights.add(flight)
             flight.add_done_callback(self._flights.discard)
-        if self._waiting and self._expiry is None:
-            self._expiry = self._loop.call_at(self._waiting[0][0], self._expire)
+        self._watch_deadlines()
 
     async def _fly(self, batch: B, timeout: float) -> None:
         overdue = False
@@ -106,24 +105,34 @@ class Lane(Generic[B]):
         patience = self._loop.call_later(_PATIENCE, give_way)
         try:
             await batch.send(timeout)
+        except asyncio.CancelledError:
+            # Nobody but the event loop cancels a flight, when it ends: no other batch may depart.
+            self._limit = 0
+            raise
         finally:
             patience.cancel()
             if overdue:
                 self._overdue -= 1
             else:
                 self._travelling -= 1
-            # Only what ``send`` did not answer: it was cancelled with its event loop, or has a bug that the loop
-            # reports. Nobody is left waiting for ever.
+            # Only what ``send`` did not answer: it was cancelled, or has a bug that the loop reports. Nobody is left
+            # waiting for ever.
             batch.fail(InternalError("The batch was given up"))
             self._depart()
 
-    def _expire(self) -> None:
+    def _watch_deadlines(self) -> None:
+        if self._waiting and self._expiry is None:
+            self._expiry = self._loop.call_at(self._waiting[0][0], self._wake)
+
+    def _wake(self) -> None:
         self._expiry = None
+        self._expire()
+        self._watch_deadlines()
+
+    def _expire(self) -> None:
         now = self._loop.time()
         while self._waiting and self._waiting[0][0] <= now:
             _, batch = self._waiting.popleft()
-            if batch is self._gathering:
-                self._gathering = None
+            if batch is self.gathering:
+                self.gathering = None
             batch.fail(DeadlineExceeded("The deadline passed before the call could be sent"))
-        if self._waiting:
-            self._expiry = self._loop.call_at(self._waiting[0][0], self._expire)

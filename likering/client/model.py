@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from operator import index
 from typing import TypeAlias
 
 from likering.errors import LikeringError
@@ -151,5 +152,7 @@ def micros_of(intent_time: IntentTime) -> int:
     if isinstance(intent_time, datetime):
         if intent_time.tzinfo is None:
             raise ValueError(f"an intent time needs a time zone, {intent_time!r} has none")
-        intent_time = (intent_time - EPOCH) // _MICROSECOND
-    return intent_time if 0 < intent_time <= LAST_MICROSECOND else INTENT_INVALID
+        micros = (intent_time - EPOCH) // _MICROSECOND
+    else:
+        micros = index(intent_time)  # a float is a TypeError: it has no room for today's microseconds
+    return micros if 0 < micros <= LAST_MICROSECOND else INTENT_INVALID
