@@ -36,7 +36,7 @@ from likering.bench.load import PacedSelector
 app = typer.Typer(add_completion=False, no_args_is_help=False)
 
 _FULL = Settings(rounds=3, seconds=3.0, warmup=0.7)
-_QUICK = Settings(rounds=1, seconds=1.2, warmup=0.4)
+_QUICK = Settings(rounds=1, seconds=1.0, warmup=0.3)
 
 
 @app.command()
@@ -62,7 +62,10 @@ def run(
     )
     selector = PacedSelector()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-        result = runner.run(_run(settings, nodes or [1, 3], side, selector, Console()))
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=150)  # a log file takes whole tables
+        result = runner.run(_run(settings, nodes or [1, 3], side, selector, console))
     output.write_text(json.dumps(result, indent=1) + "\n")
     typer.echo(f"wrote {output}")
     if any(cluster["checks"]["problems"] for cluster in result["clusters"].values()):
@@ -125,6 +128,7 @@ async def _measure(
             console.print(
                 f"round {round_ + 1} {side:24} {sample.rate:10,.0f}/s{failed}   µs of CPU: {cpu}",
                 highlight=False,
+                soft_wrap=True,
             )
     _show(sides_table(samples), "sides", console)
     return {
@@ -150,6 +154,8 @@ def _check(
         console.print(
             f"checked {likes:,} acknowledged likes of {len(sides.written)} sides: all in the databases"
         )
+    for message, count in sides.messages.most_common(10):
+        console.print(f"{count:,} failed calls: {message}", style="red", markup=False)
     errors = {side: count for side, taken in samples.items() if (count := sum(one.errors for one in taken))}
     return {"likes": likes, "sides": len(sides.written), "problems": problems, "errors": errors}
 

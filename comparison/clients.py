@@ -6,6 +6,7 @@ Each runs so many callers that await one call after the other, as application co
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -56,7 +57,14 @@ async def _callers(
 
 
 async def stub_likes(
-    address: str, source: Source, meter: Meter, *, callers: int, warmup: float, seconds: float
+    address: str,
+    source: Source,
+    meter: Meter,
+    *,
+    callers: int,
+    warmup: float,
+    seconds: float,
+    messages: Counter[str],
 ) -> tuple[Sample, Written]:
     """Like by the generated stub over one channel."""
     written = Written()
@@ -67,8 +75,9 @@ async def stub_likes(
             user, post = source.edge()
             try:
                 response = await stub.Like(pb.LikeRequest(user_id=user, post_id=post), timeout=30)
-            except grpc.aio.AioRpcError:
+            except grpc.aio.AioRpcError as error:
                 written.uncertain += 1
+                messages[f"{error.code().name}: {error.details()}"] += 1
                 return 0
             written.likes += response.outcome == pb.MUTATION_OUTCOME_CHANGED
             return 1
@@ -78,7 +87,14 @@ async def stub_likes(
 
 
 async def async_likes(
-    address: str, source: Source, meter: Meter, *, callers: int, warmup: float, seconds: float
+    address: str,
+    source: Source,
+    meter: Meter,
+    *,
+    callers: int,
+    warmup: float,
+    seconds: float,
+    messages: Counter[str],
 ) -> tuple[Sample, Written]:
     """Like by AsyncLikes."""
     written = Written()
@@ -87,10 +103,12 @@ async def async_likes(
         async def once() -> int:
             user, post = source.edge()
             try:
-                written.likes += await likes.like(user, post)
-            except LikeringError:
+                changed = await likes.like(user, post)
+            except LikeringError as error:
                 written.uncertain += 1
+                messages[f"{error.reason}: {error.message}"] += 1
                 return 0
+            written.likes += changed
             return 1
 
         sample = await _callers(callers, once, meter, warmup=warmup, seconds=seconds)

@@ -37,7 +37,7 @@ class Writer:
         self._fence = Fence(1, 1)
         self._next_user = 0
         self._last_rev = 0
-        self._owned: dict[Workload, list[tuple[str, int]]] = {}
+        self._owned: dict[str, list[tuple[str, int]]] = {}
         self._random = Random(part)
 
     async def prepare(self) -> None:
@@ -69,13 +69,14 @@ class Writer:
         return {"likes": likes, "total": total, "seconds": time.monotonic() - begin}
 
     def _owned_posts(self, prefix: str, posts: int) -> list[tuple[str, int]]:
+        """The posts of a prefix whose slots this writer owns, with their slots."""
         workload = Workload(prefix, posts=posts)
-        owned = self._owned.get(workload)
+        owned = self._owned.get(prefix)
         if owned is None:
             every = (
                 (name := workload.post_id(index), slot_of(name, self._slot_count)) for index in range(posts)
             )
-            owned = self._owned[workload] = [(name, slot) for name, slot in every if slot in self._slots]
+            owned = self._owned[prefix] = [(name, slot) for name, slot in every if slot in self._slots]
         return owned
 
     async def _commit(self, prefix: str, owned: list[tuple[str, int]], batch: int) -> None:

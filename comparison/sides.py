@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -62,6 +62,8 @@ class Sides:
         self._next_user: defaultdict[str, int] = defaultdict(int)
         self.written: dict[str, Written] = {}
         """By side: everything acknowledged so far."""
+        self.messages: Counter[str] = Counter()
+        """What failed calls said, of all sides."""
         self.sides: Mapping[str, Run] = {
             "echo-like": lambda: self._likes("echo-like", "echo"),
             "like": lambda: self._likes("like", None),
@@ -121,6 +123,7 @@ class Sides:
                 (hot, settings.hot_likes),
             )
         await clients.fill_for_mget(self._stage.valkey.url, reads)
+        await self._run_direct(0, 0)  # nothing is written: the writers look for the posts that they own
 
     async def _fill(self, side: str, posts: list[str]) -> None:
         written = self.written[side] = Written()
@@ -168,6 +171,7 @@ class Sides:
             self._selector.pace = 0.0
         self._next_user[side] = outcome.next_user
         result = outcome.result
+        self.messages.update(result.messages)
         if writes:
             self._wrote(side, result.written)
         operations = sum(part.items for part in result.ops.values())
@@ -224,6 +228,7 @@ class Sides:
             callers=settings.callers,
             warmup=settings.warmup,
             seconds=settings.seconds,
+            messages=self.messages,
         )
         self._next_user[side] = source.next_user
         self._wrote(side, written)
@@ -239,6 +244,7 @@ class Sides:
             callers=settings.callers,
             warmup=settings.warmup,
             seconds=settings.seconds,
+            messages=self.messages,
         )
         self._next_user[side] = source.next_user
         self._wrote(side, written)
@@ -261,18 +267,20 @@ class Sides:
         )
 
     async def _direct(self) -> Sample:
-        settings = self._settings
         meter = self._stage.meter()
-        job = {
-            "prefix": self.prefix("direct"),
-            "posts": settings.posts,
-            "batch": settings.batch,
-            "warmup": settings.warmup,
-            "seconds": settings.seconds,
-        }
-        asyncio.get_running_loop().call_later(settings.warmup, meter.begin)
-        results = await asyncio.gather(*(writer.run(job) for writer in self._stage.direct))
+        asyncio.get_running_loop().call_later(self._settings.warmup, meter.begin)
+        results = await self._run_direct(self._settings.warmup, self._settings.seconds)
         meter.end()
         self._wrote("direct", Written(likes=int(sum(result["total"] for result in results))))
         likes = sum(result["likes"] for result in results)
         return Sample(int(likes), max(result["seconds"] for result in results), meter.seconds)
+
+    async def _run_direct(self, warmup: float, seconds: float) -> list[dict[str, float]]:
+        job = {
+            "prefix": self.prefix("direct"),
+            "posts": self._settings.posts,
+            "batch": self._settings.batch,
+            "warmup": warmup,
+            "seconds": seconds,
+        }
+        return await asyncio.gather(*(writer.run(job) for writer in self._stage.direct))

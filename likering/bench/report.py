@@ -11,20 +11,18 @@ _PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
 
 def milliseconds(us: float) -> str:
-    """A latency for people: ``0.84 ms``, ``12.3 ms``, ``1.20 s``."""
+    """A latency in ms for people: ``0.84``, ``12.3``, ``1,203``."""
     if us >= 1_000_000:
-        return f"{us / 1_000_000:.2f} s"
-    if us >= 10_000:
-        return f"{us / 1000:.1f} ms"
-    return f"{us / 1000:.2f} ms"
+        return f"{us / 1000:,.0f}"
+    return f"{us / 1000:.1f}" if us >= 10_000 else f"{us / 1000:.2f}"
 
 
 def show(result: LoadResult, console: Console) -> None:
     """Prints throughput, latencies per operation, status codes and the generator's own figures."""
-    table = Table(title="latency from the intended send time", title_justify="left")
-    table.add_column("operation")
+    table = Table(title="latency from the intended send time, ms", title_justify="left")
+    table.add_column("operation", no_wrap=True)
     for name in ("calls/s", "items/s", "errors", *(f"p{percent:g}" for percent in _PERCENTILES), "max"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for op, part in result.ops.items():
         table.add_row(
             op.value,
@@ -41,7 +39,7 @@ def show(result: LoadResult, console: Console) -> None:
         console.print(f"  {count:,} × {message}", markup=False, style="red")
     if result.send_lag.count:
         late = milliseconds(result.send_lag.percentile(99))
-        console.print(f"the generator sent its calls late by {late} at the 99th percentile")
+        console.print(f"the generator sent its calls late by {late} ms at the 99th percentile")
     if result.calls:
         cpu = result.client_cpu_seconds / result.calls * 1e6
         console.print(f"the generator itself took {cpu:.0f} µs of CPU per call")
