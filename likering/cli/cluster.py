@@ -1,0 +1,198 @@
+"""``likering cluster``: make a cluster, give its slots their first owners, show who owns what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from enum import StrEnum
+from typing import Annotated, NoReturn
+
+import psycopg
+import typer
+from psycopg.conninfo import conninfo_to_dict
+from rich.console import Console
+from rich.table import Column, Table
+
+from likering.cli.exit_codes import ExitCode
+from likering.errors import LikeringError
+from likering.ring.hashing import check_slot_count
+from likering.ring.placement import place
+from likering.ring.plan import balance, moves_between
+from likering.ring.topology import Topology
+from likering.topology.postgres import PostgresTopologyStore, create_cluster
+from likering.topology.store import ClusterExists, TopologyConflict
+
+app = typer.Typer(help="Make a cluster, give its slots to nodes, show who owns what.", no_args_is_help=True)
+
+_NUMBERS = ("weight", "generation", "slots", "share")
+
+
+class Output(StrEnum):
+    """How a command prints its result."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def _check_dsn(value: str) -> str:
+    try:
+        conninfo_to_dict(value)
+    except psycopg.ProgrammingError as error:
+        raise typer.BadParameter(f"this is not a Postgres connection string: {error}") from error
+    return value
+
+
+def _check_slots(value: int) -> int:
+    try:
+        check_slot_count(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return value
+
+
+Dsn = Annotated[
+    str,
+    typer.Option(
+        "--topology",
+        envvar="LIKERING_TOPOLOGY",
+        callback=_check_dsn,
+        help="The topology database: a Postgres connection string.",
+    ),
+]
+
+
+@app.command()
+def init(
+    topology: Dsn,
+    slots: Annotated[
+        int,
+        typer.Option(
+            callback=_check_slots,
+            help="How many slots posts are spread over: a power of two up to 16384, 32 to 64 for each node foreseen."
+            " It never changes.",
+        ),
+    ] = 64,
+) -> None:
+    """Make a cluster in an empty topology database, and print its id.
+
+    Exit code 4: the database holds a cluster already.
+    """
+    with _exit_codes():
+        typer.echo(asyncio.run(create_cluster(topology, slots)))
+
+
+@app.command()
+def assign(
+    topology: Dsn,
+    wait_nodes: Annotated[
+        int, typer.Option(min=1, help="Wait until that many nodes are registered and active.")
+    ] = 1,
+    timeout: Annotated[float, typer.Option(min=0.1, help="How long to wait for them, in seconds.")] = 30.0,
+) -> None:
+    """Give every slot without an owner to one of the registered nodes, each node as many as its weight asks for.
+
+    Slots that have an owner stay where they are. Exit code 3: there was no slot without an owner; 5: too few nodes
+    within the timeout.
+    """
+    with _exit_codes():
+        newest = asyncio.run(_assign(topology, wait_nodes, timeout))
+    _print(newest)
+
+
+@app.command()
+def show(
+    topology: Dsn,
+    output: Annotated[
+        Output, typer.Option("-o", "--output", help="A table, or the topology as JSON.")
+    ] = Output.TABLE,
+) -> None:
+    """Show the cluster, its nodes and how many slots each one owns."""
+    with _exit_codes():
+        newest = asyncio.run(_get(topology))
+    if output is Output.JSON:
+        typer.echo(newest.to_json())
+    else:
+        _print(newest)
+
+
+async def _get(dsn: str) -> Topology:
+    async with _store(dsn) as store:
+        return await store.get()
+
+
+async def _assign(dsn: str, wait_nodes: int, timeout: float) -> Topology:
+    async with _store(dsn) as store:
+        topology = await store.get()
+        try:
+            async with asyncio.timeout(timeout), aclosing(store.changes()) as changes:
+                async for _ in changes:
+                    topology = await store.get()
+                    if not topology.unowned:
+                        typer.echo("Every slot has an owner already.", err=True)
+                        raise typer.Exit(ExitCode.NOTHING_TO_DO)
+                    if len(topology.weights) < wait_nodes:
+                        typer.echo(f"Waiting for nodes: {len(topology.weights)} of {wait_nodes}", err=True)
+                        continue
+                    # A node that registers this very moment makes this fail, and the next change brings us back here.
+                    with suppress(TopologyConflict):
+                        return await store.assign(topology.version, _first_owners(topology))
+        except TimeoutError:
+            names = ", ".join(topology.weights) or "none"
+            _fail(f"Only these of {wait_nodes} nodes within {timeout:g} s: {names}", ExitCode.TIMED_OUT)
+    raise AssertionError("the changes of a store end only by an error")
+
+
+def _first_owners(topology: Topology) -> dict[int, str]:
+    owners = place(topology.owners, topology.weights, move_owned=False)
+    return {move.slot: move.target for move in moves_between(topology, owners)}
+
+
+@asynccontextmanager
+async def _store(dsn: str) -> AsyncIterator[PostgresTopologyStore]:
+    store = PostgresTopologyStore(dsn)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _print(topology: Topology) -> None:
+    """Print the cluster in one line and its nodes in a table."""
+    spread = balance(topology.owners, topology.weights)
+    table = Table("node", "address", "state", *(Column(name, justify="right") for name in _NUMBERS))
+    for name, node in topology.nodes.items():
+        table.add_row(
+            name,
+            node.address,
+            node.state,
+            str(node.weight),
+            str(node.generation),
+            str(spread.slots.get(name, 0)),
+            f"{spread.shares.get(name, 0.0):.2f}",
+        )
+    console = Console()
+    console.print(
+        f"cluster {topology.cluster_id}, version {topology.version}, {topology.slot_count} slots,"
+        f" {len(topology.unowned)} without owner",
+        soft_wrap=True,
+    )
+    console.print(table)
+
+
+def _fail(message: str, code: ExitCode) -> NoReturn:
+    typer.echo(f"likering: {message}", err=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """End the command with a sentence and an exit code instead of an error."""
+    try:
+        yield
+    except ClusterExists as error:
+        _fail(error.message, ExitCode.REFUSED)
+    except LikeringError as error:
+        # The cause names the host and what the driver met: for whoever runs a command, unlike for a caller.
+        cause = error.__cause__ if isinstance(error.__cause__, psycopg.OperationalError) else None
+        _fail(f"{error.message} ({cause})" if cause else error.message, ExitCode.FAILED)

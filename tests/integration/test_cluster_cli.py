@@ -1,0 +1,179 @@
+"""``likering cluster``: what it prints, and the exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import uuid
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from likering.cli import cluster
+from likering.ring.topology import Topology
+from likering.topology.postgres import PostgresTopologyStore
+from tests.parts.registration import registration
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(database: str) -> Run:
+    """Runs ``likering cluster …`` with the test's database as the topology."""
+
+    def run(*arguments: str, topology: str = database) -> Result:
+        return CliRunner().invoke(
+            cluster.app, arguments, env={"LIKERING_TOPOLOGY": topology, "COLUMNS": "200"}
+        )
+
+    return run
+
+
+def register(database: str, **weights: int) -> None:
+    async def work() -> None:
+        store = PostgresTopologyStore(database)
+        for name, weight in weights.items():
+            await store.register(registration(name, weight=weight))
+        await store.close()
+
+    asyncio.run(work())
+
+
+def topology_of(run: Run) -> Topology:
+    result = run("show", "-o", "json")
+    assert result.exit_code == 0
+    return Topology.from_json(result.stdout.encode())
+
+
+def test_init_prints_the_id_of_the_cluster(run: Run) -> None:
+    result = run("init", "--slots", "16")
+    assert result.exit_code == 0
+    topology = topology_of(run)
+    assert result.stdout == f"{uuid.UUID(topology.cluster_id)}\n"
+    assert (topology.slot_count, topology.version) == (16, 1)
+
+
+def test_init_makes_64_slots_by_default(run: Run) -> None:
+    assert run("init").exit_code == 0
+    assert topology_of(run).slot_count == 64
+
+
+def test_a_second_init_is_refused(run: Run) -> None:
+    run("init", "--slots", "16")
+    before = topology_of(run)
+    result = run("init", "--slots", "32")
+    assert result.exit_code == 4
+    assert "holds a cluster already" in result.stderr
+    assert topology_of(run) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("init", "--slots", "100"), "power of two"),
+        (("init", "--slots", "many"), "--slots"),
+        (("assign", "--wait-nodes", "0"), "--wait-nodes"),
+        (("assign", "--timeout", "-1"), "--timeout"),
+        (("show", "-o", "xml"), "xml"),
+        (("show", "--topology", "localhost:5432"), "connection string"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_code_2(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_the_topology_must_be_given() -> None:
+    result = CliRunner().invoke(cluster.app, ["show"], env={"LIKERING_TOPOLOGY": None})
+    assert result.exit_code == 2
+    assert "--topology" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("assign",), ("show",)])
+def test_without_a_cluster_it_says_what_to_do(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "likering cluster init --slots N" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("init",), ("assign",), ("show",)])
+def test_a_database_that_cannot_be_reached_is_named(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments, topology="postgresql://somebody@127.0.0.1:1/nothing")
+    assert result.exit_code == 1
+    assert "The topology database is not reachable" in result.stderr
+    assert "127.0.0.1" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_assign_gives_every_slot_an_owner_by_weight(run: Run, database: str) -> None:
+    run("init", "--slots", "16")
+    register(database, a=1, b=1, c=2)
+    result = run("assign")
+    assert result.exit_code == 0
+    topology = topology_of(run)
+    assert {name: len(topology.slots_of(name)) for name in "abc"} == {"a": 4, "b": 4, "c": 8}
+    assert set(topology.epochs) == {1}
+    assert "16 slots, 0 without owner" in result.stdout
+
+
+def test_assign_with_nothing_to_do_is_code_3(run: Run, database: str) -> None:
+    run("init", "--slots", "16")
+    register(database, a=1)
+    assert run("assign").exit_code == 0
+    before = topology_of(run)
+    register(database, b=1)  # no slot leaves its owner for it
+    result = run("assign")
+    assert result.exit_code == 3
+    assert "Every slot has an owner already" in result.stderr
+    assert topology_of(run).owners == before.owners
+
+
+@pytest.mark.parametrize(("nodes", "named"), [({}, "none"), ({"a": 1, "b": 1}, "a, b")])
+def test_assign_with_too_few_nodes_is_code_5(
+    run: Run, database: str, nodes: dict[str, int], named: str
+) -> None:
+    run("init", "--slots", "16")
+    register(database, **nodes)
+    result = run("assign", "--wait-nodes", "3", "--timeout", "0.3")
+    assert result.exit_code == 5
+    assert f"Only these of 3 nodes within 0.3 s: {named}" in result.stderr
+    assert len(topology_of(run).unowned) == 16
+
+
+def test_assign_waits_for_nodes(run: Run, database: str) -> None:
+    run("init", "--slots", "16")
+    results: list[Result] = []
+    waiting = threading.Thread(target=lambda: results.append(run("assign", "--wait-nodes", "3")))
+    waiting.start()
+    for name in "abc":
+        register(database, **{name: 1})
+    waiting.join(60)
+    assert results[0].exit_code == 0
+    topology = topology_of(run)
+    assert sorted(len(topology.slots_of(name)) for name in "abc") == [5, 5, 6]
+
+
+def test_show_prints_a_table(run: Run, database: str) -> None:
+    run("init", "--slots", "16")
+    register(database, a=1, b=3)
+    run("assign")
+    result = run("show")
+    assert result.exit_code == 0
+    head, *lines = result.stdout.splitlines()
+    assert head == f"cluster {topology_of(run).cluster_id}, version 4, 16 slots, 0 without owner"
+    cells = [line.replace("│", " ").split() for line in lines if line.startswith("│")]
+    assert cells == [
+        ["a", "127.0.0.1:50061", "active", "1", "1", "4", "4.00"],
+        ["b", "127.0.0.1:50061", "active", "3", "1", "12", "12.00"],
+    ]
+
+
+def test_show_prints_the_canonical_json(run: Run, database: str) -> None:
+    run("init", "--slots", "2")
+    register(database, a=1)
+    line = run("show", "-o", "json").stdout
+    assert line.encode() == Topology.from_json(line.encode()).to_json() + b"\n"
+    assert json.loads(line)["owners"] == [None, None]

@@ -1,0 +1,304 @@
+"""The watch: the newest topology soon, the last one for as long as it takes, and never an older one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+import psycopg
+import pytest
+
+from likering.dev.postgres import PostgresServer
+from likering.errors import TopologyUnavailable
+from likering.ring.topology import Topology
+from likering.topology import watch as watch_module
+from likering.topology.postgres import SCHEMA, PostgresTopologyStore, create_cluster
+from likering.topology.store import ClusterMissing
+from likering.topology.watch import TopologyWatch
+from tests.parts.frozen import frozen
+from tests.parts.registration import registration
+from tests.parts.until import until
+
+PATIENCE = 20.0
+"""Seconds that a test waits for what must come."""
+
+
+class Deaf(PostgresTopologyStore):
+    """Is told of no change, so only polling finds one."""
+
+    async def changes(self) -> AsyncGenerator[int, None]:
+        await asyncio.Event().wait()
+        yield 0
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[PostgresTopologyStore]:
+    await create_cluster(database, 8)
+    store = PostgresTopologyStore(database, timeout=PATIENCE)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def watch(database: str, store: PostgresTopologyStore) -> AsyncIterator[TopologyWatch]:
+    """A watch that runs, with a store of its own."""
+    own = PostgresTopologyStore(database, timeout=0.5)
+    watch = TopologyWatch(own)
+    await watch.start(PATIENCE)
+    yield watch
+    await watch.stop()
+    await own.close()
+
+
+async def at_least(watch: TopologyWatch, version: int) -> Topology:
+    return await asyncio.wait_for(watch.at_least(version), PATIENCE)
+
+
+async def execute(database: str, query: str) -> None:
+    async with await psycopg.AsyncConnection.connect(
+        database, autocommit=True, options=f"-csearch_path={SCHEMA}"
+    ) as connection:
+        await connection.execute(query.encode())
+
+
+async def test_a_change_arrives_by_notification(
+    watch: TopologyWatch, store: PostgresTopologyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "POLL_SECONDS", 3600.0)
+    watch.refresh_soon()  # so that it begins to wait for the long time
+    for name in "abc":
+        topology = await store.register(registration(name))
+        # Not at_least, which itself makes the watch look.
+        await until(lambda version=topology.version: watch.current.version == version)  # type: ignore[misc]
+        assert watch.current == topology
+
+
+async def test_a_change_is_found_by_polling(database: str, store: PostgresTopologyStore) -> None:
+    deaf = Deaf(database)
+    watch = TopologyWatch(deaf)
+    assert (await watch.start(PATIENCE)).version == 1
+    await store.register(registration("a"))
+    await until(lambda: watch.current.version == 2)
+    await watch.stop()
+    await deaf.close()
+
+
+async def test_whoever_knows_of_a_version_need_not_wait_for_the_poll(
+    database: str, store: PostgresTopologyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "POLL_SECONDS", 3600.0)
+    deaf = Deaf(database)
+    watch = TopologyWatch(deaf)
+    await watch.start(PATIENCE)
+    await store.register(registration("a"))
+    assert (await at_least(watch, 2)).version == 2
+    assert (await asyncio.wait_for(watch.newer_than(1), PATIENCE)).version == 2
+    await watch.stop()
+    await deaf.close()
+
+
+async def test_everybody_who_waits_is_woken(watch: TopologyWatch, store: PostgresTopologyStore) -> None:
+    waiting = [asyncio.create_task(watch.at_least(version)) for version in (1, 2, 3, 3)]
+    newer = asyncio.create_task(watch.newer_than(2))
+    await store.register(registration("a"))
+    await asyncio.wait_for(waiting[1], PATIENCE)
+    assert not waiting[2].done()
+    await store.register(registration("b"))
+    for task in (*waiting[2:], newer):
+        assert (await asyncio.wait_for(task, PATIENCE)).version == 3
+    assert waiting[0].result().version == 1
+
+
+async def test_the_callback_gets_each_topology_once(database: str, store: PostgresTopologyStore) -> None:
+    seen: list[Topology] = []
+    watch = TopologyWatch(store, seen.append)
+    first = await watch.start(PATIENCE)
+    second = await store.register(registration("a"))
+    await at_least(watch, 2)
+    watch.refresh_soon()
+    third = await store.register(registration("b"))
+    await at_least(watch, 3)
+    await watch.stop()
+    assert seen == [first, second, third]
+
+
+async def test_a_callback_that_fails_does_not_end_the_watch(store: PostgresTopologyStore) -> None:
+    def fail(topology: Topology) -> None:
+        raise RuntimeError(f"cannot use version {topology.version}")
+
+    watch = TopologyWatch(store, fail)
+    await watch.start(PATIENCE)
+    await store.register(registration("a"))
+    assert (await at_least(watch, 2)).version == 2
+    await watch.stop()
+
+
+async def test_nothing_is_known_before_the_start(store: PostgresTopologyStore) -> None:
+    watch = TopologyWatch(store)
+    assert watch.latest is None
+    with pytest.raises(TopologyUnavailable):
+        _ = watch.current
+
+
+async def test_a_start_without_a_cluster_says_what_to_do(database: str) -> None:
+    store = PostgresTopologyStore(database)
+    watch = TopologyWatch(store)
+    with pytest.raises(ClusterMissing, match="likering cluster init"):
+        await watch.start(0.5)
+    # Nothing is left running: it can be started again, and now finds what was made meanwhile.
+    await create_cluster(database, 8)
+    assert (await watch.start(PATIENCE)).version == 1
+    await watch.stop()
+    await store.close()
+
+
+async def test_a_start_waits_for_the_cluster_to_be_made(database: str) -> None:
+    store = PostgresTopologyStore(database)
+    watch = TopologyWatch(store)
+    starting = asyncio.create_task(watch.start(PATIENCE))
+    await until(lambda: isinstance(watch.trouble, ClusterMissing))
+    await create_cluster(database, 8)
+    assert (await starting).version == 1
+    assert watch.trouble is None
+    await watch.stop()
+    await store.close()
+
+
+async def test_a_start_without_a_server_says_why() -> None:
+    store = PostgresTopologyStore("postgresql://nobody@127.0.0.1:1/nothing")
+    watch = TopologyWatch(store)
+    with pytest.raises(TopologyUnavailable, match="The topology database is not reachable") as caught:
+        await watch.start(0.5)
+    assert "127.0.0.1" in str(caught.value.__cause__)
+    await store.close()
+
+
+async def test_a_start_with_a_frozen_server_ends_in_time(
+    database: str, store: PostgresTopologyStore, postgres_server: PostgresServer
+) -> None:
+    slow = PostgresTopologyStore(database, timeout=PATIENCE)
+    with frozen(postgres_server):
+        started = time.monotonic()
+        with pytest.raises(TopologyUnavailable, match=r"gave no answer within 0\.5 s"):
+            await TopologyWatch(slow).start(0.5)
+        assert time.monotonic() - started < 1
+    await slow.close()
+
+
+async def test_a_broken_connection_is_made_anew(
+    watch: TopologyWatch, store: PostgresTopologyStore, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of both kinds, the listening one included: afterwards a change arrives without polling."""
+    await execute(
+        database,
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    await until(lambda: watch.trouble is not None)
+    await until(lambda: watch.trouble is None)
+    monkeypatch.setattr(watch_module, "POLL_SECONDS", 3600.0)
+    await until(lambda: listeners(database) == 1)
+    topology = await store.register(registration("a"))
+    await until(lambda: watch.current.version == topology.version)
+
+
+def listeners(database: str) -> int:
+    with psycopg.connect(database) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%FROM cluster'"
+            " AND state = 'idle'"
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+async def test_a_frozen_database_leaves_the_last_topology(
+    watch: TopologyWatch, store: PostgresTopologyStore, postgres_server: PostgresServer
+) -> None:
+    topology = await store.register(registration("a"))
+    await at_least(watch, topology.version)
+    with frozen(postgres_server):
+        await until(lambda: watch.trouble is not None)
+        assert watch.current == topology
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(watch.newer_than(topology.version), 0.1)
+        assert time.monotonic() - started < 1
+    await until(lambda: watch.trouble is None)
+    after = await store.register(registration("b"))
+    assert (await at_least(watch, after.version)) == after
+
+
+async def test_stopping_does_not_wait_for_a_frozen_database(
+    watch: TopologyWatch, postgres_server: PostgresServer
+) -> None:
+    with frozen(postgres_server):
+        watch.refresh_soon()
+        await until(lambda: watch.trouble is not None)
+        watch.refresh_soon()
+        started = time.monotonic()
+        await watch.stop()
+        assert time.monotonic() - started < 0.5
+    assert watch.current.version == 1
+
+
+async def test_a_lower_version_is_an_alarm_and_no_order(
+    watch: TopologyWatch, store: PostgresTopologyStore, database: str
+) -> None:
+    """A topology database that failed over and forgot."""
+    topology = await store.register(registration("a"))
+    await at_least(watch, topology.version)
+    await execute(database, "UPDATE cluster SET version = 1")
+    await until(lambda: watch.trouble is not None)
+    assert "went back to version 1 from 2" in str(watch.trouble)
+    assert watch.current == topology
+    await execute(database, "UPDATE cluster SET version = 5")
+    assert (await at_least(watch, 5)).version == 5
+    await until(lambda: watch.trouble is None)
+
+
+async def test_another_cluster_is_an_alarm_and_no_order(watch: TopologyWatch, database: str) -> None:
+    known = watch.current
+    await execute(database, "UPDATE cluster SET cluster_id = gen_random_uuid(), version = 9")
+    await until(lambda: watch.trouble is not None)
+    assert f"not of {known.cluster_id}" in str(watch.trouble)
+    assert watch.current is known
+
+
+async def test_a_watch_runs_once(watch: TopologyWatch) -> None:
+    with pytest.raises(RuntimeError, match="runs already"):
+        await watch.start(PATIENCE)
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server that the test may end."""
+    server = PostgresServer(tmp_path_factory.mktemp("topology"))
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_a_killed_database_leaves_the_last_topology(own_server: PostgresServer) -> None:
+    """kill -9 of the server; then it comes back, and nothing that was acknowledged is missing."""
+    await create_cluster(own_server.dsn, 8)
+    store = PostgresTopologyStore(own_server.dsn)
+    watch = TopologyWatch(store)
+    await watch.start(PATIENCE)
+    topology = await store.register(registration("a"))
+    topology = await store.assign(topology.version, dict.fromkeys(range(8), "a"))
+    await at_least(watch, topology.version)
+
+    await asyncio.to_thread(own_server.kill)
+    await until(lambda: watch.trouble is not None)
+    assert watch.current == topology
+
+    await asyncio.to_thread(own_server.start)
+    await until(lambda: watch.trouble is None)
+    assert watch.current == topology
+    after = await store.register(registration("b"))
+    assert after.version == topology.version + 1
+    assert await at_least(watch, after.version) == after
+    await watch.stop()
+    await store.close()
