@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from likering.errors import MessageMalformed, TopologyUnavailable, WrongCluster
+from likering.errors import IdNotPrintable, MessageMalformed, TopologyUnavailable, WrongCluster
 from likering.ring.topology import Topology
 from likering.serving.handlers import Call
 from likering.shard.v1.shard_service_pb2 import (
@@ -54,6 +54,10 @@ class ShardService:
         if not self._sessions.accepts(request.session_id, request.batch_number, request.lowest_batch_number):
             response.codes.extend([OP_CODE_UNAVAILABLE] * len(post_ids))
         else:
+            if any("\0" in post_id for post_id in post_ids) or any(
+                "\0" in user_id for user_id in request.user_ids
+            ):
+                raise IdNotPrintable  # routers refuse it one by one; no database could store it
             kinds = list(request.kinds)
             distinct = set(kinds)
             if distinct <= WRITES:
