@@ -39,7 +39,7 @@ class Settings:
     warmup: float
     processes: int = 1  # of the router, the echo and the peers each
     in_flight: int = 256  # unary calls
-    mutates: int = 8  # MutateLikes in flight: 4,000 likes
+    mutates: int = 16  # MutateLikes in flight: 8,000 likes
     batch: int = 500
     pages: int = 128  # GetLikeSummaries in flight
     page: int = 100
