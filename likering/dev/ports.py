@@ -40,3 +40,15 @@ def free_port() -> int:
                 _given.add(port)
                 return port
     raise DevError(f"no port between {_RANGE.start} and {_RANGE.stop} is free on {HOST}")
+
+
+def choose_port(wanted: int, *, kept: int, what: str) -> int:
+    """The port to listen on: exactly ``wanted``, else the one ``kept`` from an earlier run, else any free one.
+
+    Raises DevError when the wanted one is taken.
+    """
+    if wanted:
+        if not is_free(wanted):
+            raise DevError(f"{what} cannot listen on {HOST}:{wanted}: something else listens there")
+        return wanted
+    return kept if kept and is_free(kept) else free_port()

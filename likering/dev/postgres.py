@@ -21,8 +21,8 @@ from psycopg import sql
 from likering.dev import state
 from likering.dev.accounts import Account, server_account
 from likering.dev.binaries import POSTGRES_SETTING, PostgresBinaries, find_postgres
-from likering.dev.errors import DevError
-from likering.dev.ports import HOST, free_port, is_free
+from likering.dev.errors import DevError, Interrupted
+from likering.dev.ports import HOST, choose_port
 from likering.dev.process import Child, run
 from likering.dev.reach import reachable
 
@@ -194,11 +194,7 @@ class PostgresServer:
                     f"{self.data} has no {self._file.name} beside it; remove {self.directory} to begin anew"
                 )
             saved = {"password": secrets.token_urlsafe(18), "postgres": binaries.major, "port": 0}
-        port = self._wanted_port or int(saved["port"])
-        if self._wanted_port and not is_free(port):
-            raise DevError(f"{self.what} cannot listen on port {port}: something else listens there")
-        if not port or not is_free(port):
-            port = free_port()
+        port = choose_port(self._wanted_port or self._port, kept=int(saved["port"]), what=self.what)
         self._port, self._password = port, str(saved["password"])
         saved["port"] = port
         state.save(self._file, saved)
@@ -233,7 +229,7 @@ class PostgresServer:
                 raise DevError(f"{self.data} is in use by another Postgres (process {pid})")
             pause.wait(0.05)
             if pause.is_set():
-                raise DevError(f"{self.what} was stopped while it was starting")
+                raise Interrupted(f"{self.what} was stopped while it was starting")
         _end_orphans(self.data)
 
     def _postmaster(self) -> int | None:

@@ -104,10 +104,26 @@ class Child:
     def running(self) -> bool:
         return not self._ended.is_set()
 
+    def descendants(self) -> list[int]:
+        """What the process has started in its group and still runs. (Only Linux can tell; elsewhere none.)"""
+        if sys.platform != "linux":
+            return []
+        return [
+            pid
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and (pid := int(entry.name)) != self.pid and _group_of(pid) == self.pid
+        ]
+
     @property
     def exit_code(self) -> int | None:
         """As subprocess has it (negative: the signal that ended it); None while running."""
         return self._popen.returncode if self._ended.is_set() else None
+
+    @property
+    def ending(self) -> str:
+        """How the process ended, for messages: a signal's name or an exit code."""
+        code = self.exit_code
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the process has ended; False if it still runs after ``timeout`` seconds."""
@@ -153,7 +169,7 @@ class Child:
             if cancel is not None and cancel.is_set():
                 raise Interrupted(f"{what} was stopped while it was starting")
             if self.wait(_POLL_SECONDS):
-                raise DevError(f"{what} ended at its start ({_ending(self.exit_code)}){self._last_words()}")
+                raise DevError(f"{what} ended at its start ({self.ending}){self._last_words()}")
             if time.monotonic() > deadline:
                 raise DevError(f"{what} was not ready after {timeout:.0f} s{self._last_words()}")
 
@@ -193,10 +209,11 @@ def run(
             return process.returncode, output.decode(errors="replace").strip()
 
 
-def _ending(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        return signal.Signals(-exit_code).name
-    return f"exit code {exit_code}"
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _rotate(log: Path) -> int:

@@ -13,7 +13,7 @@ import redis
 from likering.dev import state
 from likering.dev.binaries import find_valkey
 from likering.dev.errors import DevError
-from likering.dev.ports import HOST, free_port, is_free
+from likering.dev.ports import HOST, choose_port
 from likering.dev.process import Child
 
 _STOP_STEPS = ((signal.SIGTERM, 5.0),)
@@ -100,11 +100,7 @@ class ValkeyServer:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "server.json"
         saved = state.load(path)
-        port = self._wanted_port or int(saved.get("port", 0))
-        if self._wanted_port and not is_free(port):
-            raise DevError(f"{self.what} cannot listen on port {port}: something else listens there")
-        if not port or not is_free(port):
-            port = free_port()
+        port = choose_port(self._wanted_port or self._port, kept=int(saved.get("port", 0)), what=self.what)
         self._port, self._password = port, str(saved.get("password") or secrets.token_urlsafe(18))
         state.save(path, {"port": port, "password": self._password})
 

@@ -1,0 +1,59 @@
+"""What makes started servers one cluster: its creation in the topology database, and the first owners of slots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from contextlib import aclosing, suppress
+
+from likering.dev.errors import DevError
+from likering.errors import LikeringError
+from likering.ring.placement import place
+from likering.topology.postgres import PostgresTopologyStore, create_cluster
+from likering.topology.store import ClusterExists, TopologyConflict
+
+
+def create_cluster_once(dsn: str, slots: int) -> bool:
+    """Whether the cluster was made now; False when the topology database holds it already. Raises DevError."""
+    try:
+        asyncio.run(create_cluster(dsn, slots))
+    except ClusterExists:
+        return False
+    except LikeringError as error:
+        raise DevError(f"the cluster cannot be created: {error.message}") from error
+    return True
+
+
+def await_nodes(dsn: str, names: Collection[str], timeout: float, *, assign: bool) -> int:
+    """Waits until the nodes have registered; with ``assign``, gives slots that never had an owner to all nodes.
+
+    Returns how many slots were given. Raises DevError, at the latest after ``timeout`` seconds.
+    """
+    return asyncio.run(_await_nodes(dsn, names, timeout, assign=assign))
+
+
+async def _await_nodes(dsn: str, names: Collection[str], timeout: float, *, assign: bool) -> int:
+    store = PostgresTopologyStore(dsn)
+    missing = set(names)
+    try:
+        async with asyncio.timeout(timeout), aclosing(store.changes()) as changes:
+            async for _ in changes:
+                topology = await store.get()
+                missing = set(names) - topology.nodes.keys()
+                if missing:
+                    continue
+                if not assign or not topology.unowned:
+                    return 0
+                owners = place(topology.owners, topology.weights, move_owned=False)
+                first = {slot: owner for slot in topology.unowned if (owner := owners[slot]) is not None}
+                # A node that registers this very moment makes this fail, and the next change brings us back here.
+                with suppress(TopologyConflict):
+                    await store.assign(topology.version, first)
+                    return len(first)
+    except TimeoutError:
+        raise DevError(f"not registered after {timeout:.0f} s: {', '.join(sorted(missing))}") from None
+    except LikeringError as error:
+        raise DevError(f"the topology cannot be read: {error.message}") from error
+    finally:
+        await store.close()
+    raise AssertionError("the changes of a store end only by an error")

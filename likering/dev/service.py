@@ -1,0 +1,121 @@
+"""One likering process with a gRPC port (a shard node or a router), ready when its health service says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from likering.dev.errors import DevError
+from likering.dev.ports import HOST, choose_port
+from likering.dev.process import Child
+
+_PROBE_SECONDS = 0.5
+# Longer than a process takes to drain and to give up waiting for its own workers.
+_STOP_STEPS = ((signal.SIGTERM, 25.0),)
+
+
+class Service:
+    """Runs ``python -m <module>`` and watches its health."""
+
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        port: int,
+        environment: Callable[[], Mapping[str, str]],
+        log: Path,
+        what: str,
+        death_signal: signal.Signals = signal.SIGKILL,
+    ) -> None:
+        """``environment``, asked at each start, is added to ours. Secrets go there: arguments are open to all users."""
+        self._port = port
+        self.log = log
+        self.what = what
+        self._command = [sys.executable, "-m", module, *arguments]
+        self._environment = environment
+        self._death_signal = death_signal
+        self._process: Child | None = None
+
+    def __repr__(self) -> str:
+        return f"Service({self.what!r}, {self.address}, process={self._process!r})"
+
+    @property
+    def port(self) -> int:
+        """Of its gRPC server."""
+        return self._port
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while it runs."""
+        return self._process.pid if self._process is not None and self._process.running else None
+
+    @property
+    def process(self) -> Child | None:
+        """The newest process, running or not."""
+        return self._process
+
+    def serving_pids(self) -> list[int]:
+        """The processes that serve calls: the workers, where there are several; else the one process."""
+        if self._process is None or not self._process.running:
+            return []
+        return self._process.descendants() or [self._process.pid]
+
+    def start(self, timeout: float = 60, cancel: threading.Event | None = None) -> None:
+        """Starts the process and waits until it serves. Raises DevError with a sentence, Interrupted on ``cancel``."""
+        if self.pid is not None:
+            raise DevError(f"{self.what} runs already (process {self.pid})")
+        choose_port(self._port, kept=0, what=self.what)
+        self._process = Child(
+            self._command,
+            log=self.log,
+            death_signal=self._death_signal,
+            environment={**os.environ, **self._environment()},
+        )
+        try:
+            self._process.until(self.is_serving, what=self.what, timeout=timeout, cancel=cancel)
+        except BaseException:
+            self._process.kill()
+            raise
+
+    def stop(self) -> None:
+        """Lets the process finish the calls in flight, then ends it. Safe to call twice."""
+        if self._process is not None:
+            self._process.stop(_STOP_STEPS)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Sends a signal to the process; with SIGKILL, it and its workers are gone when this returns."""
+        if self._process is None:
+            return
+        if number == signal.SIGKILL:
+            self._process.kill()
+        else:
+            self._process.send(number)
+
+    def is_serving(self) -> bool:
+        """Asks the process itself: False as well when it is frozen."""
+        # A channel of its own each time: one that has failed would wait before it connects again.
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+        with grpc.insecure_channel(self.address, options=options) as channel:
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+            try:
+                answer = check(health_pb2.HealthCheckRequest(service=""), timeout=_PROBE_SECONDS)
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
