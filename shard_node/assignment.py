@@ -72,7 +72,11 @@ class Assignment:
             await store.create_partitions(connection, sorted(new))
 
         async def add(connection: Connection, fence: Fence) -> None:
-            await store.add_slots(connection, new)
+            # Only here it is certain what the database owns: a process that did not lead yet knows of no slot.
+            owned = await store.owned_slots(connection)
+            await store.add_slots(
+                connection, {slot: epoch for slot, epoch in new.items() if slot not in owned}
+            )
 
         await self._writer.change_slots(add)
         log.info("took up slots", count=len(new), topology_version=topology.version)
