@@ -1,4 +1,4 @@
-"""Real servers for the tests: a Postgres and a Valkey alone."""
+"""Real servers for the tests: a Postgres and a Valkey alone, and a whole cluster."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from likering.dev.cluster import EmbeddedCluster
 from likering.dev.postgres import PostgresServer
 from likering.dev.valkey import ValkeyServer
 
@@ -49,3 +50,10 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeySe
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
+    """A running cluster of three nodes for the whole session. Who kills parts of it starts one of their own."""
+    with EmbeddedCluster(tmp_path_factory.mktemp("cluster"), nodes=3) as cluster:
+        yield cluster
