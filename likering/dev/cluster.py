@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,9 @@ class EmbeddedCluster:
         self._progress = progress
         self._progress_lock = threading.Lock()
         self._changing = threading.RLock()
+        self._giving_up = False
         self._cancel = threading.Event()
+        """Of the operation that holds ``_changing``, or held it last."""
         self._lock: DirectoryLock | None = None
         self._layout: Layout | None = None
         self._topology: PostgresServer | None = None
@@ -132,10 +134,9 @@ class EmbeddedCluster:
         Raises DevError with a sentence when that is not possible; then nothing is left running.
         """
         with self._changing:
-            self._cancel.clear()
             if self._lock is not None:
                 raise DevError("the cluster has been started already")
-            choose_port(self._port, kept=0, what="the router")
+            self._begin()
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -149,6 +150,16 @@ class EmbeddedCluster:
             except BaseException:
                 self.stop()
                 raise
+
+    def give_up(self) -> None:
+        """Lets a start that is under way, or the next one, end soon with Interrupted. For signal handlers."""
+        self._giving_up = True
+        self._cancel.set()
+
+    def _begin(self) -> None:
+        self._cancel = threading.Event()
+        if self._giving_up:
+            raise Interrupted("the cluster is being stopped")
 
     def _build(self) -> None:
         """Makes the objects of all parts; starts nothing."""
@@ -179,6 +190,8 @@ class EmbeddedCluster:
         self._router_part = self._part(self._router)
         self._nodes = {name: self._make_node(name) for name in self._layout.nodes}
         self._layout.save()
+        kind = "the cluster" if kept else "a new cluster"
+        self._say(f"starting {kind} of {len(self._nodes)} nodes in {self.directory}")
 
     def _part(self, server: PostgresServer | Service) -> Part:
         return Part(server, supervise=self._supervise, report=self._say)
@@ -203,11 +216,11 @@ class EmbeddedCluster:
         topology_ready = threading.Event()
 
         def topology() -> None:
-            self._bring_up(("topology", "postgres"))
+            self._bring_up(self.parts["topology", "postgres"])
             if bootstrap.create_cluster_once(self.topology_dsn, slots):
                 self._say(f"created a cluster of {slots} slots")
             topology_ready.set()
-            self._bring_up(("router", "router"))
+            self._bring_up(self.parts["router", "router"])
 
         def await_topology() -> None:
             while not topology_ready.wait(_PROBE_PAUSE):
@@ -215,19 +228,23 @@ class EmbeddedCluster:
                     raise Interrupted("the start was given up")
 
         self._all_of([topology, *(partial(self._bring_up_node, node, await_topology) for node in nodes)])
-        given = bootstrap.await_nodes(self.topology_dsn, self._nodes, _REGISTER_SECONDS, assign=True)
+        given = self._await_registered(self._nodes, assign=True)
         if given:
             self._say(f"gave {given} slots to {len(nodes)} nodes")
         self.wait_serving(_REGISTER_SECONDS)
 
+    def _await_registered(self, names: Collection[str], *, assign: bool) -> int:
+        return bootstrap.await_nodes(
+            self.topology_dsn, names, _REGISTER_SECONDS, assign=assign, cancel=self._cancel
+        )
+
     def _bring_up_node(self, node: EmbeddedNode, before: Callable[[], None]) -> None:
         """Starts what the node stores in, does ``before``, and starts its process."""
-        self._all_of([partial(self._bring_up, (node.name, part)) for part in ("postgres", "valkey")])
+        self._all_of([partial(self._bring_up, node.parts[kind]) for kind in ("postgres", "valkey")])
         before()
-        self._bring_up((node.name, "node"))
+        self._bring_up(node.parts["node"])
 
-    def _bring_up(self, key: tuple[str, str]) -> None:
-        part = self.parts[key]
+    def _bring_up(self, part: Part) -> None:
         begun = time.monotonic()
         part.start(self._cancel)
         self._say(
@@ -237,19 +254,25 @@ class EmbeddedCluster:
 
     def stop(self) -> None:
         """Stops everything, callers first and the databases last. Safe to call twice; no process is left."""
-        self._cancel.set()
+        self.give_up()
         with self._changing:
-            if self._lock is None:
-                return
-            if self._router_part is not None:
-                self._router_part.stop()
-            for kinds in (("node",), ("postgres", "valkey")):
-                self._all_of([node.parts[kind].stop for node in self._nodes.values() for kind in kinds])
-            if self._topology_part is not None:
-                self._topology_part.stop()
-            self._lock.release()
-            self._lock = None
-            self._say("stopped")
+            if self._lock is not None:
+                self._stop_parts()
+                self._lock.release()
+                self._lock = None
+                self._say("stopped")
+            self._giving_up = False
+
+    def _stop_parts(self) -> None:
+        if self._router_part is not None:
+            self._router_part.stop()
+        self._stop_nodes(self._nodes.values())
+        if self._topology_part is not None:
+            self._topology_part.stop()
+
+    def _stop_nodes(self, nodes: Collection[EmbeddedNode]) -> None:
+        for kinds in (("node",), ("postgres", "valkey")):
+            self._all_of([node.parts[kind].stop for node in nodes for kind in kinds])
 
     # Nodes
 
@@ -257,15 +280,22 @@ class EmbeddedCluster:
         """Starts one more node, or a stopped one again. A new one registers itself, and owns no slots yet."""
         with self._changing:
             self._require_running()
+            self._begin()
             assert self._layout is not None
-            if name not in self._nodes:
-                node = self._make_node(layout.check_name(name))
-                self._layout.save()
-                self._nodes[name] = node
-            elif self._nodes[name].pid() is not None:
+            known = name in self._nodes
+            if known and self._nodes[name].parts["node"].state is not PartState.STOPPED:
                 raise DevError(f"node {name} runs already")
-            self._bring_up_node(self._nodes[name], lambda: None)
-            bootstrap.await_nodes(self.topology_dsn, [name], _REGISTER_SECONDS, assign=False)
+            node = self._nodes[name] if known else self._make_node(layout.check_name(name))
+            try:
+                self._bring_up_node(node, lambda: None)
+                self._await_registered([name], assign=False)
+            except BaseException:
+                self._stop_nodes([node])
+                if not known:
+                    del self._layout.nodes[name]
+                raise
+            self._nodes[name] = node
+            self._layout.save()
 
     def start_node(self, name: str) -> None:
         """Starts a node that was stopped on purpose."""
@@ -277,8 +307,7 @@ class EmbeddedCluster:
         with self._changing:
             self._require_running()
             node = self._node(name)
-            node.parts["node"].stop()
-            self._all_of([node.parts[kind].stop for kind in ("postgres", "valkey")])
+            self._stop_nodes([node])
             self._say(f"node {name} stopped")
 
     def kill(self, name: str, part: str = "node", signal: signal.Signals = signal.SIGKILL) -> None:
@@ -303,11 +332,11 @@ class EmbeddedCluster:
         """Waits until every part that was not stopped on purpose serves. Raises DevError after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while waiting := self._not_serving():
-            if self._cancel.is_set():
+            if self._giving_up:
                 raise Interrupted("the cluster is being stopped")
             if time.monotonic() > deadline:
                 raise DevError(f"not serving after {timeout:.0f} s: {', '.join(waiting)}")
-            self._cancel.wait(_PROBE_PAUSE)
+            time.sleep(_PROBE_PAUSE)
 
     def _not_serving(self) -> list[str]:
         wanted = [part for part in self.parts.values() if part.state is not PartState.STOPPED]

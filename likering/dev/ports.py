@@ -49,6 +49,8 @@ def choose_port(wanted: int, *, kept: int, what: str) -> int:
     """
     if wanted:
         if not is_free(wanted):
-            raise DevError(f"{what} cannot listen on {HOST}:{wanted}: something else listens there")
+            raise DevError(
+                f"{what} cannot listen on {HOST}:{wanted}: something else listens there; choose another port"
+            )
         return wanted
     return kept if kept and is_free(kept) else free_port()

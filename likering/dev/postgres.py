@@ -293,9 +293,7 @@ class PostgresServer:
                 cancel=cancel,
             )
         if code != 0:
-            raise DevError(
-                f"{self.what} could not make its data directory: {output.splitlines()[-1:] or code}"
-            )
+            raise DevError(f"{self.what} could not make its data directory: {output or code}")
         scratch.rename(self.data)
 
     def _configure(self) -> None:
@@ -312,12 +310,15 @@ class PostgresServer:
             self._account.own(path)
 
     def _create_database(self) -> None:
-        with psycopg.connect(self.dsn_of("postgres"), autocommit=True, connect_timeout=10) as connection:
-            row = connection.execute(
-                "SELECT 1 FROM pg_database WHERE datname = %s", [self.database]
-            ).fetchone()
-            if row is None:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.database)))
+        try:
+            with psycopg.connect(self.dsn_of("postgres"), autocommit=True, connect_timeout=10) as connection:
+                row = connection.execute(
+                    "SELECT 1 FROM pg_database WHERE datname = %s", [self.database]
+                ).fetchone()
+                if row is None:
+                    connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.database)))
+        except psycopg.Error as error:
+            raise DevError(f"{self.what} could not make the database {self.database}: {error}") from error
 
 
 def _quoted(value: str) -> str:

@@ -1,0 +1,25 @@
+"""The ``likering`` command: puts its groups of commands together."""
+
+from __future__ import annotations
+
+import typer
+
+from likering.cli import bench, cluster, dev
+
+app = typer.Typer(
+    help="likering: a like service on a ring of Postgres shards.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(dev.app, name="dev")
+app.add_typer(cluster.app, name="cluster")
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """The entry point of ``likering``."""
+    app(prog_name="likering")
+
+
+if __name__ == "__main__":
+    main()

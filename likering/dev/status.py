@@ -1,0 +1,34 @@
+"""What a running cluster looks like from outside, as plain values for JSON."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from likering.dev.cluster import EmbeddedCluster
+from likering.dev.part import Part
+
+
+def snapshot(cluster: EmbeddedCluster) -> dict[str, Any]:
+    """All addresses, processes and states, with the passwords in the connection strings."""
+    router, topology = cluster.parts["router", "router"], cluster.parts["topology", "postgres"]
+    return {
+        "directory": str(cluster.directory),
+        "pid": os.getpid(),
+        "router": {"address": cluster.address, "workers": cluster.router_pids, **_part(router)},
+        "topology": {"dsn": cluster.topology_dsn, **_part(topology)},
+        "nodes": [
+            {
+                "name": node.name,
+                "address": node.address,
+                "postgres_dsn": node.postgres_dsn,
+                "cache_url": node.cache_url,
+                "parts": {kind: _part(part) for kind, part in node.parts.items()},
+            }
+            for node in cluster.nodes.values()
+        ],
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {"state": str(part.state), "pid": part.pid, "port": part.server.port, "restarts": part.restarts}
