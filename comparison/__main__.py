@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from comparison.figures import Sample, measured
+from comparison.figures import Sample, measured, others_share
 from comparison.report import (
     figure_to_json,
     figures_table,
@@ -37,6 +37,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=False)
 
 _FULL = Settings(rounds=3, seconds=3.0, warmup=0.7)
 _QUICK = Settings(rounds=1, seconds=1.0, warmup=0.3)
+_OTHERS = 0.08
+"""How much of the machine other programs may take; the kernel's own work is a few percent."""
 
 
 @app.command()
@@ -121,9 +123,8 @@ async def _measure(
         for side in order if round_ % 2 == 0 else reversed(order):
             sample = await sides.measure(side)
             samples[side].append(sample)
-            cpu = ", ".join(
-                f"{group} {sample.cpu_us(group):.0f}" for group in sample.cpu if sample.cpu[group] >= 0.02
-            )
+            shown = [group for group, seconds in sample.cpu.items() if group != "others" and seconds >= 0.02]
+            cpu = ", ".join(f"{group} {sample.cpu_us(group):.0f}" for group in shown)
             failed = f", {sample.errors} errors" if sample.errors else ""
             console.print(
                 f"round {round_ + 1} {side:24} {sample.rate:10,.0f}/s{failed}   µs of CPU: {cpu}",
@@ -131,6 +132,11 @@ async def _measure(
                 soft_wrap=True,
             )
     _show(sides_table(samples), "sides", console)
+    others = others_share(samples, os.cpu_count() or 1)
+    if others > _OTHERS:
+        console.print(
+            f"other programs took {others:.0%} of the machine: do not trust these figures", style="bold red"
+        )
     return {
         "sides": {side: [sample_to_json(sample) for sample in taken] for side, taken in samples.items()},
         "figures": [figure_to_json(one) for one in measured(samples)],

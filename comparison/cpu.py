@@ -55,8 +55,18 @@ def cpu_seconds(groups: Mapping[str, Iterable[int]]) -> dict[str, float]:
     return seconds
 
 
+def machine_seconds() -> float:
+    """CPU seconds that the whole machine has been busy since its start, or kept from us by its host."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) * _TICK
+
+
 class Meter:
-    """Measures groups of processes between ``begin`` and ``end``, and this very process as the group ``client``."""
+    """Measures groups of processes between ``begin`` and ``end``.
+
+    Besides the given ones: ``client``, this very process, and ``others``, everything else on the machine.
+    """
 
     def __init__(self, groups: Mapping[str, Roots]) -> None:
         self._groups = groups
@@ -66,7 +76,9 @@ class Meter:
 
     def _now(self) -> dict[str, float]:
         now = cpu_seconds({name: roots() for name, roots in self._groups.items()})
-        return {**now, "client": time.process_time()}
+        now["client"] = time.process_time()
+        now["others"] = machine_seconds() - sum(now.values())
+        return now
 
     def begin(self) -> None:
         """The measured time begins."""

@@ -139,6 +139,20 @@ def measured(samples: Mapping[str, Sequence[Sample]]) -> list[Measured]:
     return result
 
 
+def others_share(samples: Mapping[str, Sequence[Sample]], cpus: int) -> float:
+    """The part of the machine, 0 to 1, that programs which are not compared took meanwhile: the median of all samples.
+
+    A few percent are the kernel's own. With more, the figures are those of a machine that somebody else used too.
+    """
+    shares = [
+        sample.cpu["others"] / sample.seconds / cpus
+        for taken in samples.values()
+        for sample in taken
+        if "others" in sample.cpu
+    ]
+    return max(0.0, median(shares)) if shares else 0.0
+
+
 def typical(samples: Sequence[Sample]) -> Sample:
     """The sample of the median rate (of an even number the lower one)."""
     return sorted(samples, key=lambda sample: sample.rate)[(len(samples) - 1) // 2]

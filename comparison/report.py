@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison.figures import Measured, Sample, measured, typical
+from comparison.figures import Measured, Sample, measured, others_share, typical
 
 BEGIN = "<!-- figures: written by scripts/compare render -->"
 END = "<!-- end of figures -->"
@@ -97,7 +97,7 @@ def sides_table(sides: Mapping[str, Sequence[Sample]]) -> list[list[str]]:
 def _microseconds(sample: Sample, group: str) -> str:
     # What a group does besides (heartbeats, checkpoints of an earlier side) is not this side's.
     us = sample.cpu_us(group)
-    total = sum(sample.cpu.values())
+    total = sum(seconds for name, seconds in sample.cpu.items() if name != "others")
     if not total or sample.cpu.get(group, 0.0) < 0.01 * total:
         return ""
     return f"{us:.0f}" if us >= 10 else f"{us:.1f}"
@@ -114,6 +114,9 @@ def markdown(run: Mapping[str, Any]) -> str:
         "",
         *_markdown_table(figures_table(run)),
     ]
+    for nodes, sides in clusters_of(run).items():
+        others = others_share(sides, machine["cpus"])
+        lines += ["", f"While {_nodes(nodes)} ran, other programs took {others:.0%} of the machine."]
     for nodes, sides in clusters_of(run).items():
         lines += ["", f"### Sides, {_nodes(nodes)}", "", *_markdown_table(sides_table(sides))]
     lines += ["", "### Checked afterwards", ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -52,8 +53,8 @@ class Stage:
         await self._stop()
 
     async def _start(self) -> None:
-        self.cluster.start()
-        self.valkey.start()
+        await asyncio.to_thread(self.cluster.start)  # it waits, and runs loops of its own
+        await asyncio.to_thread(self.valkey.start)
         with redis.Redis.from_url(self.valkey.url) as client:
             # As somebody would who keeps likes in it: nothing is thrown away, and a second may be lost.
             client.config_set("maxmemory-policy", "noeviction")
@@ -93,8 +94,8 @@ class Stage:
             await writer.stop()
         for server in self.servers.values():
             server.stop()
-        self.valkey.stop()
-        self.cluster.stop()
+        await asyncio.to_thread(self.valkey.stop)
+        await asyncio.to_thread(self.cluster.stop)
 
     def meter(self, *servers: str) -> Meter:
         """Measures all groups; ``server`` are the processes of the named servers."""

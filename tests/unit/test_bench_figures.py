@@ -12,7 +12,7 @@ import pytest
 
 from comparison.check import Found
 from comparison.cpu import Meter, cpu_seconds
-from comparison.figures import FIGURES, Sample, measured, typical
+from comparison.figures import FIGURES, Sample, measured, others_share, typical
 from comparison.report import (
     BEGIN,
     END,
@@ -111,6 +111,17 @@ def test_the_typical_sample_is_one_that_was_taken() -> None:
     """So that its CPU belongs to its rate."""
     assert typical([sample(3), sample(1), sample(2)]).rate == 2
     assert typical([sample(4), sample(1), sample(2), sample(3)]).rate == 2
+
+
+def test_what_others_took_is_a_part_of_the_machine() -> None:
+    """The median of all samples, over all processors; never below nothing."""
+    samples = {
+        "like": [Sample(1, 1.0, {"others": 0.2}), Sample(1, 2.0, {"others": 2.0})],
+        "count": [Sample(1, 1.0, {"others": 0.6})],
+    }
+    assert others_share(samples, 2) == pytest.approx(0.3)
+    assert others_share({"like": [Sample(1, 1.0, {"others": -0.01})]}, 2) == 0.0
+    assert others_share({"like": [Sample(1, 1.0)]}, 2) == 0.0
 
 
 def run_of(
@@ -233,5 +244,5 @@ def test_a_meter_measures_between_begin_and_end() -> None:
     meter.begin()
     sum(range(2_000_000))
     meter.end()
-    assert meter.seconds.keys() == {"init", "client"}
+    assert meter.seconds.keys() == {"init", "client", "others"}
     assert meter.seconds["client"] > 0.01
