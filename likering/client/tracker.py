@@ -162,7 +162,7 @@ class LikeTracker:
         """Applies 1 to 1000 mutations; the results are in their order.
 
         Not atomic: each succeeds or fails by itself, and its result holds its error. Mutations of one edge take
-        effect in the order given.
+        effect in the order given, those of different edges in any; each is answered with the count right after it.
         """
         return self._call(Mutate(stamped_all(mutations)), timeout)
 

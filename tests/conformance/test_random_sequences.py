@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -70,7 +70,7 @@ class Machine(RuleBasedStateMachine):
     @rule(operations=st.lists(OPERATIONS, min_size=1, max_size=30))
     def mutate(self, operations: list[tuple[str, int, Action, Any]]) -> None:
         mutations = [self.meant(*operation) for operation in operations]
-        self.agree(lambda likes: [seen(result) for result in likes.mutate(mutations)])
+        self.follow(mutations, self.subject.mutate(mutations))
 
     @rule(operations=st.lists(OPERATIONS, min_size=2, max_size=5), bad=BAD_IDS, as_post=st.booleans())
     def mutate_with_a_wrong_item(
@@ -78,14 +78,17 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         mutations = [self.meant(*operation) for operation in operations]
         mutations.insert(1, Mutation.like("u0", bad) if as_post else Mutation.unlike(bad, self.posts[0]))
-        self.agree(lambda likes: [seen(result) for result in likes.mutate(mutations)])
+        results = self.subject.mutate(mutations)
+        self.follow(mutations, results)
+        assert results[1].error is not None
+        field = "post_id" if as_post else "user_id"
+        assert [violation.field for violation in results[1].error.violations] == [f"mutations[1].{field}"]
 
     @rule(operations=st.lists(st.tuples(USERS, POSTS, ACTIONS), min_size=1, max_size=20))
     def single_calls_at_once(self, operations: list[tuple[str, int, Action]]) -> None:
         """Without intents of the test's own: the client stamps them in their order."""
         mutations = [self.meant(*operation, None) for operation in operations]
-        expected = [seen(self.model.apply(mutation)) for mutation in mutations]
-        assert [seen(result) for result in self.subject.apply_at_once(mutations)] == expected
+        self.follow(mutations, self.subject.apply_at_once(mutations))
 
     @rule(user=USERS, post=POSTS, consistency=CONSISTENCIES)
     def has_liked(self, user: str, post: int, consistency: Consistency) -> None:
@@ -140,6 +143,28 @@ class Machine(RuleBasedStateMachine):
             intent = self.latest if kind == "again" else 1
         return Mutation(user, self.posts[post], action, intent)
 
+    def follow(self, mutations: Sequence[Mutation], results: Sequence[MutationResult]) -> None:
+        """The results of mutations that travelled together are the model's, one after the other in *some* order.
+
+        Those of different edges are concurrent: their order is the service's choice, which the versions in the answers
+        tell. A change to version v comes before all else that is answered with version v. Those of one edge keep
+        their order.
+        """
+
+        def turn(place: int) -> tuple[str, int, bool, int]:
+            count, mutation = results[place].like_count, mutations[place]
+            return mutation.post_id, count.version if count else 0, not results[place].changed, place
+
+        last: dict[tuple[str, str], int] = {}
+        for place in sorted(range(len(mutations)), key=turn):
+            mutation = mutations[place]
+            if results[place].error is None:
+                edge = mutation.user_id, mutation.post_id
+                assert last.get(edge, -1) < place, "mutations of one edge changed places"
+                last[edge] = place
+            (expected,) = self.model.mutate([mutation])
+            assert alone(results[place]) == alone(expected)
+
     def agree(
         self,
         call: Callable[[Likes | LikeTracker], object],
@@ -154,6 +179,11 @@ def answer(call: Callable[[Likes | LikeTracker], object], likes: Likes | LikeTra
         return call(likes)
     except LikeringError as error:
         return type(error), [(violation.field, violation.reason) for violation in error.violations]
+
+
+def alone(result: MutationResult) -> object:
+    """What is the same in a batch of one."""
+    return seen(result) if result.error is None else type(result.error)
 
 
 def seen(result: MutationResult) -> object:

@@ -170,13 +170,10 @@ def test_wrong_items_of_a_batch_carry_their_own_status(stub: LikeServiceStub) ->
         "mutations[3].user_id",
         "mutations[4].intent_time",
     ]
-    assert [(result.outcome, result.like_count.count) for result in response.results] == [
-        (pb.MUTATION_OUTCOME_CHANGED, 1),
-        (0, 0),
-        (0, 0),
-        (0, 0),
-        (0, 0),
-        (pb.MUTATION_OUTCOME_CHANGED, 2),
+    assert [(result.outcome, result.like_count.post_id) for result in response.results] == [
+        (pb.MUTATION_OUTCOME_CHANGED, post),
+        *[(pb.MUTATION_OUTCOME_UNSPECIFIED, "")] * 4,
+        (pb.MUTATION_OUTCOME_CHANGED, post),
     ]
 
 
