@@ -69,7 +69,9 @@ class TopologyWatch:
             await self.stop()
             if isinstance(self._trouble, TopologyUnavailable):
                 raise self._trouble from self._trouble.__cause__
-            raise TopologyUnavailable(f"The topology database gave no answer within {timeout:g} s") from self._trouble
+            raise TopologyUnavailable(
+                f"The topology database gave no answer within {timeout:g} s"
+            ) from self._trouble
         except asyncio.CancelledError:
             await self.stop()
             raise

@@ -167,6 +167,17 @@ async def test_notifications_arrive_until_the_session_is_closed(session: Session
         await hearing
 
 
+async def test_while_it_listens_other_work_gets_no_turn_but_an_answer(hasty: Session) -> None:
+    await hasty.run(listen)
+    hearing = asyncio.ensure_future(anext(hasty.notifications()))
+    await until(hasty._turn.locked)
+    with pytest.raises(TimeoutError):
+        await hasty.run(backend)
+    await hasty.close()
+    with pytest.raises(psycopg.OperationalError):
+        await hearing
+
+
 async def test_notifications_of_a_broken_connection_end(session: Session, database: str) -> None:
     await session.run(listen)
     pid = await session.run(backend)

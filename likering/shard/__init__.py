@@ -1,0 +1,1 @@
+"""What the router and the shard nodes say to each other."""
