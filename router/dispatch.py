@@ -138,9 +138,7 @@ class Dispatch:
         if patience is not None:
             until = min(until, monotonic() + patience)
         undertaking = Undertaking(self, operations, until, self.pulse)
-        if patience is None:
-            undertaking.check_room()
-        await undertaking.run(timer=patience is not None)
+        await undertaking.run(all_or_overloaded=patience is None, timer=patience is not None)
         return undertaking.rows, undertaking.errors
 
     def split(

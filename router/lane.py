@@ -49,7 +49,8 @@ class Answer:
 
     def __init__(self, response: shard.ExecuteResponse, operations: int) -> None:
         self.topology_version = response.topology_version
-        self.codes: Sequence[int] | None = list(response.codes) if any(response.codes) else None
+        codes = response.codes[:]
+        self.codes: Sequence[int] | None = codes if any(codes) else None
         try:
             self.rows: Sequence[Row] = list(
                 zip(

@@ -92,21 +92,16 @@ class Undertaking:
     def __repr__(self) -> str:
         return f"<Undertaking {len(self._pending)} of {len(self.rows)} operations pending, attempt {self._attempt}>"
 
-    def check_room(self) -> None:
-        """Raises RouterOverloaded, before anything is sent, when there is no room for all of it."""
-        for lane, positions, _ in self._router.split(self._operations, self._pending):
-            if lane is not None and not lane.has_room(len(positions)):
-                raise RouterOverloaded(retry_after=OVERLOAD_RETRY_SECONDS)
-
-    async def run(self, *, timer: bool = False) -> None:
+    async def run(self, *, all_or_overloaded: bool = False, timer: bool = False) -> None:
         """Sends and waits until nothing is pending.
 
+        ``all_or_overloaded``: raises RouterOverloaded when there is no room for all of it, before anything is sent.
         Without ``timer`` a batch in flight is waited for until its own time is up; the caller's gRPC deadline cancels
         this coroutine earlier.
         """
         while self._pending:
             self._pulse = self._router.pulse
-            sent = self._send()
+            sent = self._send(check_room=all_or_overloaded and not self._attempt)
             try:
                 if timer:
                     left = max(0.0, self._until - monotonic())
@@ -177,12 +172,17 @@ class Undertaking:
         self._reasons.clear()
         self._pending = pending
 
-    def _send(self) -> list[tuple[Fragment, Sequence[int]]]:
+    def _send(self, *, check_room: bool) -> list[tuple[Fragment, Sequence[int]]]:
         operations = self._operations
+        parts = self._router.split(operations, self._pending)
+        if check_room and not all(
+            lane.has_room(len(positions)) for lane, positions, _ in parts if lane is not None
+        ):
+            raise RouterOverloaded(retry_after=OVERLOAD_RETRY_SECONDS)
         everything = len(self._pending) == len(operations.kinds)
         loop = asyncio.get_running_loop()
         sent: list[tuple[Fragment, Sequence[int]]] = []
-        for lane, positions, epochs in self._router.split(operations, self._pending):
+        for lane, positions, epochs in parts:
             if lane is None:
                 self._again(positions, self._router.unrouted(), math.inf)
                 continue
