@@ -105,7 +105,9 @@ class _MutationOutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     MUTATION_OUTCOME_CHANGED: _MutationOutcome.ValueType  # 1
     """The edge changed, and with it the count and version of the post."""
     MUTATION_OUTCOME_UNCHANGED: _MutationOutcome.ValueType  # 2
-    """The edge was so already."""
+    """The edge was so already. A mutation with intent_time that was tried again,
+    by the caller or inside the service, finds its own work done.
+    """
     MUTATION_OUTCOME_SUPERSEDED: _MutationOutcome.ValueType  # 3
     """A newer intent of the same edge stands; this one had no effect."""
 
@@ -117,7 +119,9 @@ MUTATION_OUTCOME_UNSPECIFIED: MutationOutcome.ValueType  # 0
 MUTATION_OUTCOME_CHANGED: MutationOutcome.ValueType  # 1
 """The edge changed, and with it the count and version of the post."""
 MUTATION_OUTCOME_UNCHANGED: MutationOutcome.ValueType  # 2
-"""The edge was so already."""
+"""The edge was so already. A mutation with intent_time that was tried again,
+by the caller or inside the service, finds its own work done.
+"""
 MUTATION_OUTCOME_SUPERSEDED: MutationOutcome.ValueType  # 3
 """A newer intent of the same edge stands; this one had no effect."""
 global___MutationOutcome = MutationOutcome

@@ -16,13 +16,18 @@ Edge = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One call: what was wanted, and what was answered. ``outcome`` is None when the call failed."""
+    """One call: what was wanted, and what was answered. ``outcome`` is None when the call failed.
+
+    ``repeatable``: it carried an intent, so the service may have tried it again inside. A second try that finds the
+    work of the first one done answers UNCHANGED.
+    """
 
     edge: Edge
     like: bool
     outcome: str | None = None
     version: int = 0
     count: int = 0
+    repeatable: bool = False
 
 
 @dataclass
@@ -42,33 +47,49 @@ def contradictions(history: Iterable[Record], stored: Stored) -> list[str]:
         by_edge[record.edge].append(record)
         by_post[record.edge[0]].append(record)
     found: list[str] = []
+    unseen: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for edge, records in by_edge.items():
-        found += _check_edge(edge, records, edge in stored.liked)
+        problems, fewest, most = _follow(edge, records, edge in stored.liked)
+        found += problems
+        unseen[edge[0]] = (unseen[edge[0]][0] + fewest, unseen[edge[0]][1] + most)
     for post_id in by_post.keys() | stored.posts.keys():
         liked = sum(1 for post, _ in stored.liked if post == post_id)
-        found += _check_post(post_id, by_post.get(post_id, []), stored.posts.get(post_id, (0, 0)), liked)
-    for edge in stored.liked - by_edge.keys():
-        found.append(f"{edge} is liked, and nobody liked it")
+        at_the_end = stored.posts.get(post_id, (0, 0))
+        found += _check_post(post_id, by_post.get(post_id, []), at_the_end, liked, *unseen[post_id])
+    found += [f"{edge} is liked, and nobody liked it" for edge in stored.liked - by_edge.keys()]
     return found
 
 
-def _check_edge(edge: Edge, records: list[Record], liked_at_the_end: bool) -> Iterable[str]:
-    """Follows the states that the edge can be in; an acknowledged operation narrows them to one."""
+def _follow(edge: Edge, records: list[Record], liked_at_the_end: bool) -> tuple[list[str], int, int]:
+    """Follows the states that the edge can be in; an acknowledged operation narrows them to one.
+
+    Returns what cannot be, and how many changes took place at least and at most that nobody was told of.
+    """
+    problems: list[str] = []
     possible = {False}
+    fewest = most = 0
     for number, record in enumerate(records):
         if record.outcome is None:
+            most += record.like not in possible or len(possible) > 1
             possible.add(record.like)
             continue
         before = {not record.like} if record.outcome == "CHANGED" else {record.like}
-        if not possible & before:
+        if record.outcome == "UNCHANGED" and record.repeatable and possible != {record.like}:
+            most += 1
+            fewest += record.like not in possible
+        elif not possible & before:
             wanted = "like" if record.like else "unlike"
-            yield f"{edge}: operation {number}, {wanted}, answered {record.outcome}, cannot have"
+            problems.append(f"{edge}: operation {number}, {wanted}, answered {record.outcome}, cannot have")
         possible = {record.like}
     if liked_at_the_end not in possible:
-        yield f"{edge}: is {'liked' if liked_at_the_end else 'not liked'} at the end, which is lost or made up"
+        state = "liked" if liked_at_the_end else "not liked"
+        problems.append(f"{edge}: is {state} at the end, which is lost or made up")
+    return problems, fewest, most
 
 
-def _check_post(post_id: str, records: list[Record], stored: tuple[int, int], liked: int) -> Iterable[str]:
+def _check_post(
+    post_id: str, records: list[Record], stored: tuple[int, int], liked: int, fewest: int, most: int
+) -> Iterable[str]:
     version, count = stored
     if count != liked:
         yield f"{post_id}: count {count}, but {liked} liked edges"
@@ -78,9 +99,8 @@ def _check_post(post_id: str, records: list[Record], stored: tuple[int, int], li
             if record.version in changes:
                 yield f"{post_id}: version {record.version} was answered to two changes"
             changes[record.version] = record
-    failed = sum(1 for record in records if record.outcome is None)
-    if not len(changes) <= version <= len(changes) + failed:
-        yield f"{post_id}: version {version} after {len(changes)} acknowledged and {failed} failed operations"
+    if not len(changes) + fewest <= version <= len(changes) + most:
+        yield f"{post_id}: version {version} after {len(changes)} answered and {fewest} to {most} other changes"
     if changes and max(changes) > version:
         yield f"{post_id}: version {max(changes)} was answered, but the post is at {version}"
     if version in changes and changes[version].count != count:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import grpc.aio
 import psycopg
@@ -13,9 +14,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from likering.serving.status import from_rpc_error
 from likering.v1 import like_service_pb2 as pb
-from likering.v1.like_service_pb2_grpc import LikeServiceAsyncStub, LikeServiceStub
+from likering.v1.like_service_pb2_grpc import LikeServiceStub
 from tests.parts.history import Record, Stored
 from tests.parts.until import until
+
+if TYPE_CHECKING:
+    from likering.v1.like_service_pb2_grpc import LikeServiceAsyncStub
 
 
 class Callers:
@@ -49,7 +53,12 @@ class Callers:
 
     async def __aenter__(self) -> Callers:
         self._channel = grpc.aio.insecure_channel(
-            self._address, options=[("grpc.max_reconnect_backoff_ms", 300), ("grpc.enable_http_proxy", 0)]
+            self._address,
+            options=[
+                ("grpc.max_reconnect_backoff_ms", 300),
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.enable_retries", 0),  # gRPC's own retry repeats calls whose first try took effect
+            ],
         )
         stub: LikeServiceAsyncStub = LikeServiceStub(self._channel)  # type: ignore[assignment]
         self._tasks = [asyncio.create_task(self._call(stub, number)) for number in range(self._callers)]
@@ -103,7 +112,7 @@ class Callers:
         try:
             response = await method(request, timeout=self._timeout)  # type: ignore[arg-type]
         except grpc.aio.AioRpcError:
-            self.history.append(Record(edge, like))
+            self.history.append(Record(edge, like, repeatable=with_intent))
             raise
         outcome = pb.MutationOutcome.Name(response.outcome).removeprefix("MUTATION_OUTCOME_")
         self.history.append(

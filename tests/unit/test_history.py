@@ -31,6 +31,13 @@ def test_a_failed_call_may_have_taken_effect_or_not(
     assert contradictions([*GOOD, Record(A, True), Record(B, False)], Stored(liked, {"p": post})) == []
 
 
+def test_a_repeated_call_may_find_its_own_work_done() -> None:
+    """Its change was seen by nobody, and is counted all the same."""
+    again = Record(B, False, "UNCHANGED", 4, 0, repeatable=True)
+    assert contradictions([*GOOD, again], Stored(set(), {"p": (4, 0)})) == []
+    assert contradictions([*GOOD, again], Stored(set(), {"p": (3, 0)}))
+
+
 @pytest.mark.parametrize(
     ("history", "stored"),
     [
