@@ -1,9 +1,9 @@
 """One group commit: the data of a batch, and the transaction that executes it.
 
-A batch has two parts. *Single likes* are edges that occur once in the batch, in a like: one statement inserts them and
-counts the posts, and it is safe to commit without looking first, so fence, statement and COMMIT travel in one round
-trip. All other edges, and single likes that turn out to exist, are read, folded in memory (``fold``) and written back.
-A batch without such edges costs one round trip; one with them three.
+A batch has two parts. *Single likes* are edges that occur once in the batch, in a like: one statement checks the fence,
+inserts them and counts the posts; it needs no look at what it found, so it is a transaction of its own. All other
+edges, and single likes that turn out to exist, are read, folded in memory (``fold``) and written back.
+A batch without such edges costs one round trip; one with them two or three.
 """
 
 from __future__ import annotations
@@ -192,14 +192,8 @@ async def commit(connection: Connection, fence: Fence, batch: Batch) -> None:
 async def _commit_singles(
     connection: Connection, fence: Fence, batch: Batch, singles: list[int]
 ) -> list[int]:
-    """Commits single likes in one round trip. Returns the positions of those whose edge existed: not executed yet."""
-    async with connection.pipeline():
-        await connection.execute("BEGIN")
-        fenced = await store.raise_fence(connection, fence, batch.last_rev + len(singles))
-        inserting = await _insert_singles(connection, fence, batch, singles)
-        await connection.execute("COMMIT")
-    await store.check_fence(fenced)
-    result = await store.inserted_likes(inserting)
+    """Commits single likes by one statement. Returns the positions of those whose edge existed: not executed yet."""
+    result = await store.inserted_likes(await _insert_singles(connection, fence, batch, singles))
     inserted, existing = _count_singles(batch, singles, result)
     batch.committed(inserted, result.posts)
     return existing

@@ -12,15 +12,20 @@ RETURNING 1
 
 -- name: insert_likes
 -- Likes of edges that occur once in the batch. Those that were never seen are inserted and counted; an edge that
--- exists already is left alone. Answers one row per changed post, and, only if some edge existed, one row per
--- inserted edge. Safe to commit without looking: behind a lost fence it writes nothing.
-WITH inserted AS (
+-- exists already is left alone. Answers a row without a post when the fence held, one row per changed post, and, only
+-- if some edge existed, one row per inserted edge. The fence is part of the statement: without it nothing is written,
+-- so the statement may be a transaction of its own.
+WITH fence AS (
+    UPDATE writer SET last_rev = greatest(last_rev, %(last_rev)s)
+    WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
+    RETURNING 1
+), inserted AS (
     INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id)
     SELECT %(base_rev)s::bigint + op.position, coalesce(op.intent, %(base_rev)s::bigint + op.position),
            %(base_rev)s::bigint + op.position, op.slot, true, op.post_id, op.user_id
     FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[], %(intents)s::bigint[])
          WITH ORDINALITY AS op (post_id, user_id, slot, intent, position)
-    WHERE EXISTS (SELECT FROM writer WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s)
+    WHERE EXISTS (SELECT FROM fence)
     ON CONFLICT DO NOTHING
     RETURNING slot, post_id, user_id
 ), counted AS (
@@ -30,7 +35,9 @@ WITH inserted AS (
     SET version = post.version + excluded.version, like_count = post.like_count + excluded.like_count
     RETURNING post_id, version, like_count
 )
-SELECT post_id, NULL AS user_id, version, like_count FROM counted
+SELECT NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count FROM fence
+UNION ALL
+SELECT post_id, NULL, version, like_count FROM counted
 UNION ALL
 SELECT post_id, user_id, NULL, NULL FROM inserted WHERE (SELECT count(*) FROM inserted) < %(operations)s
 

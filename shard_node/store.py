@@ -85,30 +85,34 @@ async def insert_likes(
     slots: Sequence[int],
     intents: Sequence[int],
 ) -> Cursor:
-    """Inserts likes of distinct edges. The one at position i (from 0) has revision ``base_rev`` + i + 1.
+    """Inserts likes of distinct edges behind the fence, in one statement that may be a transaction of its own.
 
-    ``intents`` may be empty: none has one. ``inserted_likes`` reads the result.
+    The like at position i (from 0) has revision ``base_rev`` + i + 1. ``intents`` may be empty: none has one.
+    ``inserted_likes`` reads the result.
     """
     return await execute(
         connection,
         "insert_likes",
         {
+            "last_rev": base_rev + len(post_ids),
+            "generation": fence.generation,
+            "slots_seq": fence.slots_seq,
             "base_rev": base_rev,
             "post_ids": text_array(post_ids),
             "user_ids": text_array(user_ids),
             "slots": int_array(slots),
             "intents": nullable_int_array([intent or None for intent in intents]) if any(intents) else "{}",
-            "generation": fence.generation,
-            "slots_seq": fence.slots_seq,
             "operations": len(post_ids),
         },
     )
 
 
 async def inserted_likes(cursor: Cursor) -> InsertedLikes:
-    """What an ``insert_likes`` did."""
+    """What an ``insert_likes`` did. Raises FenceLost when it did nothing, because this process may not write."""
     rows = await cursor.fetchall()
-    posts = {row[0]: PostCount(row[2], row[3]) for row in rows if row[1] is None}
+    if not rows:
+        raise FenceLost
+    posts = {row[0]: PostCount(row[2], row[3]) for row in rows if row[2] is not None}
     edges = {(row[0], row[1]) for row in rows if row[1] is not None}
     return InsertedLikes(posts, None if posts and not edges else edges)
 
