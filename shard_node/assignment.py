@@ -42,7 +42,8 @@ class Assignment:
         self._writer = writer
 
     async def run(self) -> None:
-        """Takes up what is assigned, for as long as the task lives. The node must lead."""
+        """Takes up what is assigned, for as long as the task lives."""
+        await self._writer.led.wait()  # a process that never led does not know what its database owns
         version = -1
         while True:
             topology = await self._watch.newer_than(version)
@@ -72,11 +73,7 @@ class Assignment:
             await store.create_partitions(connection, sorted(new))
 
         async def add(connection: Connection, fence: Fence) -> None:
-            # Only here it is certain what the database owns: a process that did not lead yet knows of no slot.
-            owned = await store.owned_slots(connection)
-            await store.add_slots(
-                connection, {slot: epoch for slot, epoch in new.items() if slot not in owned}
-            )
+            await store.add_slots(connection, new)
 
         await self._writer.change_slots(add)
         log.info("took up slots", count=len(new), topology_version=topology.version)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -18,6 +18,8 @@ from redis.exceptions import NoScriptError
 
 TIMEOUT = 0.04
 """Seconds for one command, connecting included. A frozen server costs a read this long, once."""
+MAX_CONNECTIONS = 64
+"""More commands at once than this are refused as if the server did not answer: it is drowning."""
 
 
 class CacheClient:
@@ -27,10 +29,9 @@ class CacheClient:
         """``on_restart`` is called when a connection finds another run id than the one before it."""
         self._on_restart = on_restart
         self._run_id: str | None = None
-        self._pool = BlockingConnectionPool.from_url(
+        self._pool = ConnectionPool.from_url(
             url,
-            max_connections=8,
-            timeout=timeout,
+            max_connections=MAX_CONNECTIONS,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 0),

@@ -70,6 +70,8 @@ class Writer:
         self._barriers: list[asyncio.Future[bool]] = []
         self._slots_jobs: deque[tuple[SlotsJob, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
+        self.led = asyncio.Event()
+        """Set once this process has led: from then on ``ownership`` is what its database says."""
         self._publishing: set[asyncio.Task[None]] = set()
         self._last_rev = 0
 
@@ -146,6 +148,7 @@ class Writer:
         taken = leading.result()
         self._last_rev = max(self._last_rev, taken.last_rev)
         self._ownership.replace(await store.owned_slots(self._leadership.connection))
+        self.led.set()
 
     async def _commit_until_broken(self) -> None:
         while True:
