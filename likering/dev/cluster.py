@@ -190,8 +190,8 @@ class EmbeddedCluster:
         self._router_part = self._part(self._router)
         self._nodes = {name: self._make_node(name) for name in self._layout.nodes}
         self._layout.save()
-        kind = "the cluster" if kept else "a new cluster"
-        self._say(f"starting {kind} of {len(self._nodes)} nodes in {self.directory}")
+        kind = "the" if kept else "a new"
+        self._say(f"starting {kind} cluster in {self.directory}: {', '.join(self._nodes)}")
 
     def _part(self, server: PostgresServer | Service) -> Part:
         return Part(server, supervise=self._supervise, report=self._say)
