@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import structlog
 
 from likering.errors import TopologyUnavailable
-from likering.serving import logging
+from likering.serving import logging, runtime
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import refuse
@@ -113,7 +113,7 @@ async def serve(settings: RouterSettings) -> None:
 def run_worker(settings: RouterSettings) -> int:
     """Runs one worker in this process. Returns the exit code."""
     try:
-        asyncio.run(serve(settings))
+        runtime.run(serve(settings))
     except ListenFailed as error:
         refuse(PROGRAM, str(error))
     except TopologyUnavailable as error:
