@@ -12,7 +12,7 @@ import structlog
 
 from likering.errors import TopologyUnavailable
 from likering.postgres.migrations import MigrationError
-from likering.serving import logging
+from likering.serving import logging, runtime
 from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.server import ListenFailed, Server, ServerSettings
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = node_settings.read(sys.argv[1:] if arguments is None else arguments)
     logging.configure("likering-node", settings.log_level)
     try:
-        status = asyncio.run(serve(settings))
+        status = runtime.run(serve(settings))
     except (StartFailed, IdentityMismatch, MigrationError, ListenFailed, NodeRefused) as error:
         print(f"{node_settings.PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         status = EXIT_CONFIGURATION
