@@ -167,6 +167,12 @@ class EmbeddedCluster:
         self._layout = kept or Layout(self.directory, self._slots)
         for name in [] if kept else self._node_names:
             self._layout.nodes[layout.check_name(name)] = 0
+        for name in self._layout.nodes if self._layout.complete else []:
+            if not (self._layout.node(name) / "postgres" / "data").exists():
+                raise DevError(
+                    f"the data of node {name} is gone from {self._layout.node(name)};"
+                    f" remove {self.directory} to begin anew"
+                )
         logs = self._layout.logs
         self._topology = PostgresServer(
             self._layout.topology,
@@ -231,7 +237,9 @@ class EmbeddedCluster:
         given = self._await_registered(self._nodes, assign=True)
         if given:
             self._say(f"gave {given} slots to {len(nodes)} nodes")
-        self.wait_serving(_REGISTER_SECONDS)
+        self._await_serving(_REGISTER_SECONDS, patient=False)
+        self._layout.complete = True
+        self._layout.save()
 
     def _await_registered(self, names: Collection[str], *, assign: bool) -> int:
         return bootstrap.await_nodes(
@@ -330,12 +338,17 @@ class EmbeddedCluster:
 
     def wait_serving(self, timeout: float) -> None:
         """Waits until every part that was not stopped on purpose serves. Raises DevError after ``timeout`` seconds."""
+        self._await_serving(timeout, patient=True)
+
+    def _await_serving(self, timeout: float, *, patient: bool) -> None:
+        """Not ``patient``: a part that ends by itself is reason enough to give up."""
         deadline = time.monotonic() + timeout
         while waiting := self._not_serving():
             if self._giving_up:
                 raise Interrupted("the cluster is being stopped")
-            if time.monotonic() > deadline:
-                raise DevError(f"not serving after {timeout:.0f} s: {', '.join(waiting)}")
+            trouble = next((part.trouble for part in self.parts.values() if part.trouble), None)
+            if time.monotonic() > deadline or (trouble and not patient):
+                raise DevError(trouble or f"not serving after {timeout:.0f} s: {', '.join(waiting)}")
             time.sleep(_PROBE_PAUSE)
 
     def _not_serving(self) -> list[str]:
@@ -353,13 +366,19 @@ class EmbeddedCluster:
         """Does all at once and waits for all. At the first error the others are told to give up."""
         if not tasks:
             return
+        errors: list[BaseException] = []
         with ThreadPoolExecutor(len(tasks)) as pool:
             try:
                 for future in as_completed([pool.submit(task) for task in tasks]):
-                    future.result()
-            except BaseException:
+                    if error := future.exception():
+                        self._cancel.set()
+                        errors.append(error)
+            except BaseException:  # Ctrl-C where nobody handles it: the pool would wait for the tasks
                 self._cancel.set()
                 raise
+        if errors:
+            # Those that were told to give up may have ended before the one that was the reason.
+            raise min(errors, key=lambda error: isinstance(error, Interrupted))
 
     def _node(self, name: str) -> EmbeddedNode:
         if name not in self._nodes:

@@ -1,6 +1,6 @@
 """Becomes another program: drops to an account, asks the kernel for a death signal, then execs.
 
-Run as a script (``python -I -S launch.py parent signal uid gid directory program argument…``) between the supervisor
+Run as a script (``python -I -S launch.py parent signal uid gid held program argument…``) between the supervisor
 and each server, because all of this must happen in the child, and Python's ``preexec_fn`` is not safe in a process with
 threads. The process id stays the same across the exec. Standard library only: it runs without site-packages.
 """
@@ -14,13 +14,17 @@ import sys
 PR_SET_PDEATHSIG = 1
 SAME = -1
 """As uid and gid: stay who we are."""
+HELD = 9
+"""The file descriptor under which the program finds the directory that is held open for it."""
 
 
 def main(arguments: list[str]) -> None:
     parent, death_signal, uid, gid = (int(argument) for argument in arguments[:4])
-    directory, program = arguments[4], arguments[5]
-    # Before the account changes: it may not be able to walk to the directory, while standing in it is enough.
-    os.chdir(directory)
+    held, program = arguments[4], arguments[5]
+    os.chdir("/")
+    if held:
+        # Before the account changes: it may not be able to walk to the directory.
+        os.dup2(os.open(held, os.O_RDONLY | os.O_DIRECTORY), HELD)
     if uid != SAME:
         os.setgroups([])
         os.setresgid(gid, gid, gid)

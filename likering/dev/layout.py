@@ -17,11 +17,15 @@ RESERVED_NAMES = ("router", "topology")
 
 @dataclass
 class Layout:
-    """The nodes of a cluster (name → port) and the number of its slots, as kept in ``cluster.json``."""
+    """The nodes of a cluster (name → port) and the number of its slots, as kept in ``cluster.json``.
+
+    ``complete``: all of it has been up once, so that all directories must be there.
+    """
 
     directory: Path
     slots: int
     nodes: dict[str, int] = field(default_factory=dict)
+    complete: bool = False
 
     @property
     def topology(self) -> Path:
@@ -35,7 +39,9 @@ class Layout:
         return self.directory / "nodes" / name
 
     def save(self) -> None:
-        state.save(_file(self.directory), {"slots": self.slots, "nodes": self.nodes})
+        state.save(
+            _file(self.directory), {"slots": self.slots, "nodes": self.nodes, "complete": self.complete}
+        )
 
 
 def load(directory: Path) -> Layout | None:
@@ -50,7 +56,7 @@ def load(directory: Path) -> Layout | None:
         return None
     try:
         nodes = {check_name(name): int(port) for name, port in saved["nodes"].items()}
-        return Layout(directory, int(saved["slots"]), nodes)
+        return Layout(directory, int(saved["slots"]), nodes, bool(saved["complete"]))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise DevError(f"{path} is not what likering wrote there; remove {directory} to begin anew") from None
 

@@ -51,6 +51,8 @@ class Part:
         """``report`` gets a sentence when the server ended by itself and when it serves again."""
         self.server = server
         self.restarts = 0
+        self.trouble: str | None = None
+        """Why it ended, or did not come up, the last time that it did."""
         self._supervise = supervise
         self._report = report
         self._state = PartState.STOPPED
@@ -79,6 +81,7 @@ class Part:
     def start(self, cancel: threading.Event | None = None) -> None:
         """Starts the server and, once it serves, supervises it. Raises DevError when it does not come up."""
         self._state = PartState.STARTING
+        self.trouble = None
         try:
             self.server.start(cancel=cancel)
         except BaseException:
@@ -118,7 +121,8 @@ class Part:
             if leaving.is_set():
                 return
             pause = 0.0 if time.monotonic() - since > _STEADY_SECONDS else pause
-            self._report(f"{self.server.what} ended ({process.ending}); starting it again")
+            self.trouble = f"{self.server.what} ended ({process.ending}){process.last_words()}"
+            self._report(f"{self.trouble}; starting it again")
             while not self._again(leaving, pause):
                 if leaving.is_set():
                     return
@@ -136,6 +140,7 @@ class Part:
         except Interrupted:
             return False
         except DevError as error:
+            self.trouble = str(error)
             self._report(f"{error}; trying again")
             return False
         self._state = PartState.SERVING

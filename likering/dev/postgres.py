@@ -18,7 +18,7 @@ from types import MappingProxyType
 import psycopg
 from psycopg import sql
 
-from likering.dev import state
+from likering.dev import launch, state
 from likering.dev.accounts import Account, server_account
 from likering.dev.binaries import POSTGRES_SETTING, PostgresBinaries, find_postgres
 from likering.dev.errors import DevError, Interrupted
@@ -150,7 +150,7 @@ class PostgresServer:
         self._configure()
         self._process = Child(
             [binaries.postgres, "-D", self._data_as_seen(self.data)],
-            directory=self.data,
+            held=self.data,
             log=self.log,
             account=self._account,
             death_signal=_DEATH_SIGNAL,
@@ -263,13 +263,13 @@ class PostgresServer:
     def _data_as_seen(self, directory: Path) -> str:
         """The name under which the server finds its data.
 
-        User ``postgres`` may not be able to walk to a directory below root's home; but it can stand in it, so the
-        server gets it as its working directory, and on Linux a name for just that.
+        User ``postgres`` may not be able to walk to a directory below root's home. Opening the parents up would be
+        worse; so it gets the directory as an open file, which on Linux has a name.
         """
         if self._account is None or sys.platform != "linux":
             return str(directory)
         code, _ = run(["/bin/sh", "-c", 'cd "$1"', "sh", str(directory)], account=self._account)
-        return str(directory) if code == 0 else "/proc/self/cwd"
+        return str(directory) if code == 0 else f"/proc/self/fd/{launch.HELD}"
 
     def _initialise(self, binaries: PostgresBinaries, cancel: threading.Event | None) -> None:
         """Runs initdb beside the final place and renames, so that an interrupted one leaves nothing half-made."""
@@ -286,14 +286,15 @@ class PostgresServer:
             file.close()
             code, output = run(
                 [binaries.initdb, "-D", self._data_as_seen(scratch), *_INITDB],
-                directory=scratch,
+                held=scratch,
                 account=self._account,
                 environment=_ENVIRONMENT,
                 stdin=password,
                 cancel=cancel,
             )
         if code != 0:
-            raise DevError(f"{self.what} could not make its data directory: {output or code}")
+            said = " ".join(output.split()) or f"exit code {code}"
+            raise DevError(f"{self.what} could not make its data directory: {said}")
         scratch.rename(self.data)
 
     def _configure(self) -> None:

@@ -36,7 +36,7 @@ def _spawner(pid: int) -> ThreadPoolExecutor:
 def _popen(
     arguments: Sequence[str],
     *,
-    directory: Path,
+    held: Path | None,
     account: Account | None,
     death_signal: signal.Signals,
     environment: Mapping[str, str] | None,
@@ -45,7 +45,7 @@ def _popen(
 ) -> subprocess.Popen[bytes]:
     uid, gid = (account.uid, account.gid) if account else (launch.SAME, launch.SAME)
     command = [sys.executable, "-I", "-S", _LAUNCH]
-    command += [str(os.getpid()), str(int(death_signal)), str(uid), str(gid), str(directory), *arguments]
+    command += [str(os.getpid()), str(int(death_signal)), str(uid), str(gid), str(held or ""), *arguments]
 
     def spawn() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -63,12 +63,14 @@ class Child:
         arguments: Sequence[str],
         *,
         log: Path,
-        directory: Path = Path("/"),
+        held: Path | None = None,
         account: Account | None = None,
         death_signal: signal.Signals = signal.SIGKILL,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Starts ``arguments`` (the first is the program's whole path) in ``directory`` as ``account``.
+        """Starts ``arguments`` (the first is the program's whole path) as ``account``, in the root directory.
+
+        ``held`` is a directory that is open as file descriptor ``launch.HELD`` even if the account cannot walk to it.
 
         ``death_signal`` is what the process gets when we die without stopping it. Output is appended to ``log``.
         """
@@ -79,7 +81,7 @@ class Child:
         with log.open("ab") as output:
             self._popen = _popen(
                 arguments,
-                directory=directory,
+                held=held,
                 account=account,
                 death_signal=death_signal,
                 environment=environment,
@@ -169,11 +171,14 @@ class Child:
             if cancel is not None and cancel.is_set():
                 raise Interrupted(f"{what} was stopped while it was starting")
             if self.wait(_POLL_SECONDS):
-                raise DevError(f"{what} ended at its start ({self.ending}){self._last_words()}")
+                raise DevError(f"{what} ended at its start ({self.ending}){self.last_words()}")
             if time.monotonic() > deadline:
-                raise DevError(f"{what} was not ready after {timeout:.0f} s{self._last_words()}")
+                raise DevError(f"{what} was not ready after {timeout:.0f} s{self.last_words()}")
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """For a message about its end: the last line it wrote and where its log is; nothing if a signal ended it."""
+        if self.exit_code is not None and self.exit_code < 0:
+            return ""
         lines = self.output().splitlines()
         return f": {lines[-1].strip()} (see {self.log})" if lines else f" (see {self.log})"
 
@@ -181,7 +186,7 @@ class Child:
 def run(
     arguments: Sequence[str],
     *,
-    directory: Path = Path("/"),
+    held: Path | None = None,
     account: Account | None = None,
     environment: Mapping[str, str] | None = None,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
@@ -190,7 +195,7 @@ def run(
     """Runs a program to its end; its exit code and output. Raises Interrupted when ``cancel`` is set meanwhile."""
     process = _popen(
         arguments,
-        directory=directory,
+        held=held,
         account=account,
         death_signal=signal.SIGKILL,
         environment=environment,

@@ -36,6 +36,8 @@ class Supervisor:
         try:
             self._cluster.start()
         except Interrupted:
+            if not self._leave.is_set():
+                raise
             return
         control = ControlServer(self._cluster.directory, self._do)
         try:

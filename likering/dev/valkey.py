@@ -74,7 +74,7 @@ class ValkeyServer:
         program = find_valkey()
         self._load()
         configuration = self._configure()
-        self._process = Child([str(program), configuration.name], directory=self.directory, log=self.log)
+        self._process = Child([str(program), str(configuration)], log=self.log)
         try:
             self._process.until(self._is_ready, what=self.what, timeout=timeout, cancel=cancel)
         except BaseException:

@@ -80,8 +80,8 @@ def strange_cluster_file(data: Path) -> None:
     (data / "cluster.json").write_text(json.dumps({"slots": "many", "nodes": []}))
 
 
-def empty_node(data: Path) -> None:
-    shutil.rmtree(data / "nodes/a/postgres")
+def remove_node(data: Path) -> None:
+    shutil.rmtree(data / "nodes/a")
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def empty_node(data: Path) -> None:
         (remove_cluster_file, "holds a cluster without cluster.json; remove"),
         (garble_cluster_file, "cluster.json cannot be read"),
         (strange_cluster_file, "cluster.json is not what likering wrote there; remove"),
-        (empty_node, "The name a belongs to another node"),
+        (remove_node, "the data of node a is gone from"),
     ],
-    ids=lambda value: value.__name__ if callable(value) else "",
+    ids=lambda value: value.__name__ if callable(value) else "says",
 )
 def test_a_broken_data_directory(data: Path, damage: Callable[[Path], None], expected: str) -> None:
     """Says which directory is broken and what to do about it."""
