@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shard_node.cache_client import CacheClient
+from shard_node.cache_client import READ_TIMEOUT, WRITE_TIMEOUT, CacheClient, LoopWasBusy
 from shard_node.ownership import Ownership
 from shard_node.store import PostCount
 
@@ -43,9 +43,19 @@ REMEMBERED_PUBLICATIONS = 256
 class CountCache:
     """Counts by post, in one cache server. ``start`` it in a running event loop."""
 
-    def __init__(self, url: str, name: str, ownership: Ownership) -> None:
-        """``name`` keeps apart the nodes that share a server."""
-        self._client = CacheClient(url, self._server_restarted)
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        ownership: Ownership,
+        *,
+        read_timeout: float = READ_TIMEOUT,
+        write_timeout: float = WRITE_TIMEOUT,
+    ) -> None:
+        """``name`` keeps apart the nodes that share a server. Timeouts in seconds, of one command."""
+        self._client = CacheClient(
+            url, self._server_restarted, read_timeout=read_timeout, write_timeout=write_timeout
+        )
         self._ownership = ownership
         self._name = name
         self._writer_generation = 0
@@ -99,6 +109,8 @@ class CountCache:
             values = await self._client.get(self._keys(prefix, slots, posts))
         except (RedisConnectionError, RedisTimeoutError) as error:
             self._lost(error)
+            return {}
+        except LoopWasBusy:
             return {}
         except RedisError as error:
             log.warning("the cache refused a read", error=type(error).__name__)
