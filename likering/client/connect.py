@@ -30,6 +30,11 @@ _OPTIONS: Final[tuple[ChannelOption, ...]] = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3000),
     ("grpc.http2.ping_timeout_ms", 3000),
+    # The address is meant as it stands: not by way of the proxy that $http_proxy names.
+    ("grpc.enable_http_proxy", 0),
+    # A client made anew tries at once, whatever waits another client of the process has come to.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.service_config_disable_resolution", 1),
 )
 
 
@@ -67,7 +72,10 @@ class Target:
         self.credentials = credentials
         self._token = token
         user_agent = f"likering-python/{version('likering')}"
-        self._options = (*_OPTIONS, ("grpc.primary_user_agent", user_agent), *options)
+        # Of two values for one option gRPC takes the first, so the caller's must replace ours.
+        self._options = tuple(
+            {**dict(_OPTIONS), "grpc.primary_user_agent": user_agent, **dict(options)}.items()
+        )
 
     def __repr__(self) -> str:
         return f"Target({self.address!r}{', TLS' if self.credentials else ''})"

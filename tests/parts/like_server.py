@@ -15,8 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_status import rpc_status
 
 from likering.client.memory import MemoryLikes
-from likering.client.model import EPOCH, Action, LikeCount, MutationResult
-from likering.errors import LikeringError
+from likering.client.model import EPOCH, Action, LikeCount, LikeSummaries, MutationResult
+from likering.errors import LikeringError, ShardUnavailable
 from likering.serving.status import to_status
 from likering.v1 import like_service_pb2 as pb
 from likering.v1 import like_service_pb2_grpc as pb_grpc
@@ -132,7 +132,7 @@ class LikeServer(pb_grpc.LikeServiceServicer):
             "GetLikeSummaries",
             request,
             context,
-            lambda: self.memory.summaries(request.post_ids, request.viewer_user_id, request.consistency),
+            lambda: self._summaries(request),
         )
         response = pb.GetLikeSummariesResponse()
         for summary in summaries:
@@ -159,6 +159,11 @@ class LikeServer(pb_grpc.LikeServiceServicer):
 
     def _apply(self, request: pb.LikeRequest | pb.UnlikeRequest, action: Action) -> MutationResult:
         return self.memory.apply(request.user_id, request.post_id, action, _intent(request))
+
+    def _summaries(self, request: pb.GetLikeSummariesRequest) -> LikeSummaries:
+        if not request.return_partial_success and not self.unreachable.isdisjoint(request.post_ids):
+            raise ShardUnavailable
+        return self.memory.summaries(request.post_ids, request.viewer_user_id, request.consistency)
 
     def _serve(self, method: str, request: Any, context: grpc.ServicerContext, act: Callable[[], T]) -> T:
         self.calls.append((method, request))

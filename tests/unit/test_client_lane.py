@@ -95,9 +95,7 @@ async def test_a_batch_that_takes_long_lets_others_pass(monkeypatch: pytest.Monk
     behind = board(lane)
     await asyncio.sleep(0.1)  # ten times the patience; two are overdue already, so that no more may be
     assert not behind.departed.is_set()
-    stuck[
-        0
-    ].arrive.set()  # an overdue one returns: that alone makes no room in the lane
+    stuck[0].arrive.set()  # an overdue one returns: that alone makes no room in the lane
     stuck[2].arrive.set()
     await asyncio.wait_for(behind.departed.wait(), 5)
     for journey in (stuck[1], behind):

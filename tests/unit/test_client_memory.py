@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -47,6 +48,15 @@ def wall() -> Wall:
 @pytest.fixture
 def memory(wall: Wall) -> MemoryLikes:
     return MemoryLikes(wall)
+
+
+@pytest.fixture
+def often_switching() -> Iterator[None]:
+    """Threads give way to each other every few instructions, not every 5 ms."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 def do(memory: MemoryLikes, action: Action, intent: int = 0) -> tuple[Outcome | None, int, int]:
@@ -165,13 +175,15 @@ def test_the_time_of_a_like_is_when_it_took_effect(memory: MemoryLikes, wall: Wa
     assert memory.like_state("u", "p", 0, 0).like_time is None
 
 
-def test_threads_lose_no_like() -> None:
+def test_threads_lose_no_like(often_switching: None) -> None:
     tracker = LikeTracker()
     with ThreadPoolExecutor(8) as threads:
-        changed = list(threads.map(lambda number: tracker.like(f"u{number % 500}", "p"), range(4000)))
-    assert sum(changed) == 500
-    count = tracker.get_like_count("p")
-    assert (count.count, count.version) == (500, 500)
+        changed = list(
+            threads.map(lambda number: tracker.like(f"u{number % 16}", f"p{number // 32}"), range(6400))
+        )
+    assert sum(changed) == 3200
+    counts = [tracker.get_like_count(f"p{number}") for number in range(200)]
+    assert {(count.count, count.version) for count in counts} == {(16, 16)}
 
 
 def test_a_closed_tracker_refuses_calls() -> None:
@@ -194,7 +206,7 @@ def test_intents_grow_while_the_wall_clock_stands_or_goes_back() -> None:
     assert stamps == [NOW, NOW + 1, NOW + 2, NOW + 3_600_000_000]
 
 
-def test_threads_never_get_the_same_intent() -> None:
+def test_threads_never_get_the_same_intent(often_switching: None) -> None:
     clock = IntentClock()
     with ThreadPoolExecutor(8) as threads:
         stamps = list(threads.map(lambda _: clock.next(), range(4000)))

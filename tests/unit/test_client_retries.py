@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -65,11 +66,19 @@ class Stage:
             jitter=lambda: 1.0,
             **options,
         )
-        self._thread = ThreadPoolExecutor(1)
 
     def start(self, call: Callable[[], Any]) -> Future[Any]:
-        """Runs a call of the client beside the test."""
-        return self._thread.submit(call)
+        """Runs a call of the client beside the test, in a thread that nobody waits for if the call never ends."""
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call())
+            except LikeringError as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return future
 
     def answer(
         self, answer: Message | LikeringError | grpc.StatusCode, method: str = "Like", *, after: float = 0.0
@@ -90,26 +99,10 @@ class Stage:
     def elapsed(self) -> float:
         return float(self.clock.time()) - 1000.0
 
-    def end(self) -> None:
-        self._thread.shutdown()
-
 
 @pytest.fixture
-def stages() -> Iterator[Callable[..., Stage]]:
-    made: list[Stage] = []
-
-    def make(**options: Any) -> Stage:
-        made.append(Stage(**options))
-        return made[-1]
-
-    yield make
-    for stage in made:
-        stage.end()
-
-
-@pytest.fixture
-def stage(stages: Callable[..., Stage]) -> Stage:
-    return stages()
+def stage() -> Stage:
+    return Stage()
 
 
 def like(stage: Stage, **options: Any) -> Future[Any]:
@@ -119,17 +112,17 @@ def like(stage: Stage, **options: Any) -> Future[Any]:
 def test_a_call_that_succeeds_is_made_once_with_its_whole_deadline(stage: Stage) -> None:
     answer = like(stage)
     stage.answer(DONE)
-    assert answer.result() is True
+    assert answer.result(10) is True
     assert stage.timeouts == [5.0]
     assert stage.elapsed == 0
 
 
-def test_the_deadline_may_be_given_per_client_and_per_call(stages: Callable[..., Stage]) -> None:
-    stage = stages(timeout=2.0)
+def test_the_deadline_may_be_given_per_client_and_per_call() -> None:
+    stage = Stage(timeout=2.0)
     for options in ({}, {"timeout": 0.5}):
         answer = like(stage, **options)
         stage.answer(DONE)
-        answer.result()
+        answer.result(10)
     assert stage.timeouts == [2.0, 0.5]
 
 
@@ -152,7 +145,7 @@ def test_a_passing_failure_is_tried_again_with_the_same_intent(
     answer = like(stage)
     _, first = stage.answer(failure)
     _, second = stage.answer(DONE)
-    assert answer.result() is True
+    assert answer.result(10) is True
     assert first == second
     assert first.intent_time.seconds > 0
 
@@ -161,7 +154,7 @@ def test_reads_are_tried_again(stage: Stage) -> None:
     answer = stage.start(lambda: stage.likes.like_count("p"))
     stage.answer(ShardUnavailable(), "GetLikeCount")
     stage.answer(pb.GetLikeCountResponse(like_count=pb.LikeCount(count=7)), "GetLikeCount")
-    assert answer.result() == 7
+    assert answer.result(10) == 7
 
 
 @pytest.mark.parametrize(
@@ -174,19 +167,19 @@ def test_a_failure_that_would_stay_is_raised_at_once(stage: Stage, failure: Like
     answer = like(stage)
     stage.answer(failure)
     with pytest.raises(type(failure)):
-        answer.result()
+        answer.result(10)
     assert stage.elapsed == 0
 
 
-def test_backoff_doubles_up_to_its_maximum(stages: Callable[..., Stage]) -> None:
-    stage = stages(
+def test_backoff_doubles_up_to_its_maximum() -> None:
+    stage = Stage(
         timeout=100.0, retry=RetryPolicy(initial_backoff=0.1, multiplier=2.0, max_backoff=0.5, tokens=1000)
     )
     answer = like(stage)
     for _ in range(5):
         stage.answer(ShardUnavailable())
     stage.answer(DONE)
-    assert answer.result() is True
+    assert answer.result(10) is True
     left = [round(100.0 - timeout, 6) for timeout in stage.timeouts]
     assert left == pytest.approx([0, 0.1, 0.3, 0.7, 1.2, 1.7])
 
@@ -202,7 +195,7 @@ def test_the_server_is_not_asked_before_it_wants_to_be(stage: Stage) -> None:
     answer = like(stage)
     stage.answer(RouterOverloaded(retry_after=1.5))
     stage.answer(DONE)
-    assert answer.result() is True
+    assert answer.result(10) is True
     assert stage.elapsed >= 1.5
 
 
@@ -211,7 +204,7 @@ def test_each_attempt_gets_what_is_left_of_the_deadline(stage: Stage) -> None:
     stage.answer(RouterOverloaded(retry_after=0.25))
     stage.answer(RouterOverloaded(retry_after=0.25))
     stage.answer(DONE)
-    assert answer.result() is True
+    assert answer.result(10) is True
     assert stage.timeouts == pytest.approx([1.0, 0.7, 0.35])
 
 
@@ -219,7 +212,7 @@ def test_time_that_passes_while_the_server_works_counts(stage: Stage) -> None:
     answer = like(stage, timeout=1.0)
     stage.answer(ShardUnavailable(), after=0.6)
     stage.answer(DONE)
-    assert answer.result() is True
+    assert answer.result(10) is True
     assert stage.timeouts == pytest.approx([1.0, 0.35])
 
 
@@ -229,57 +222,57 @@ def test_the_last_error_is_raised_before_the_deadline_is_slept_into(stage: Stage
     stage.answer(ShardUnavailable())
     stage.answer(RouterOverloaded(retry_after=30))
     with pytest.raises(RouterOverloaded) as caught:
-        answer.result()
+        answer.result(10)
     assert caught.value.retry_after == 30
     assert stage.elapsed < 1.0
 
 
-def test_a_service_in_trouble_is_not_finished_off_by_retries(stages: Callable[..., Stage]) -> None:
+def test_a_service_in_trouble_is_not_finished_off_by_retries() -> None:
     """Four tokens: the second failure leaves no more than half, so it and later ones are not tried again."""
-    stage = stages(retry=RetryPolicy(tokens=4, tokens_per_success=1))
+    stage = Stage(retry=RetryPolicy(tokens=4, tokens_per_success=1))
     answer = like(stage)
     stage.answer(ShardUnavailable())
     stage.answer(ShardUnavailable())
     with pytest.raises(ShardUnavailable):
-        answer.result()
+        answer.result(10)
     answer = like(stage)
     stage.answer(ShardUnavailable())
     with pytest.raises(ShardUnavailable):
-        answer.result()
+        answer.result(10)
 
     for _ in range(3):  # successes earn tokens back
         answer = like(stage)
         stage.answer(DONE)
-        assert answer.result() is True
+        assert answer.result(10) is True
     answer = like(stage)
     stage.answer(ShardUnavailable())
     stage.answer(DONE)
-    assert answer.result() is True
+    assert answer.result(10) is True
 
 
-def test_no_tokens_mean_no_retries(stages: Callable[..., Stage]) -> None:
-    stage = stages(retry=RetryPolicy(tokens=0))
+def test_no_tokens_mean_no_retries() -> None:
+    stage = Stage(retry=RetryPolicy(tokens=0))
     answer = like(stage)
     stage.answer(ShardUnavailable())
     with pytest.raises(ShardUnavailable):
-        answer.result()
+        answer.result(10)
 
 
-def test_a_lost_connection_is_told_apart_from_a_shard_that_is_away(stages: Callable[..., Stage]) -> None:
-    stage = stages(retry=RetryPolicy(tokens=0))
+def test_a_lost_connection_is_told_apart_from_a_shard_that_is_away() -> None:
+    stage = Stage(retry=RetryPolicy(tokens=0))
     answer = like(stage)
     stage.answer(grpc.StatusCode.UNAVAILABLE)
     with pytest.raises(ServiceUnreachable):
-        answer.result()
+        answer.result(10)
 
 
-def test_a_token_travels_with_every_attempt(stages: Callable[..., Stage]) -> None:
+def test_a_token_travels_with_every_attempt() -> None:
     tokens = iter(["first", "second"])
-    stage = stages(token=lambda: next(tokens))
+    stage = Stage(token=lambda: next(tokens))
     answer = like(stage)
     first, _ = stage.answer(ShardUnavailable())
     second, _ = stage.answer(DONE)
-    answer.result()
+    answer.result(10)
     assert [first["authorization"], second["authorization"]] == ["Bearer first", "Bearer second"]
 
 
@@ -288,7 +281,7 @@ def test_each_write_is_meant_later_than_the_one_before(stage: Stage) -> None:
     for _ in range(3):
         answer = like(stage)
         _, request = stage.answer(DONE)
-        answer.result()
+        answer.result(10)
         intents.append((request.intent_time.seconds, request.intent_time.nanos))
     assert intents == sorted(set(intents))
 
@@ -296,5 +289,5 @@ def test_each_write_is_meant_later_than_the_one_before(stage: Stage) -> None:
 def test_an_intent_of_the_callers_own_is_sent_as_it_is(stage: Stage) -> None:
     answer = like(stage, intent_time=1_790_000_000_123_456)
     _, request = stage.answer(DONE)
-    answer.result()
+    answer.result(10)
     assert (request.intent_time.seconds, request.intent_time.nanos) == (1_790_000_000, 123_456_000)
