@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from likering.client.calls import Call, Filter, GetCount, GetState, GetSummaries
-from likering.errors import InternalError, InvalidArgument, LikeringError, ShardUnavailable
+from likering.errors import DeadlineExceeded, InternalError, InvalidArgument, LikeringError, ShardUnavailable
 from likering.v1 import like_service_pb2 as pb
 from likering.validation import MAX_POSTS, like_violations, valid_ids
 
@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 _SERVER_DECIDES: Final = 2**63
 """As the present moment: whether an intent is too far ahead is for the server's clock to say."""
+
+_SINGLE_READS: Final = 64
+"""So many reads that have nothing in common travel at a time: a thousand at once are more than a router takes in."""
 
 
 class Send(Protocol):
@@ -159,11 +162,14 @@ class LikedBatch:
     """Questions whether a user likes a post: one FilterLikers for the users of one post, one GetLikeSummaries for the
     posts of one user, and HasLiked for those that have nothing in common with others."""
 
-    __slots__ = ("_consistency", "_send", "answers", "size")
+    __slots__ = ("_consistency", "_deadline", "_few", "_loop", "_send", "answers", "size")
 
     def __init__(self, send: Send, consistency: int) -> None:
         self._send = send
         self._consistency = consistency
+        self._loop = asyncio.get_running_loop()
+        self._deadline = 0.0
+        self._few = asyncio.Semaphore(_SINGLE_READS)
         self.size = 0
         self.answers: defaultdict[str, defaultdict[str, list[asyncio.Future[bool]]]] = defaultdict(
             lambda: defaultdict(list)
@@ -176,13 +182,14 @@ class LikedBatch:
                 fail_all(answers, error)
 
     async def send(self, timeout: float) -> None:
-        await asyncio.gather(*self._questions(timeout))
+        self._deadline = self._loop.time() + timeout
+        await asyncio.gather(*self._questions())
 
-    def _questions(self, timeout: float) -> Iterator[Awaitable[None]]:
+    def _questions(self) -> Iterator[Awaitable[None]]:
         alone: defaultdict[str, list[str]] = defaultdict(list)
         for post_id, users in self.answers.items():
             if len(users) > 1:
-                yield self._ask_about_post(post_id, timeout)
+                yield self._ask_about_post(post_id)
             else:
                 (user_id,) = users
                 alone[user_id].append(post_id)
@@ -190,39 +197,43 @@ class LikedBatch:
             posts = iter(post_ids)
             while page := tuple(islice(posts, MAX_POSTS)):
                 if len(page) > 1:
-                    yield self._ask_about_user(user_id, page, timeout)
+                    yield self._ask_about_user(user_id, page)
                 else:
-                    yield self._ask_about_edge(user_id, page[0], timeout)
+                    yield self._ask_about_edge(user_id, page[0])
 
-    async def _ask_about_post(self, post_id: str, timeout: float) -> None:
+    async def _ask_about_post(self, post_id: str) -> None:
         users = self.answers[post_id]
         call = Filter(post_id, tuple(users), self._consistency, 0)
-        response = await self._ask(call, [(user_id, post_id) for user_id in users], timeout)
+        response = await self._ask(call, [(user_id, post_id) for user_id in users])
         if response is not None:
             likers = frozenset(response.liked_user_ids)
             for user_id in users:
                 self._answer(user_id, post_id, user_id in likers)
 
-    async def _ask_about_user(self, user_id: str, post_ids: tuple[str, ...], timeout: float) -> None:
+    async def _ask_about_user(self, user_id: str, post_ids: tuple[str, ...]) -> None:
         # Partial: one shard that is away fails only the questions that it should have answered.
         call = GetSummaries(post_ids, user_id, self._consistency, partial=True)
-        response = await self._ask(call, [(user_id, post_id) for post_id in post_ids], timeout)
+        response = await self._ask(call, [(user_id, post_id) for post_id in post_ids])
         if response is not None:
             for summary in response.summaries:
                 self._answer(user_id, summary.like_count.post_id, summary.viewer_has_liked)
             for post_id in response.unreachable:
                 fail_all(self.answers[post_id][user_id], ShardUnavailable())
 
-    async def _ask_about_edge(self, user_id: str, post_id: str, timeout: float) -> None:
+    async def _ask_about_edge(self, user_id: str, post_id: str) -> None:
         call = GetState(user_id, post_id, self._consistency, 0)
-        response = await self._ask(call, [(user_id, post_id)], timeout)
+        async with self._few:
+            response = await self._ask(call, [(user_id, post_id)])
         if response is not None:
             self._answer(user_id, post_id, response.liked)
 
-    async def _ask(self, call: Call[Any], edges: Iterable[tuple[str, str]], timeout: float) -> Any:
+    async def _ask(self, call: Call[Any], edges: Iterable[tuple[str, str]]) -> Any:
         """The response, or None after its error went to all who asked about these edges."""
         try:
-            return await self._send(call.method, call.request(), timeout)
+            remaining = self._deadline - self._loop.time()
+            if remaining <= 0:
+                raise DeadlineExceeded("The deadline passed before the call could be sent")
+            return await self._send(call.method, call.request(), remaining)
         except LikeringError as error:
             for user_id, post_id in edges:
                 fail_all(self.answers[post_id][user_id], error)

@@ -151,6 +151,20 @@ async def test_what_has_nothing_in_common_is_asked_for_one_by_one(
     assert Counter(server.methods()) == {"FilterLikers": 1, "GetLikeSummaries": 1, "HasLiked": 1}
 
 
+@pytest.mark.usefixtures("patient")
+async def test_not_all_of_those_travel_at_a_time(server: LikeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("likering.client.batches._SINGLE_READS", 3)
+    likes = AsyncLikes(server.address, timeout=20)
+    server.gate.clear()
+    calls = asyncio.gather(*(likes.has_liked(f"u{n}", f"p{n}") for n in range(10)))
+    await arrivals(server, 3)
+    assert not await asyncio.to_thread(server.arrived.acquire, timeout=0.1)
+    server.gate.set()
+    assert await calls == [False] * 10
+    assert server.methods() == ["HasLiked"] * 10
+    await likes.close()
+
+
 async def test_a_version_asked_for_travels_alone(server: LikeServer, likes: AsyncLikes) -> None:
     await likes.like("u", "p")
     assert await likes.like_count("p", min_version=1) == 1
