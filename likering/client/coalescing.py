@@ -34,7 +34,7 @@ class Coalescer:
         self, user_id: str, post_id: str, action: int, intent: int
     ) -> asyncio.Future[pb.MutationResult]:
         """A like or unlike; ids and intent are checked when it leaves."""
-        # The hot path: 1.2 µs of the 11 µs that a call costs.
+        # The hot path: about a tenth of the 6 to 12 µs that a call costs its process at 1000 a batch.
         answer: asyncio.Future[pb.MutationResult] = asyncio.Future(loop=self._loop)
         batch = self._writes.gathering or self._writes.open()
         batch.user_ids.append(user_id)
