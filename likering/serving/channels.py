@@ -35,8 +35,7 @@ def internal_channel_options() -> ChannelOptions:
         ("grpc.enable_http_proxy", 0),
         # A channel made anew is a connection made anew, and not the old one taken from a shared pool.
         ("grpc.use_local_subchannel_pool", 1),
-        # Whether to send again is decided in one place, the router's dispatch. gRPC's own "transparent" retry sent a
-        # batch a second time that a killed node had executed (tests/system/test_crashes.py, killed node, caught it).
+        # Whether to send again is decided in one place, the router's dispatch, and not by gRPC as well.
         ("grpc.enable_retries", 0),
         ("grpc.service_config_disable_resolution", 1),
     )
