@@ -37,10 +37,10 @@ class RouterSettings(BaseSettings):
     slow_call: float = Field(1.0, gt=0, description="a call that takes longer is logged")
     default_deadline: float = Field(10.0, gt=0, description="for calls that come without one")
     start_timeout: float = Field(30.0, gt=0, description="how long to wait for a first topology")
-    drain_delay: float = Field(0.2, ge=0, description="between NOT_SERVING and taking no more calls")
+    drain_delay: float = Field(0.5, ge=0, description="between NOT_SERVING and taking no more calls")
     drain_grace: float = Field(15.0, gt=0, description="for calls in progress at the end")
     max_connection_age: float = Field(300.0, gt=0, description="callers connect anew after this, ±10 %")
-    max_concurrent_streams: int = Field(1024, ge=1, description="calls in progress per connection")
+    max_concurrent_streams: int = Field(1536, ge=1, description="calls in progress per connection")
 
     batch_operations: int = Field(1500, ge=1, le=3000, description="most operations of one batch")
     batches_in_flight: int = Field(2, ge=1, le=16, description="per node and kind of traffic")

@@ -28,16 +28,17 @@ class ListenFailed(Exception):
 class ServerSettings:
     """What differs between servers. Times are in seconds.
 
-    ``max_concurrent_streams`` is per connection. It must be above the calls that one client has in flight, for a
-    client holds back the rest of them; and it bounds what a connection that opens and resets streams ("rapid reset")
-    takes from the others.
+    ``max_concurrent_streams`` is per connection. It bounds what a connection that opens and resets streams ("rapid
+    reset") takes from the others, since gRPC counts a stream until its handler is gone. For the same reason it must be
+    well above the calls that one client has in flight: those above it are refused, as UNAVAILABLE.
+    docs/decisions has what was measured.
     ``max_connection_age``: clients are asked to connect anew after about this time (gRPC spreads it by 10 %), so that
     they find servers that were added since; calls in progress go on. None: never.
     ``shared_port``: other processes listen on the same port (SO_REUSEPORT).
     """
 
     max_message_bytes: int = 1024 * 1024
-    max_concurrent_streams: int = 1024
+    max_concurrent_streams: int = 1536
     max_connection_age: float | None = None
     max_connection_age_grace: float = 30.0
     shared_port: bool = False
@@ -110,6 +111,9 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        # Calls that were not taken in yet, of all connections: above the first number gRPC cancels some at random.
+        ("grpc.server.max_pending_requests", 4096),
+        ("grpc.server.max_pending_requests_hard_limit", 8192),
         # Routers ping idle nodes each second; a server that forbids it answers "too many pings" and hangs up.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 400),
