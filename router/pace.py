@@ -1,9 +1,9 @@
-"""When gathered operations are sent: as soon as no more arrive, which on an idle router is at once.
+"""When gathered operations are sent: at once while calls come one by one, and in a lull when many come together.
 
-Under load calls trickle in one by one, some loop ticks apart, since that is how grpc.aio accepts them. Sent at the end
-of each tick, a batch had two operations and cost more than they did; waiting for some ticks without an arrival makes it
-thirty. How many ticks follows from how much was gathered last, so one caller alone waits for one, some 10 µs, and a
-router whose loop is never idle gathers for ``LONGEST``. There is no timer.
+Under load calls trickle in over many loop ticks, since that is how grpc.aio accepts them. Sent at the end of each tick, a
+batch had two operations and cost more than they did. So once a sending had the operations of several calls, the next one
+waits for a lull: a millisecond without an arrival, or ``LONGEST``. It sleeps meanwhile and leaves the CPU to whoever
+brings more calls. A caller alone is sent for at the end of the tick. docs/decisions/0007-gathering.md has the figures.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-TICKS_PER_CALL: Final = 8
-MOST_TICKS: Final = 256
-LONGEST: Final = 0.025
+FEW: Final = 2
+"""Calls of one sending up to which the next one does not wait."""
+LULL: Final = 0.001
+"""Seconds without an arrival after which what has gathered is sent. Timers have no finer resolution."""
+LONGEST: Final = 0.05
 """Seconds after which is sent even though calls keep arriving."""
 
 
@@ -25,30 +27,38 @@ class Pace:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._due: list[Callable[[], int]] = []
-        self._quiet = 0
-        self._patience = 1
+        self._arrivals = 0
+        self._seen = 0
+        self._sent_last = 0
         self._latest = 0.0
 
     def __repr__(self) -> str:
-        return f"<Pace {len(self._due)} lanes due, patience {self._patience} ticks>"
+        return f"<Pace {len(self._due)} lanes due, {self._sent_last} calls sent last>"
 
     def arrived(self) -> None:
         """Something was gathered."""
-        self._quiet = 0
+        self._arrivals += 1
 
     def due(self, send: Callable[[], int]) -> None:
         """Calls ``send`` once, when it is time; it returns how many calls' operations it sent."""
         if not self._due:
-            self._quiet = 0
-            self._latest = monotonic() + LONGEST
-            self._loop.call_soon(self._tick)
+            if self._sent_last <= FEW:
+                self._loop.call_soon(self._send)
+            else:
+                self._latest = monotonic() + LONGEST
+                self._wait()
         self._due.append(send)
 
-    def _tick(self) -> None:
-        self._quiet += 1
-        if self._quiet < self._patience and monotonic() < self._latest:
-            self._loop.call_soon(self._tick)
-            return
+    def _wait(self) -> None:
+        self._seen = self._arrivals
+        self._loop.call_later(LULL, self._look)
+
+    def _look(self) -> None:
+        if self._arrivals != self._seen and monotonic() < self._latest:
+            self._wait()
+        else:
+            self._send()
+
+    def _send(self) -> None:
         due, self._due = self._due, []
-        calls = sum(send() for send in due)
-        self._patience = min(1 + TICKS_PER_CALL * (calls - 1), MOST_TICKS)
+        self._sent_last = sum(send() for send in due)

@@ -1,7 +1,7 @@
 """The count cache: a view of the database's counts, cold at worst and never wrong.
 
-Counts are written after the commit and before its operations are answered, only over an older version. What keeps a
-wrong count from ever being read:
+A post is cached when its count is read. From then on its count is written after each commit, before the operations are
+answered, and only over an older version. What keeps a wrong count from ever being read:
 
 - Keys carry the slot's epoch, so that a slot which comes back after a move begins anew.
 - Keys carry a *generation*. A new one begins with each new writer, with a restarted cache server, and when the server
@@ -124,11 +124,14 @@ class CountCache:
         return counts
 
     async def publish(self, slots: Mapping[str, int], counts: Mapping[str, PostCount]) -> None:
-        """Caches what a commit made of these posts. Returns when no older count can be read from here any more."""
+        """Brings those posts that are cached to what a commit made of them.
+
+        Returns when no older count can be read from here any more.
+        """
         if counts:
             self._published += 1
             self._publications.append(frozenset(counts))
-            await self._set(slots, counts)
+            await self._set(slots, counts, make=False)
 
     async def fill(self, mark: int, slots: Mapping[str, int], counts: Mapping[str, PostCount]) -> None:
         """Caches what was read from the database after ``mark``, unless something newer was published since."""
@@ -138,16 +141,16 @@ class CountCache:
         newer = frozenset().union(*list(self._publications)[len(self._publications) - since :])
         counts = {post_id: count for post_id, count in counts.items() if post_id not in newer}
         if counts:
-            await self._set(slots, counts)
+            await self._set(slots, counts, make=True)
 
-    async def _set(self, slots: Mapping[str, int], counts: Mapping[str, PostCount]) -> None:
+    async def _set(self, slots: Mapping[str, int], counts: Mapping[str, PostCount], *, make: bool) -> None:
         if self._down:
             return  # the next generation begins when it is back
         prefix = self._prefix
         keys = self._keys(prefix, slots, counts)
         values = [f"{count.version} {count.like_count}" for count in counts.values()]
         try:
-            await self._client.set_if_newer(keys, values, TIME_TO_LIVE)
+            await self._client.set_if_newer(keys, values, TIME_TO_LIVE, make=make)
         except (RedisConnectionError, RedisTimeoutError) as error:
             self._lost(error)
         except RedisError as error:
@@ -210,6 +213,7 @@ class CountCache:
                 await self._set(
                     {post_id: slot for post_id, (slot, _) in dirty.items()},
                     {post_id: count for post_id, (_, count) in dirty.items()},
+                    make=False,
                 )
             if not (self._down or self._dirty):
                 self._repair_wanted.clear()

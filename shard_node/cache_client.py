@@ -75,9 +75,12 @@ class CacheClient:
             raise
         return values
 
-    async def set_if_newer(self, keys: Sequence[str], values: Sequence[str], ttl: int) -> None:
-        """Sets each key whose value is of a lower version, or absent. A value is "version count"; ttl in seconds."""
-        arguments: tuple[Any, ...] = (len(keys), *keys, ttl, *values)
+    async def set_if_newer(self, keys: Sequence[str], values: Sequence[str], ttl: int, *, make: bool) -> None:
+        """Sets each key whose value is of a lower version and, with ``make``, each one that is absent.
+
+        A value is "version count"; ttl in seconds.
+        """
+        arguments: tuple[Any, ...] = (len(keys), *keys, ttl, int(make), *values)
         if self._script_sha is None:
             self._script_sha = await self._writes.script_load(self._script)
         try:
