@@ -9,6 +9,7 @@ from typing import Any
 from likering.errors import IdNotPrintable, MessageMalformed, TopologyUnavailable, WrongCluster
 from likering.ring.topology import Topology
 from likering.serving.handlers import Call
+from likering.serving.logging import request_id_of_call
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_UNAVAILABLE,
     OP_KIND_LIKE,
@@ -48,6 +49,10 @@ class ShardService:
     async def Execute(self, request: ExecuteRequest, call: Call) -> ExecuteResponse:
         """Executes a batch: its writes as one unit of a group commit, its reads at the same time."""
         self._check_cluster(request.cluster_id)
+        if request.request_id:
+            # Log lines of this batch carry the request id that the router's caller knows.
+            call.request_id = request.request_id
+            request_id_of_call.set(request.request_id)
         topology = self._topology()
         response = ExecuteResponse(topology_version=topology.version if topology else 0)
         post_ids = list(request.post_ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import grpc.aio
@@ -119,7 +119,7 @@ class Callers:
         self.history.append(Record(edge, like, outcome, count.version, count.count, with_intent))
 
 
-async def stored_in(dsns: Sequence[str], posts: Sequence[str]) -> Stored:
+async def stored_in(dsns: Sequence[str], posts: Collection[str]) -> Stored:
     """What the databases of the nodes hold about these posts."""
     stored = Stored()
     for dsn in dsns:
