@@ -15,9 +15,13 @@ from itertools import repeat
 from time import monotonic
 from typing import Final, Protocol, TypeAlias
 
-from likering.errors import LikeringError, RouterOverloaded
+import structlog
+
+from likering.errors import InternalError, LikeringError, RouterOverloaded
 from likering.shard.v1 import shard_service_pb2 as shard
 from router.pace import Pace
+
+_log = structlog.get_logger(__name__)
 
 _DATABASE = int(shard.COUNT_SOURCE_DATABASE)
 
@@ -283,9 +287,11 @@ class Lane:
         except BatchLost:
             fate = Fate.LOST
         except BatchRefused as refusal:
-            fate = Fate.REFUSED
-            for fragment in batch:
-                fragment.error = refusal.error
+            fate = _refuse(batch, refusal.error)
+        except Exception:
+            # The boundary of a task that nobody awaits: callers must not wait for an answer that never comes.
+            _log.exception("batch failed by a bug", node=repr(self._node))
+            fate = _refuse(batch, InternalError())
         else:
             fate = Fate.ANSWERED
             for fragment in batch:
@@ -333,6 +339,12 @@ class Lane:
         self._purged_at = now
         self._queue = deque(fragment for fragment in self._queue if not fragment.future.done())
         self._queued = sum(len(fragment.kinds) for fragment in self._queue)
+
+
+def _refuse(batch: Sequence[Fragment], error: LikeringError) -> Fate:
+    for fragment in batch:
+        fragment.error = error
+    return Fate.REFUSED
 
 
 def _timeout(batch: Sequence[Fragment]) -> float:

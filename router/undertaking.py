@@ -39,6 +39,8 @@ MAX_WAITING: Final = 50_000
 _FIRST_BACKOFF: Final = 0.02
 _LAST_BACKOFF: Final = 0.2
 _TOPOLOGY_PATIENCE: Final = 0.5
+# A change is told by the pulse; this is for one that came and went unseen.
+_RECHECK: Final = 0.5
 _STORAGE_RETRY_SECONDS: Final = 5.0
 
 
@@ -127,7 +129,7 @@ class Undertaking:
             case Fate.ANSWERED:
                 self._take(fragment, positions)
             case Fate.NOT_SENT:
-                self._again(positions, ShardUnavailable(), math.inf)
+                self._again(positions, ShardUnavailable(), _RECHECK)
             case Fate.LOST:
                 for position in positions:
                     self._unknown(position)
@@ -184,7 +186,7 @@ class Undertaking:
         sent: list[tuple[Fragment, Sequence[int]]] = []
         for lane, positions, epochs in parts:
             if lane is None:
-                self._again(positions, self._router.unrouted(), math.inf)
+                self._again(positions, self._router.unrouted(), _RECHECK)
                 continue
             part = (
                 operations

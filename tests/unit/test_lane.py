@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from likering.errors import RouterOverloaded, ShardOverloaded, StorageFull
+from likering.errors import InternalError, RouterOverloaded, ShardOverloaded, StorageFull
 from likering.shard.v1 import shard_service_pb2 as shard
 from router.lane import Fate, Fragment, Lane, LaneLimits
 from router.node_client import NodeClient
@@ -249,3 +249,11 @@ async def test_a_lane_waits_at_most_for_the_latest_deadline(
     assert await long.future is Fate.LOST
     assert 0.35 < monotonic() - started < 3
     assert await short.future is Fate.LOST
+
+
+async def test_a_bug_while_sending_answers_those_who_wait(rig: Rig) -> None:
+    lane = rig.lane()
+    impossible = fragment("u", min_version=2**70)
+    lane.submit(impossible)
+    assert await impossible.future is Fate.REFUSED
+    assert isinstance(impossible.error, InternalError)
