@@ -126,6 +126,25 @@ def test_two_servers_cannot_have_one_directory(
     assert shown(server, "wal_level") == "logical"
 
 
+def test_a_start_waits_for_the_server_before(server: PostgresServer) -> None:
+    """That of a supervisor that was killed is about to end, and nobody has to know."""
+
+    class Meanwhile(threading.Event):
+        """Is waited on between two looks at the other server, which ends then."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            server.stop()
+            return super().wait(timeout)
+
+    successor = PostgresServer(server.directory)
+    successor.start(cancel=Meanwhile())
+    try:
+        assert shown(successor, "wal_level") == "logical"
+    finally:
+        successor.stop()
+        server.start()
+
+
 def test_a_start_can_be_given_up(tmp_path: Path) -> None:
     """At once and in the middle of initdb; nothing half-made is taken for whole."""
     server = PostgresServer(tmp_path / "server")
@@ -188,7 +207,14 @@ def test_a_server_whose_port_is_taken(
 def test_a_child_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
     """The kernel's death signal comes when a thread ends, not only when a process does."""
     children: list[Child] = []
-    thread = threading.Thread(target=lambda: children.append(Child(SLEEP, log=tmp_path / "log")))
+
+    def start() -> None:
+        child = Child(SLEEP, log=tmp_path / "log")
+        children.append(child)
+        # Before that it has not asked for the signal yet.
+        child.until(lambda: psutil.Process(child.pid).cmdline() == SLEEP, what="sleep", timeout=10)
+
+    thread = threading.Thread(target=start)
     thread.start()
     thread.join()
     (child,) = children

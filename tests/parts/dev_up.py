@@ -23,6 +23,7 @@ class DevUp:
 
     def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
+        self.last_words = ""
         self._seen: set[psutil.Process] = set()
         self.process = subprocess.Popen(
             [*COMMAND, "dev", "up", "--data", str(data), "--port", "0", *arguments],
@@ -62,9 +63,9 @@ class DevUp:
         self._seen.update(psutil.Process(self.process.pid).children(recursive=True))
 
     def end(self, number: signal.Signals) -> int:
-        """Sends a signal and waits for the end; the exit code."""
+        """Sends a signal and waits for the end; the exit code. What it said meanwhile is in ``last_words``."""
         self.process.send_signal(number)
-        self.process.communicate(timeout=PATIENCE)
+        self.last_words, _ = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode
 
     def left(self, timeout: float) -> list[str]:
