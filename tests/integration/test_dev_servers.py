@@ -139,6 +139,8 @@ def test_a_start_waits_for_the_server_before(server: PostgresServer) -> None:
     successor = PostgresServer(server.directory)
     successor.start(cancel=Meanwhile())
     try:
+        assert server.process is not None
+        assert server.process.ending == "exit code 0"
         assert shown(successor, "wal_level") == "logical"
     finally:
         successor.stop()
