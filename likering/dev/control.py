@@ -33,6 +33,7 @@ class ControlServer:
     def __init__(self, directory: Path, handler: Handler) -> None:
         self._file = _file(directory)
         self._handler = handler
+        _remove_socket(self._file)
         self._folder = Path(tempfile.mkdtemp(prefix="likering-"))  # of mode 0700
         if len(bytes(self._folder / "control")) > _PATH_BYTES:
             self._folder.rmdir()
@@ -104,6 +105,14 @@ def ask(directory: Path, command: str, *, until_gone: bool = False, **arguments:
             if until_gone:
                 stream.read()
             return answer["result"]
+
+
+def _remove_socket(file: Path) -> None:
+    """Removes what a supervisor that was killed has left behind."""
+    if path := state.load(file).get("socket"):
+        with contextlib.suppress(OSError):
+            Path(path).unlink()
+            Path(path).parent.rmdir()
 
 
 def _file(directory: Path) -> Path:

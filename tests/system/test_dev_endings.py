@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -63,12 +64,14 @@ def test_a_supervisor_that_is_killed_takes_everything_along(data: Path) -> None:
             likes.like("u1", "survivor")
         up.end(signal.SIGKILL)
         assert up.left(timeout=20) == []
+        socket = Path(json.loads((data / "supervisor.json").read_text())["socket"])
         assert refusal(run_dev("status", data=data)).startswith("no cluster is running")
     with DevUp(data) as up:
         up.until_serving()
         with LikeTracker(up.status()["router"]["address"]) as likes:
             assert likes.has_liked("u1", "survivor") is True
             assert likes.like_count("survivor") == 1
+    assert not socket.parent.exists()
 
 
 def test_a_start_right_after_the_kill(data: Path) -> None:
