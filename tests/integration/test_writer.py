@@ -117,6 +117,16 @@ async def test_a_full_queue_refuses_at_once(process: Callable[..., Process]) -> 
     assert await like(node, "p", "u10") == (0, OP_OUTCOME_CHANGED, 11)
 
 
+async def test_a_unit_that_was_given_up_before_its_turn_is_not_executed(
+    process: Callable[..., Process],
+) -> None:
+    """Its caller may have sent it again by another way."""
+    node = process()
+    await node.leads()
+    node.writer.submit(unit([(True, "p", "gone", 0)])).cancel()
+    assert await like(node, "p", "u1") == (0, OP_OUTCOME_CHANGED, 1)
+
+
 async def test_other_epochs_and_far_intents_are_refused_alone(process: Callable[..., Process]) -> None:
     """One operation of another epoch and one intent of tomorrow; their neighbour is executed."""
     node = process()
