@@ -142,7 +142,7 @@ class Writer:
                 raise
             finally:
                 waking.cancel()
-            if self._wake.is_set():
+            if self._wake.is_set() and not leading.done():
                 self._wake.clear()
                 self._refuse_queued(OP_CODE_UNAVAILABLE)
         taken = leading.result()
