@@ -116,7 +116,6 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", 8192),
         # Routers ping idle nodes each second; a server that forbids it answers "too many pings" and hangs up.
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 400),
         ("grpc.http2.min_ping_interval_without_data_ms", 400),
         # And looks after its own side: a caller that was cut off is noticed.
         ("grpc.keepalive_time_ms", 30_000),
