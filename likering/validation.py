@@ -175,7 +175,7 @@ def _id(field: str, value: str) -> Violations:
                 field, "ID_TOO_LONG", f"an id has at most {MAX_ID_BYTES} bytes of UTF-8, this one has {size}"
             )
         ]
-    return [FieldViolation(field, "ID_NOT_PRINTABLE", "an id has no NUL")]
+    return [FieldViolation(field, "ID_NOT_PRINTABLE", "an id is valid UTF-8 without NUL")]
 
 
 def _edge(path: str, user_id: str, post_id: str) -> Violations:

@@ -257,6 +257,8 @@ class Undertaking:
                 self.errors[position] = StorageFull(retry_after=_STORAGE_RETRY_SECONDS)
             case _:
                 self.errors[position] = InternalError()
+        if position in self._uncertain and position in self.errors:
+            self.errors[position].metadata["outcome"] = "unknown"
 
     def _unknown(self, position: int) -> None:
         if self._operations.traffic != WRITES:

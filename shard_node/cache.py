@@ -17,7 +17,7 @@ While the server does not answer, the cache stands aside and every count comes f
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
 import structlog
@@ -65,6 +65,7 @@ class CountCache:
         self._dirty: dict[str, tuple[int, PostCount]] = {}
         self._published = 0
         self._publications: deque[frozenset[str]] = deque(maxlen=REMEMBERED_PUBLICATIONS)
+        self._filling: Counter[str] = Counter()
         self._repairing: asyncio.Task[None] | None = None
         self._repair_wanted = asyncio.Event()
         self._begin_generation()
@@ -131,7 +132,9 @@ class CountCache:
         if counts:
             self._published += 1
             self._publications.append(frozenset(counts))
-            await self._set(slots, counts, make=False)
+            # A fill that is on its way may be overtaken by this: then the key must be there for it to lose against.
+            overtaking = not self._filling.keys().isdisjoint(counts)
+            await self._set(slots, counts, make=overtaking)
 
     async def fill(self, mark: int, slots: Mapping[str, int], counts: Mapping[str, PostCount]) -> None:
         """Caches what was read from the database after ``mark``, unless something newer was published since."""
@@ -141,7 +144,12 @@ class CountCache:
         newer = frozenset().union(*list(self._publications)[len(self._publications) - since :])
         counts = {post_id: count for post_id, count in counts.items() if post_id not in newer}
         if counts:
-            await self._set(slots, counts, make=True)
+            self._filling.update(counts.keys())
+            try:
+                await self._set(slots, counts, make=True)
+            finally:
+                self._filling.subtract(counts.keys())
+                self._filling += Counter()  # drops those that are done
 
     async def _set(self, slots: Mapping[str, int], counts: Mapping[str, PostCount], *, make: bool) -> None:
         if self._down:

@@ -15,6 +15,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -103,10 +104,10 @@ class CacheClient:
         await connection.send_command("INFO", "server", check_health=False)
         info: bytes = await connection.read_response()
         run_id = next(
-            line.split(b":", 1)[1].decode().strip()
-            for line in info.splitlines()
-            if line.startswith(b"run_id:")
+            (line[7:].decode().strip() for line in info.splitlines() if line.startswith(b"run_id:")), ""
         )
+        if not run_id:
+            raise RedisConnectionError("the server does not tell its run id")
         if self._run_id is not None and run_id != self._run_id:
             self._on_restart()
         self._run_id = run_id

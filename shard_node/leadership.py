@@ -88,6 +88,11 @@ class Leadership:
         """Whether reads may be answered as the owner's."""
         return self._clock() < self._leased_until
 
+    @property
+    def proof_age(self) -> float:
+        """Seconds since the begin of the last proof."""
+        return self._clock() - (self._leased_until - LEASE)
+
     def proved(self, began: float) -> None:
         """A transaction behind the fence, begun at this time of the clock, has committed."""
         self._leased_until = max(self._leased_until, began + LEASE)
@@ -112,7 +117,7 @@ class Leadership:
                 continue
             try:
                 return await self._take_over(connection)
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 log.warning("could not take the lead", error=type(error).__name__, sqlstate=error.sqlstate)
                 await asyncio.sleep(delay)
                 delay = min(1.0, delay * 2)
@@ -139,6 +144,7 @@ class Leadership:
 
     async def _take_over(self, connection: Connection) -> Taken:
         await self._wait_until_free(connection)
+        began = self._clock()
         async with connection.transaction():
             # The row's lock waits for whatever the leader before had under way: it commits before us, or never.
             cursor = await execute(connection, "raise_generation")
@@ -149,7 +155,7 @@ class Leadership:
                 raise LeadershipLost  # rolls back
         self._connection = connection
         self._fence = Fence(generation, slots_seq)
-        self.proved(self._clock())
+        self.proved(began)
         log.info("took the lead", generation=generation, last_rev=last_rev)
         self._on_taken(generation)
         return Taken(generation, last_rev)

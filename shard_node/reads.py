@@ -183,13 +183,16 @@ class Reader:
         cached = await self._cache.get({unit.post_ids[p]: unit.slots[p] for p in positions})
         for p in positions:
             count = cached.get(unit.post_ids[p])
-            if count is None:
+            if count is None or (unit.min_versions and count.version < unit.min_versions[p]):
                 unit.codes[p] = OP_CODE_UNAVAILABLE
             else:
                 unit.versions[p], unit.counts[p] = count
                 unit.sources[p] = COUNT_SOURCE_STALE
 
     async def _likes(self, unit: ReadUnit, positions: Sequence[int]) -> None:
+        if unit.min_versions and any(unit.min_versions[p] for p in positions):
+            # First: what is read afterwards includes at least these versions.
+            await self._check_versions(unit, positions)
         post_ids = [unit.post_ids[p] for p in positions]
         slots = [unit.slots[p] for p in positions]
         user_ids = [unit.user_ids[p] for p in positions]
@@ -203,8 +206,6 @@ class Reader:
             rev = liked.get(n, 0)
             unit.outcomes[p] = OP_OUTCOME_LIKED if rev else OP_OUTCOME_NOT_LIKED
             unit.like_times[p] = rev
-        if unit.min_versions and any(unit.min_versions[p] for p in positions):
-            await self._check_versions(unit, positions)
 
     async def _check_versions(self, unit: ReadUnit, positions: Sequence[int]) -> None:
         slots = {unit.post_ids[p]: unit.slots[p] for p in positions}

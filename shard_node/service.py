@@ -14,6 +14,7 @@ from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_UNAVAILABLE,
     OP_KIND_LIKE,
     OP_KIND_UNLIKE,
+    OP_OUTCOME_UNSPECIFIED,
     ExecuteRequest,
     ExecuteResponse,
     GetTopologyRequest,
@@ -57,12 +58,13 @@ class ShardService:
         response = ExecuteResponse(topology_version=topology.version if topology else 0)
         post_ids = list(request.post_ids)
         if not self._sessions.accepts(request.session_id, request.batch_number, request.lowest_batch_number):
-            response.codes.extend([OP_CODE_UNAVAILABLE] * len(post_ids))
+            size = len(post_ids)
+            response.codes.extend([OP_CODE_UNAVAILABLE] * size)
+            response.outcomes.extend([OP_OUTCOME_UNSPECIFIED] * size)
+            response.counts.extend([0] * size)
+            response.versions.extend([0] * size)
         else:
-            if any("\0" in post_id for post_id in post_ids) or any(
-                "\0" in user_id for user_id in request.user_ids
-            ):
-                raise IdNotPrintable  # routers refuse it one by one; no database could store it
+            _check_columns(request)
             kinds = list(request.kinds)
             distinct = set(kinds)
             if distinct <= WRITES:
@@ -123,3 +125,18 @@ class ShardService:
         response.versions.extend(unit.versions)
         response.like_times.extend(unit.like_times)
         response.sources.extend(unit.sources)
+
+
+def _check_columns(request: ExecuteRequest) -> None:
+    """Refuses a batch that no router sends, before it can harm the others of its group commit."""
+    size = len(request.post_ids)
+    needed = (request.kinds, request.user_ids, request.epochs)
+    optional = (request.intent_times, request.min_versions)
+    if any(len(column) != size for column in needed) or any(
+        len(column) not in (0, size) for column in optional
+    ):
+        raise MessageMalformed("the columns of the batch differ in length")
+    if any("\0" in post_id for post_id in request.post_ids) or any(
+        "\0" in user_id for user_id in request.user_ids
+    ):
+        raise IdNotPrintable

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import psycopg
 import structlog
@@ -41,6 +42,7 @@ INTENT_TOLERANCE_US = 60_000_000
 TRANSACTION_TIMEOUT = 5.0
 """Seconds after which a transaction that does not answer is given up, with an unknown outcome."""
 
+T = TypeVar("T")
 Publish = Callable[[Batch], Awaitable[None]]
 SlotsJob = Callable[[store.Connection, store.Fence], Awaitable[None]]
 
@@ -114,7 +116,7 @@ class Writer:
                 try:
                     await self._lead()
                     await self._commit_until_broken()
-                except (psycopg.OperationalError, TimeoutError) as error:
+                except (psycopg.Error, TimeoutError) as error:
                     log.warning("writer lost its database", error=type(error).__name__)
                     self._leadership.disconnect()
                     self._refuse_queued(OP_CODE_UNAVAILABLE)
@@ -147,7 +149,7 @@ class Writer:
                 self._refuse_queued(OP_CODE_UNAVAILABLE)
         taken = leading.result()
         self._last_rev = max(self._last_rev, taken.last_rev)
-        self._ownership.replace(await store.owned_slots(self._leadership.connection))
+        await self._reload_slots()
         self.led.set()
 
     async def _commit_until_broken(self) -> None:
@@ -163,12 +165,14 @@ class Writer:
             if self._slots_jobs:
                 await self._change_slots(*self._slots_jobs.popleft())
                 continue
+            if self._leadership.proof_age > BEAT_INTERVAL:
+                await self._beat([])  # commits that the server refuses prove nothing
             barriers, self._barriers = self._barriers, []
             batch = self._next_batch()
-            if batch is None:
-                await self._beat(barriers)
-            else:
+            if batch is not None:
                 await self._commit(batch, barriers)
+            elif barriers:
+                await self._beat(barriers)
 
     def _next_batch(self) -> Batch | None:
         now = self._clock_us()
@@ -187,35 +191,33 @@ class Writer:
                     if intent > latest_intent:
                         refused.setdefault(position, OP_CODE_INTENT_IN_FUTURE)
             batch.add(unit, refused)
-        if not batch.units:
+        if not batch.uncommitted:
+            # Nothing to execute, so nothing that would prove that this node still leads.
+            batch.answer(OP_CODE_UNAVAILABLE)
             return None
         return batch
 
     async def _commit(self, batch: Batch, barriers: list[asyncio.Future[bool]]) -> None:
         connection = self._leadership.connection
         began = time.monotonic()
-        failure: OpCode.ValueType = OP_CODE_UNAVAILABLE
+        failure: OpCode.ValueType = OP_CODE_UNKNOWN_OUTCOME
         proved = False
         try:
-            await within(
-                self._transaction_timeout, commit(connection, self._leadership.fence, batch), connection
-            )
+            await self._within(commit(connection, self._leadership.fence, batch))
             proved = True
         except store.FenceLost:
+            failure = OP_CODE_UNAVAILABLE
             await self._reload_fence()
-        except psycopg.errors.DiskFull as error:
-            log.warning("the database has no room left", sqlstate=error.sqlstate)
-            failure = OP_CODE_STORAGE_FULL
-            await connection.rollback()
         except (psycopg.Error, TimeoutError) as error:
             log.warning(
                 "commit failed", error=type(error).__name__, sqlstate=getattr(error, "sqlstate", None)
             )
-            if isinstance(error, TimeoutError) or connection.broken:
+            if self._is_lost(error):
                 # Nobody knows whether the commit took place. The next generation begins with a new cache.
-                failure = OP_CODE_UNKNOWN_OUTCOME
                 raise
-            await connection.rollback()  # the server has refused
+            full = isinstance(error, psycopg.errors.DiskFull)
+            failure = OP_CODE_STORAGE_FULL if full else OP_CODE_UNAVAILABLE
+            await self._within(connection.rollback())
         finally:
             self._last_rev = max(self._last_rev, batch.last_rev)
             if proved:
@@ -234,13 +236,15 @@ class Writer:
     async def _beat(self, barriers: list[asyncio.Future[bool]]) -> None:
         began = time.monotonic()
         try:
-            await within(self._transaction_timeout, self._prove(), self._leadership.connection)
+            await self._within(self._prove())
         except store.FenceLost:
             _resolve(barriers, value=False)
             await self._reload_fence()
-        except (psycopg.Error, TimeoutError):
+        except (psycopg.Error, TimeoutError) as error:
             _resolve(barriers, value=False)
-            raise
+            if self._is_lost(error):
+                raise
+            log.warning("beat failed", error=type(error).__name__, sqlstate=getattr(error, "sqlstate", None))
         else:
             self._leadership.proved(began)
             _resolve(barriers, value=True)
@@ -250,16 +254,15 @@ class Writer:
 
     async def _change_slots(self, job: SlotsJob, future: asyncio.Future[None]) -> None:
         try:
-            await within(self._transaction_timeout, self._slots_transaction(job), self._leadership.connection)
+            await self._within(self._slots_transaction(job))
         except store.FenceLost:
             await self._reload_fence()
             self._slots_jobs.appendleft((job, future))
-        except BaseException as error:
+        except (psycopg.Error, TimeoutError) as error:
             if not future.done():
-                future.set_exception(
-                    error if isinstance(error, Exception) else ConnectionError("the writer ended")
-                )
-            raise
+                future.set_exception(error)
+            if self._is_lost(error):
+                raise
         else:
             if not future.done():
                 future.set_result(None)
@@ -277,8 +280,21 @@ class Writer:
 
     async def _reload_fence(self) -> None:
         """Finds out why the fence was lost: another generation raises LeadershipLost, other slots are reloaded."""
-        await self._leadership.reload()
-        self._ownership.replace(await store.owned_slots(self._leadership.connection))
+        await self._within(self._leadership.reload())
+        await self._reload_slots()
+
+    async def _reload_slots(self) -> None:
+        self._ownership.replace(await self._within(store.owned_slots(self._leadership.connection)))
+
+    async def _within(self, work: Coroutine[Any, Any, T]) -> T:
+        return await within(self._transaction_timeout, work, self._leadership.connection)
+
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether the connection is of no use any more. A server that became read-only is not the primary any more."""
+        return (
+            isinstance(error, TimeoutError | psycopg.errors.ReadOnlySqlTransaction)
+            or self._leadership.connection.broken
+        )
 
     def _refuse_queued(self, code: OpCode.ValueType) -> None:
         for unit in self._queue:

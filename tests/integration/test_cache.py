@@ -76,6 +76,27 @@ async def test_a_fill_that_was_overtaken_is_dropped(cache: CountCache, server: V
     assert await cache.get(SLOTS) == {"p2": PostCount(4, 4)}
 
 
+async def test_a_fill_on_its_way_loses_against_a_publication(
+    server: ValkeyServer, ownership: Ownership
+) -> None:
+    """Each fill here opens a connection, and the publication, on an open one, overtakes it."""
+    cache = CountCache(server.url, "test", ownership, read_timeout=5.0, write_timeout=5.0)
+    posts = {f"p{n}": n % 8 for n in range(200)}
+    await cache.publish(posts, {"p0": PostCount(1, 1)})
+
+    async def race(post_id: str) -> None:
+        filling = asyncio.create_task(cache.fill(cache.mark(), posts, {post_id: PostCount(5, 5)}))
+        await asyncio.sleep(0)
+        await cache.publish(posts, {post_id: PostCount(6, 6)})
+        await filling
+
+    for first in range(0, 200, 20):
+        await asyncio.gather(*(race(f"p{n}") for n in range(first, first + 20)))
+    held = await cache.get(posts)
+    assert [post_id for post_id, count in held.items() if count.version < 6] == []
+    await cache.close()
+
+
 async def test_a_new_writer_begins_cold(cache: CountCache) -> None:
     """What an earlier generation cached, or still caches, is out of reach."""
     await hold(cache, "p1")

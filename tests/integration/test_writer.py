@@ -14,16 +14,18 @@ import pytest
 
 from likering.dev.postgres import PostgresServer
 from likering.errors import ShardOverloaded
+from likering.ring.hashing import slot_of
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_INTENT_IN_FUTURE,
     OP_CODE_NOT_OWNER,
+    OP_CODE_STORAGE_FULL,
     OP_CODE_UNAVAILABLE,
     OP_CODE_UNKNOWN_OUTCOME,
     OP_OUTCOME_CHANGED,
 )
 from shard_node import store
 from shard_node.commit import Batch, commit
-from shard_node.leadership import Leadership, LeadershipLost
+from shard_node.leadership import LEASE, Leadership, LeadershipLost
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, Fence
 from shard_node.writer import Writer
@@ -150,6 +152,57 @@ async def test_a_barrier_needs_a_commit_that_began_later(process: Callable[..., 
     assert old.running is not None
     with pytest.raises(LeadershipLost):
         await old.running
+
+
+async def test_what_is_refused_proves_nothing(process: Callable[..., Process]) -> None:
+    """A batch without anything to execute does not touch the database: it must not prolong the lease."""
+    node = process()
+    await node.leads()
+    proofs: list[float] = []
+    node.leadership.proved = proofs.append  # type: ignore[method-assign]
+    stale = unit([(True, "p", "u", 0)])
+    stale.epochs = [7]
+    await node.writer.submit(stale)
+    assert stale.codes == [OP_CODE_NOT_OWNER]
+    assert proofs == []
+
+
+async def test_a_full_disk_refuses_writes_and_nothing_else(
+    process: Callable[..., Process], database: str
+) -> None:
+    """The lease lasts, so reads go on; writes resume by themselves when there is room."""
+    node = process()
+    await node.leads()
+    async with await psycopg.AsyncConnection.connect(
+        database, autocommit=True, options="-csearch_path=likering"
+    ) as admin:
+        await admin.execute("""
+            CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = '53100'; END $$""")
+        await admin.execute(
+            "CREATE TRIGGER full_disk BEFORE INSERT ON posts_s0 FOR EACH ROW EXECUTE FUNCTION full_disk()"
+        )
+        full = next(f"p{n}" for n in range(100) if slot_of(f"p{n}", SLOTS) == 0)
+        ends = asyncio.get_running_loop().time() + LEASE + 1
+        while asyncio.get_running_loop().time() < ends:
+            assert (await like(node, full, "u"))[0] == OP_CODE_STORAGE_FULL
+            assert node.leadership.leased
+        await admin.execute("DROP TRIGGER full_disk ON posts_s0")
+    assert (await like(node, full, "u"))[0] == 0
+    assert node.generations == [2]
+
+
+async def test_a_slot_change_that_fails_ends_nothing(process: Callable[..., Process]) -> None:
+    """Whoever wanted it is told; the writer goes on."""
+    node = process()
+    await node.leads()
+
+    async def again(connection: Connection, fence: Fence) -> None:
+        await store.add_slots(connection, {0: 1})
+
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await node.writer.change_slots(again)
+    assert await like(node, "p", "u") == (0, OP_OUTCOME_CHANGED, 1)
 
 
 async def test_a_slot_change_is_an_entry_of_the_queue(process: Callable[..., Process]) -> None:

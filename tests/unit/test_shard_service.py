@@ -1,0 +1,69 @@
+"""ShardService refuses what no router sends before it reaches the group commit."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from likering.errors import IdNotPrintable, MessageMalformed, WrongCluster
+from likering.serving.handlers import Call
+from likering.shard.v1.shard_service_pb2 import (
+    OP_CODE_UNAVAILABLE,
+    OP_KIND_COUNT,
+    OP_KIND_LIKE,
+    ExecuteRequest,
+)
+from router.lane import Answer
+from shard_node.ownership import Ownership
+from shard_node.reads import Reader
+from shard_node.service import ShardService
+from shard_node.writer import Writer
+
+CALL = Call("request", 0.0, cast("object", None))  # type: ignore[arg-type]
+
+
+def service() -> ShardService:
+    """One that fails as soon as anything gets through to the writer or the reader."""
+    nothing = cast("object", None)
+    return ShardService("c", Ownership(8), cast(Writer, nothing), cast(Reader, nothing), lambda: None)
+
+
+def request(**changes: object) -> ExecuteRequest:
+    """A batch of two likes, with changes."""
+    columns: dict[str, object] = {
+        "cluster_id": "c",
+        "kinds": [OP_KIND_LIKE] * 2,
+        "post_ids": ["p", "q"],
+        "user_ids": ["u", "u"],
+        "epochs": [1, 1],
+    }
+    return ExecuteRequest(**{**columns, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"cluster_id": "other"}, WrongCluster),
+        ({"kinds": [OP_KIND_LIKE]}, MessageMalformed),
+        ({"user_ids": ["u"]}, MessageMalformed),
+        ({"epochs": [1]}, MessageMalformed),
+        ({"intent_times": [1]}, MessageMalformed),
+        ({"min_versions": [1, 2, 3]}, MessageMalformed),
+        ({"kinds": [OP_KIND_LIKE, OP_KIND_COUNT]}, MessageMalformed),
+        ({"post_ids": ["p", "q\0"]}, IdNotPrintable),
+        ({"user_ids": ["\0", "u"]}, IdNotPrintable),
+    ],
+)
+async def test_a_malformed_batch_is_refused_as_a_whole(
+    changes: dict[str, object], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await service().Execute(request(**changes), CALL)
+
+
+async def test_a_batch_that_was_given_up_is_answered_as_not_executed() -> None:
+    """In the form that a router understands: it may send the operations again."""
+    given_up = request(session_id="s", batch_number=1, lowest_batch_number=2)
+    answer = Answer(await service().Execute(given_up, CALL), 2)
+    assert answer.codes == [OP_CODE_UNAVAILABLE] * 2
