@@ -159,7 +159,7 @@ async def test_what_is_refused_proves_nothing(process: Callable[..., Process]) -
     node = process()
     await node.leads()
     proofs: list[float] = []
-    node.leadership.proved = proofs.append  # type: ignore[method-assign]
+    node.leadership.proved = proofs.append  # type: ignore[method-assign, assignment]
     stale = unit([(True, "p", "u", 0)])
     stale.epochs = [7]
     await node.writer.submit(stale)
