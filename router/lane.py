@@ -279,6 +279,7 @@ class Lane:
         return batch
 
     async def _execute(self, batch: Sequence[Fragment]) -> None:
+        began = monotonic()
         try:
             request = self._request(batch)
             answer = Answer(await self._node.execute(request, _timeout(batch)), len(request.kinds))
@@ -294,6 +295,7 @@ class Lane:
             fate = _refuse(batch, InternalError())
         else:
             fate = Fate.ANSWERED
+            self._pace.took(monotonic() - began)
             for fragment in batch:
                 fragment.answer = answer
         for fragment in batch:

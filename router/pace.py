@@ -16,8 +16,11 @@ from typing import Final
 
 FEW: Final = 2
 """Calls of one sending up to which the next one does not wait."""
-LULL: Final = 0.001
-"""Seconds without an arrival after which what has gathered is sent. Timers have no finer resolution."""
+SHORTEST_LULL: Final = 0.001
+LONGEST_LULL: Final = 0.02
+"""Seconds without an arrival after which what has gathered is sent. Timers have no finer resolution than the first."""
+LULL_OF_BATCH: Final = 0.25
+"""The lull, as a part of the time that a batch takes."""
 LONGEST: Final = 0.05
 """Seconds after which is sent even though calls keep arriving."""
 
@@ -32,9 +35,20 @@ class Pace:
         self._seen = 0
         self._sent_last = 0
         self._latest = 0.0
+        self._batch_seconds = 0.0
 
     def __repr__(self) -> str:
-        return f"<Pace {len(self._due)} lanes due, {self._sent_last} calls sent last>"
+        return (
+            f"<Pace {len(self._due)} lanes due, {self._sent_last} calls sent last, lull {self._lull:.3f} s>"
+        )
+
+    @property
+    def _lull(self) -> float:
+        return min(max(LULL_OF_BATCH * self._batch_seconds, SHORTEST_LULL), LONGEST_LULL)
+
+    def took(self, seconds: float) -> None:
+        """A batch was answered after so long. The lull follows the mean of the last ten or so."""
+        self._batch_seconds += 0.1 * (seconds - self._batch_seconds)
 
     def arrived(self) -> None:
         """Something was gathered."""
@@ -52,7 +66,7 @@ class Pace:
 
     def _wait(self) -> None:
         self._seen = self._arrivals
-        self._loop.call_later(LULL, self._look)
+        self._loop.call_later(self._lull, self._look)
 
     def _look(self) -> None:
         if self._arrivals != self._seen and monotonic() < self._latest:
