@@ -160,10 +160,14 @@ class LaneLimits:
     gathered_calls: int = 64
     """Sent without waiting for more when it has the operations of so many calls."""
     batches_in_flight: int = 2
+    company: int = 16
+    """While a batch is in flight, the next one waits for it unless it has the operations of so many calls."""
     queued_operations: int = 20_000
     """Most operations that wait."""
 
 
+MANY_OPERATIONS: Final = 600
+"""A batch of so many operations is worth its cost, however few calls they are of."""
 OVERLOAD_RETRY_SECONDS: Final = 0.25
 _MIN_TIMEOUT: Final = 1.0
 _MAX_TIMEOUT: Final = 10.0
@@ -212,7 +216,7 @@ class Lane:
         self._queue.append(fragment)
         self._queued += operations
         self._pace.arrived()
-        if len(self._in_flight) < self._limits.batches_in_flight:
+        if self._may_send():
             if not self._send_is_due:
                 self._send_is_due = True
                 self._pace.due(self._send)
@@ -232,11 +236,18 @@ class Lane:
         if self._in_flight:
             await asyncio.wait(self._in_flight)
 
+    def _may_send(self) -> bool:
+        in_flight = len(self._in_flight)
+        return not in_flight or (
+            in_flight < self._limits.batches_in_flight
+            and (len(self._queue) >= self._limits.company or self._queued >= MANY_OPERATIONS)
+        )
+
     def _send(self) -> int:
         """Sends what may be sent; returns how many calls' operations that are."""
         self._send_is_due = False
         calls = 0
-        while self._queue and len(self._in_flight) < self._limits.batches_in_flight:
+        while self._queue and self._may_send():
             calls += self._send_one()
         return calls
 

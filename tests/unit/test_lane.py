@@ -26,7 +26,7 @@ class Rig:
         self.node = node
 
     def lane(self, limits: LaneLimits | None = None, read_mode: int = WRITES) -> Lane:
-        return Lane(self.node, read_mode, CLUSTER, limits or LaneLimits(), Pace())
+        return Lane(self.node, read_mode, CLUSTER, limits or LaneLimits(company=1), Pace())
 
     async def hold(self, lane: Lane, batches: int = 2) -> list[Fragment]:
         """Makes so many batches be in flight and stay there."""
@@ -108,8 +108,29 @@ async def test_while_two_batches_are_in_flight_the_next_one_gathers(rig: Rig) ->
     assert [len(batch.kinds) for batch in rig.fake.batches] == [1, 1, 10]
 
 
+async def test_a_few_calls_wait_for_the_batch_in_flight(rig: Rig) -> None:
+    """A batch costs more than what it carries: a second one in flight needs company."""
+    limits = LaneLimits()
+    lane = rig.lane(limits)
+    rig.fake.open.clear()
+    first = fragment("first")
+    lane.submit(first)
+    await until(lambda: len(rig.fake.batches) == 1)
+    few = [fragment(f"u{number}") for number in range(limits.company - 1)]
+    for each in few:
+        lane.submit(each)
+        await asyncio.sleep(0)
+    assert len(rig.fake.batches) == 1
+    last = fragment("last")
+    lane.submit(last)
+    await until(lambda: len(rig.fake.batches) == 2)
+    rig.fake.open.set()
+    assert {await each.future for each in [first, *few, last]} == {Fate.ANSWERED}
+    assert [len(batch.kinds) for batch in rig.fake.batches] == [1, limits.company]
+
+
 async def test_a_batch_has_a_size_and_a_fragment_is_never_split(rig: Rig) -> None:
-    lane = rig.lane(LaneLimits(batch_operations=10))
+    lane = rig.lane(LaneLimits(batch_operations=10, company=1))
     held = await rig.hold(lane)
     gathered = [fragment("a", 6), fragment("b", 4), fragment("c", 1), fragment("d", 25), fragment("e", 2)]
     for each in gathered:
@@ -152,7 +173,7 @@ async def test_what_nobody_waits_for_any_more_is_not_sent(rig: Rig) -> None:
 
 
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(rig: Rig) -> None:
-    lane = rig.lane(LaneLimits(queued_operations=10))
+    lane = rig.lane(LaneLimits(queued_operations=10, company=1))
     held = await rig.hold(lane)
     queued = fragment("queued", 8)
     lane.submit(queued)
@@ -167,7 +188,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(rig: Rig)
 
 
 async def test_calls_that_were_cancelled_take_no_room(rig: Rig) -> None:
-    lane = rig.lane(LaneLimits(queued_operations=10))
+    lane = rig.lane(LaneLimits(queued_operations=10, company=1))
     held = await rig.hold(lane)
     abandoned = [fragment(f"u{number}", 5) for number in range(2)]
     for each in abandoned:
