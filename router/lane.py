@@ -166,7 +166,7 @@ class LaneLimits:
     """Most operations that wait."""
 
 
-MANY_OPERATIONS: Final = 600
+MANY_OPERATIONS: Final = 500
 """A batch of so many operations is worth its cost, however few calls they are of."""
 OVERLOAD_RETRY_SECONDS: Final = 0.25
 _MIN_TIMEOUT: Final = 1.0

@@ -6,11 +6,12 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psycopg
 import structlog
 
-from likering.errors import TopologyUnavailable
+from likering.errors import TopologyUnavailable, WrongCluster
 from likering.postgres.migrations import MigrationError
 from likering.serving import logging, runtime
 from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
@@ -26,7 +27,7 @@ from shard_node.assignment import Assignment
 from shard_node.cache import CountCache
 from shard_node.commit import Batch
 from shard_node.database import conninfo, read_pool
-from shard_node.identity import Identity, IdentityMismatch, establish
+from shard_node.identity import Identity, IdentityMismatch, check_cluster, establish
 from shard_node.leadership import Leadership, LeadershipLost
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader
@@ -39,6 +40,8 @@ log = structlog.get_logger(__name__)
 EXIT_LEADERSHIP_LOST = 3
 """Exit code of a process whose node another process has taken over: start it again and it waits."""
 RETRY_INTERVAL = 0.5
+CLUSTER_CHECK = 2.0
+"""Seconds that a start waits for the topology to see that it is of the node's own cluster."""
 
 
 class StartFailed(Exception):
@@ -88,6 +91,7 @@ class ShardNode:
             asyncio.create_task(self._writer.run(), name="writer"),
             asyncio.create_task(self._announce(), name="announcement"),
             asyncio.create_task(self._assign(), name="assignment"),
+            asyncio.create_task(self._check_cluster(), name="cluster check"),
             asyncio.create_task(stop.wait(), name="stop"),
         }
         log.info("started", address=self._server.address, node=self._settings.name)
@@ -148,6 +152,11 @@ class ShardNode:
         self._watch.refresh_soon()
         return True
 
+    async def _check_cluster(self) -> None:
+        """Ends the process should the topology turn out to be of another cluster, whether it leads or waits."""
+        check_cluster(self._identity, await self._watch.at_least(0))
+        await asyncio.Event().wait()
+
     async def _assign(self) -> None:
         assignment = Assignment(self._settings.name, self._watch, self._pool, self._ownership, self._writer)
         await assignment.run()
@@ -177,6 +186,9 @@ async def _identify(settings: NodeSettings, watch: TopologyWatch) -> Identity:
         ) as connection:
             identity = await establish(connection, settings.name, watch.latest)
             if identity is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLUSTER_CHECK):
+                        check_cluster(identity, await watch.at_least(0))
                 return identity
             async with asyncio.timeout(settings.start_timeout):
                 identity = await establish(connection, settings.name, await watch.at_least(0))
@@ -195,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.configure("likering-node", settings.log_level)
     try:
         status = runtime.run(serve(settings))
-    except (StartFailed, IdentityMismatch, MigrationError, ListenFailed, NodeRefused) as error:
+    except (StartFailed, IdentityMismatch, MigrationError, ListenFailed, NodeRefused, WrongCluster) as error:
         print(f"{node_settings.PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         status = EXIT_CONFIGURATION
     raise SystemExit(status)

@@ -47,8 +47,15 @@ async def establish(connection: Connection, node_name: str, topology: Topology |
     identity = Identity(*row, *system)
     if identity.node_name != node_name:
         raise IdentityMismatch(f"this database belongs to node {identity.node_name!r}, not to {node_name!r}")
-    if topology is not None and identity.cluster_id != topology.cluster_id:
-        raise IdentityMismatch(
-            f"this database belongs to cluster {identity.cluster_id}, the topology is of cluster {topology.cluster_id}"
-        )
+    if topology is not None:
+        check_cluster(identity, topology)
     return identity
+
+
+def check_cluster(identity: Identity, topology: Topology) -> None:
+    """Raises IdentityMismatch when the topology is of another cluster than the database."""
+    if identity.cluster_id != topology.cluster_id:
+        raise IdentityMismatch(
+            f"this database belongs to cluster {identity.cluster_id},"
+            f" the topology is of cluster {topology.cluster_id}"
+        )
