@@ -167,7 +167,9 @@ class LaneLimits:
 
 
 MANY_OPERATIONS: Final = 500
-"""A batch of so many operations is worth its cost, however few calls they are of."""
+"""A second batch in flight of so many operations is worth its cost, however few calls they are of."""
+GOOD_BATCH: Final = 1000
+"""So many operations are sent without waiting for more."""
 OVERLOAD_RETRY_SECONDS: Final = 0.25
 _MIN_TIMEOUT: Final = 1.0
 _MAX_TIMEOUT: Final = 10.0
@@ -216,12 +218,7 @@ class Lane:
         self._queue.append(fragment)
         self._queued += operations
         self._pace.arrived()
-        if self._may_send():
-            if not self._send_is_due:
-                self._send_is_due = True
-                self._pace.due(self._send)
-            elif len(self._queue) >= self._limits.gathered_calls:
-                self._send_one()
+        self._send_or_gather()
 
     def flush(self) -> None:
         """Gives back all fragments that wait: the topology has changed, or the connection is gone."""
@@ -263,9 +260,18 @@ class Lane:
         self._in_flight.remove(task)
         if not task.cancelled():
             task.result()
-        if self._queue and not self._send_is_due:
-            self._send_is_due = True
-            self._pace.due(self._send)
+        self._send_or_gather()
+
+    def _send_or_gather(self) -> None:
+        """Sends what is a good batch already; lets the pace say when for anything less."""
+        while self._queue and self._may_send():
+            if len(self._queue) >= self._limits.gathered_calls or self._queued >= GOOD_BATCH:
+                self._send_one()
+            else:
+                if not self._send_is_due:
+                    self._send_is_due = True
+                    self._pace.due(self._send)
+                return
 
     def _take(self) -> list[Fragment]:
         """The next batch, without fragments that nobody waits for any more."""
