@@ -166,10 +166,8 @@ class LaneLimits:
     """Most operations that wait."""
 
 
-MANY_OPERATIONS: Final = 500
-"""A second batch in flight of so many operations is worth its cost, however few calls they are of."""
-GOOD_BATCH: Final = 1000
-"""So many operations are sent without waiting for more."""
+GOOD_BATCH: Final = 500
+"""So many operations are worth a batch of their own, however few calls they are of: they wait for nothing."""
 OVERLOAD_RETRY_SECONDS: Final = 0.25
 _MIN_TIMEOUT: Final = 1.0
 _MAX_TIMEOUT: Final = 10.0
@@ -237,7 +235,7 @@ class Lane:
         in_flight = len(self._in_flight)
         return not in_flight or (
             in_flight < self._limits.batches_in_flight
-            and (len(self._queue) >= self._limits.company or self._queued >= MANY_OPERATIONS)
+            and (len(self._queue) >= self._limits.company or self._queued >= GOOD_BATCH)
         )
 
     def _send(self) -> int:
