@@ -39,9 +39,9 @@ class Settings:
     warmup: float
     processes: int = 1  # of the router, the echo and the peers each
     in_flight: int = 256  # unary calls
-    mutates: int = 16  # MutateLikes in flight: 8,000 likes
+    mutates: int = 256  # MutateLikes in flight: 128,000 likes
     batch: int = 500
-    pages: int = 128  # GetLikeSummaries in flight
+    pages: int = 256  # GetLikeSummaries in flight
     page: int = 100
     posts: int = 200_000  # that likes spread over
     read_posts: int = 20_000  # that reads spread over

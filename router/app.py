@@ -12,6 +12,7 @@ import structlog
 
 from likering.errors import TopologyUnavailable
 from likering.serving import logging, runtime
+from likering.serving.admission import Admission
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import refuse
@@ -49,6 +50,7 @@ class Router:
             default_deadline=settings.default_deadline,
             slow_call=settings.slow_call,
             nul_for_undecodable=True,
+            admission=Admission(),
         )
         self._server = Server(
             [handlers],

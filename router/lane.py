@@ -162,11 +162,11 @@ class LaneLimits:
     batches_in_flight: int = 2
     company: int = 16
     """While a batch is in flight, the next one waits for it unless it has the operations of so many calls."""
-    queued_operations: int = 20_000
+    queued_operations: int = 150_000
     """Most operations that wait."""
 
 
-GOOD_BATCH: Final = 500
+GOOD_BATCH: Final = 300
 """So many operations are worth a batch of their own, however few calls they are of: they wait for nothing."""
 OVERLOAD_RETRY_SECONDS: Final = 0.25
 _MIN_TIMEOUT: Final = 1.0

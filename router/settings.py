@@ -44,7 +44,7 @@ class RouterSettings(BaseSettings):
 
     batch_operations: int = Field(1500, ge=1, le=3000, description="most operations of one batch")
     batches_in_flight: int = Field(2, ge=1, le=16, description="per node and kind of traffic")
-    queued_operations: int = Field(20_000, ge=1, description="most that wait per node and kind of traffic")
+    queued_operations: int = Field(150_000, ge=1, description="most that wait per node and kind of traffic")
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -1,7 +1,8 @@
 """The count cache: a view of the database's counts, cold at worst and never wrong.
 
 A post is cached when its count is read. From then on its count is written after each commit, before the operations are
-answered, and only over an older version. What keeps a wrong count from ever being read:
+answered, and only over an older version. This process remembers which posts it has cached, so that a like of a post
+that nobody reads costs the cache nothing. What keeps a wrong count from ever being read:
 
 - Keys carry the slot's epoch, so that a slot which comes back after a move begins anew.
 - Keys carry a *generation*. A new one begins with each new writer, with a restarted cache server, and when the server
@@ -38,6 +39,8 @@ REPAIR_INTERVAL = 0.25
 MAX_DIRTY = 10_000
 """Dirty posts above which a new generation is cheaper."""
 REMEMBERED_PUBLICATIONS = 256
+MAX_HELD = 500_000
+"""Posts that are remembered as cached (some 60 MB). With more of them, every commit is published whole."""
 
 
 class CountCache:
@@ -63,6 +66,8 @@ class CountCache:
         self._prefix = ""
         self._down = False
         self._dirty: dict[str, tuple[int, PostCount]] = {}
+        self._held: set[str] | None = set()
+        """What the server may hold of this generation; None when that is too much to remember."""
         self._published = 0
         self._publications: deque[frozenset[str]] = deque(maxlen=REMEMBERED_PUBLICATIONS)
         self._filling: Counter[str] = Counter()
@@ -129,9 +134,13 @@ class CountCache:
 
         Returns when no older count can be read from here any more.
         """
+        if not counts:
+            return
+        self._published += 1
+        self._publications.append(frozenset(counts))
+        if self._held is not None:
+            counts = {post_id: counts[post_id] for post_id in self._held.intersection(counts)}
         if counts:
-            self._published += 1
-            self._publications.append(frozenset(counts))
             # A fill that is on its way may be overtaken by this: then the key must be there for it to lose against.
             overtaking = not self._filling.keys().isdisjoint(counts)
             await self._set(slots, counts, make=overtaking)
@@ -155,6 +164,10 @@ class CountCache:
         if self._down:
             return  # the next generation begins when it is back
         prefix = self._prefix
+        if make and self._held is not None:
+            self._held.update(counts)
+            if len(self._held) > MAX_HELD:
+                self._held = None
         keys = self._keys(prefix, slots, counts)
         values = [f"{count.version} {count.like_count}" for count in counts.values()]
         try:
@@ -202,6 +215,7 @@ class CountCache:
         self._restarts += 1
         self._prefix = f"likes:{self._name}:{self._writer_generation}.{self._restarts}:"
         self._dirty.clear()
+        self._held = set()
 
     async def _repair(self) -> None:
         while True:

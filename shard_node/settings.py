@@ -40,7 +40,7 @@ class NodeSettings(BaseSettings):
     drain_delay: float = Field(0.2, ge=0, description="between NOT_SERVING and taking no more calls")
     drain_grace: float = Field(10.0, gt=0, description="for calls in progress at the end")
 
-    queued_operations: int = Field(20_000, ge=1, description="most writes that wait for their commit")
+    queued_operations: int = Field(50_000, ge=1, description="most writes that wait for their commit")
     read_connections: int = Field(4, ge=1, le=64, description="connections for reads")
 
     @field_validator("listen", "advertise")

@@ -56,7 +56,7 @@ class Writer:
         ownership: Ownership,
         publish: Publish,
         *,
-        max_queued: int = 20_000,
+        max_queued: int = 50_000,
         transaction_timeout: float = TRANSACTION_TIMEOUT,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+import sys
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Protocol, TypeAlias, cast
@@ -23,6 +24,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from likering.errors import InternalError, LikeringError
 from likering.serving import undecodable
+from likering.serving.admission import Admission
 from likering.serving.logging import request_id_of_call
 from likering.serving.status import DETAILS_KEY, to_status
 from likering.serving.throttle import Throttle
@@ -69,6 +71,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
     ``slow_call``: seconds above which a call is logged.
     ``nul_for_undecodable``: the servicer refuses ids with a NUL one by one, so it is given one in place of each
     string that is not valid UTF-8; without it the whole call is refused.
+    ``admission``: where large requests wait for their turn.
     """
 
     def __init__(
@@ -79,11 +82,13 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         default_deadline: float = 10.0,
         slow_call: float = 1.0,
         nul_for_undecodable: bool = False,
+        admission: Admission | None = None,
     ) -> None:
         self.service_name: str = service.full_name
         self._default_deadline = default_deadline
         self._slow_call = slow_call
         self._nul_for_undecodable = nul_for_undecodable
+        self._admission = admission
         self._in_progress = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -130,6 +135,8 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         parse = cast(Callable[[bytes], Message], GetMessageClass(method.input_type).FromString)
         default_deadline = self._default_deadline
         slow_call = self._slow_call
+        admission = self._admission
+        large = admission.large if admission is not None else sys.maxsize
 
         async def handle(data: bytes, context: Context) -> bytes:
             started = monotonic()
@@ -145,7 +152,11 @@ class ServiceHandlers(grpc.GenericRpcHandler):
             self._in_progress += 1
             if self._in_progress == 1:
                 self._idle.clear()
+            admitted = 0
             try:
+                if admission is not None and len(data) > large:
+                    await admission.enter(len(data))
+                    admitted = len(data)
                 try:
                     request = parse(data)
                 except DecodeError:
@@ -156,6 +167,8 @@ class ServiceHandlers(grpc.GenericRpcHandler):
             except Exception as error:  # the boundary: a bug is logged here, and nothing of it is told
                 return self._fail(InternalError(), name, call, started, bug=error)
             finally:
+                if admission is not None and admitted:
+                    admission.leave(admitted)
                 self._in_progress -= 1
                 if not self._in_progress:
                     self._idle.set()

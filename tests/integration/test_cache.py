@@ -58,6 +58,27 @@ async def test_only_a_newer_version_is_set(cache: CountCache) -> None:
     assert await cache.get(SLOTS) == {"p1": PostCount(7, 5), "p2": PostCount(1, 1)}
 
 
+async def test_likes_of_posts_that_nobody_reads_cost_the_server_nothing(
+    cache: CountCache, server: ValkeyServer
+) -> None:
+    """What is not cached is not even asked for."""
+    await hold(cache, "p1")
+    async with Redis.from_url(server.url) as client:
+        before = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+        await cache.publish(SLOTS, {"p2": PostCount(1, 1), "p3": PostCount(1, 1)})
+        assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] == before
+
+
+async def test_too_many_cached_posts_to_remember_are_all_published(
+    cache: CountCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then as before: a commit asks for each of its posts."""
+    monkeypatch.setattr("shard_node.cache.MAX_HELD", 1)
+    await hold(cache, "p1", "p2")
+    await cache.publish(SLOTS, {"p1": PostCount(2, 2), "p2": PostCount(3, 3), "p3": PostCount(4, 4)})
+    assert await cache.get(SLOTS) == {"p1": PostCount(2, 2), "p2": PostCount(3, 3)}
+
+
 async def test_more_posts_than_a_script_can_unpack_at_once(cache: CountCache) -> None:
     """A batch may change thousands of posts."""
     posts = {f"p{n}": n % 8 for n in range(2500)}

@@ -28,6 +28,7 @@ from likering import (
     ShardUnavailable,
     VersionAhead,
 )
+from likering.client.coalescing import BATCHES_IN_FLIGHT, WRITES_OF_BATCH
 from tests.parts.like_server import LikeServer
 
 
@@ -75,25 +76,26 @@ async def test_a_call_that_is_alone_does_not_wait(server: LikeServer, likes: Asy
 
 
 @pytest.mark.usefixtures("patient")
-async def test_calls_gather_while_two_batches_travel(server: LikeServer, likes: AsyncLikes) -> None:
+async def test_calls_gather_while_batches_travel(server: LikeServer, likes: AsyncLikes) -> None:
     server.gate.clear()
     calls = []
-    for number in range(2):
+    for number in range(BATCHES_IN_FLIGHT):
         calls.append(asyncio.create_task(likes.like(f"early{number}", "p")))
         await arrivals(server, 1)
     for tick in range(5):
-        calls += [asyncio.create_task(likes.like(f"u{tick}.{number}", "p")) for number in range(100)]
+        calls += [asyncio.create_task(likes.like(f"u{tick}.{number}", "p")) for number in range(60)]
         await asyncio.sleep(0)
-    assert len(server.calls) == 2
+    assert len(server.calls) == BATCHES_IN_FLIGHT
     server.gate.set()
-    assert await asyncio.gather(*calls) == [True] * 502
-    assert [len(request.mutations) for _, request in server.calls] == [1, 1, 500]
+    assert await asyncio.gather(*calls) == [True] * (BATCHES_IN_FLIGHT + 300)
+    assert [len(request.mutations) for _, request in server.calls] == [1] * BATCHES_IN_FLIGHT + [300]
 
 
-async def test_a_batch_holds_a_thousand(server: LikeServer, likes: AsyncLikes) -> None:
-    await asyncio.gather(*(likes.like(f"u{number}", "p") for number in range(2001)))
-    assert sorted(len(request.mutations) for _, request in server.calls) == [1, 1000, 1000]
-    assert await likes.like_count("p") == 2001
+async def test_a_burst_leaves_as_several_batches(server: LikeServer, likes: AsyncLikes) -> None:
+    await asyncio.gather(*(likes.like(f"u{number}", "p") for number in range(1000)))
+    sizes = sorted(len(request.mutations) for _, request in server.calls)
+    assert sizes == [1000 - 2 * WRITES_OF_BATCH, WRITES_OF_BATCH, WRITES_OF_BATCH]
+    assert await likes.like_count("p") == 1000
 
 
 async def test_counts_travel_as_one_page_and_each_post_once(server: LikeServer, likes: AsyncLikes) -> None:
@@ -255,16 +257,16 @@ async def test_a_caller_who_gives_up_before_departure_is_not_sent(
 ) -> None:
     server.gate.clear()
     travelling = []
-    for number in range(2):
+    for number in range(BATCHES_IN_FLIGHT):
         travelling.append(asyncio.create_task(likes.like(f"early{number}", "p")))
         await arrivals(server, 1)
     impatient, patient = (asyncio.create_task(likes.like(user, "p")) for user in ("impatient", "patient"))
     await asyncio.sleep(0)
     impatient.cancel()
     server.gate.set()
-    assert await asyncio.gather(*travelling, patient) == [True] * 3
+    assert await asyncio.gather(*travelling, patient) == [True] * (BATCHES_IN_FLIGHT + 1)
     assert impatient.cancelled()
-    assert [mutation.user_id for mutation in server.calls[2][1].mutations] == ["patient"]
+    assert [mutation.user_id for mutation in server.calls[-1][1].mutations] == ["patient"]
 
 
 async def test_a_caller_who_gives_up_on_the_way_harms_nobody(server: LikeServer, likes: AsyncLikes) -> None:
@@ -281,12 +283,12 @@ async def test_the_deadline_counts_from_the_call_even_if_it_never_leaves(server:
     likes = AsyncLikes(server.address, timeout=0.3)
     server.gate.clear()
     travelling = []
-    for number in range(2):
+    for number in range(BATCHES_IN_FLIGHT):
         travelling.append(asyncio.create_task(likes.like(f"early{number}", "p")))
         await arrivals(server, 1)
     waiting = [asyncio.create_task(likes.like(f"u{number}", "p")) for number in range(3)]
     answers = await asyncio.wait_for(asyncio.gather(*travelling, *waiting, return_exceptions=True), 20)
-    assert [type(answer) for answer in answers] == [DeadlineExceeded] * 5
+    assert [type(answer) for answer in answers] == [DeadlineExceeded] * (BATCHES_IN_FLIGHT + 3)
     server.gate.set()
     await likes.close()
 
