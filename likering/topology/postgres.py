@@ -60,7 +60,7 @@ UPDATE slots SET owner = given.owner, epoch = 1
 FROM unnest(%s::integer[], %s::text[]) AS given (slot, owner)
 WHERE slots.slot = given.slot AND slots.owner IS NULL
 """
-_RAISE_VERSION = f"""
+RAISE_VERSION = f"""
 WITH raised AS (UPDATE cluster SET version = version + 1 RETURNING version)
 SELECT pg_notify('{CHANNEL}', version::text) FROM raised
 """
@@ -89,7 +89,7 @@ class PostgresTopologyStore:
 
         async def work(connection: Connection) -> Topology:
             async with connection.transaction():
-                cluster_id, _ = await _lock(connection)
+                cluster_id, _ = await lock_cluster(connection)
                 if registration.cluster_id not in (None, cluster_id):
                     raise WrongCluster(
                         f"Node {registration.name} belongs to cluster {registration.cluster_id}, but the topology"
@@ -98,7 +98,7 @@ class PostgresTopologyStore:
                     )
                 if await _is_news(connection, registration):
                     await connection.execute(_UPSERT_NODE, _parameters(registration))
-                    await connection.execute(_RAISE_VERSION)
+                    await connection.execute(RAISE_VERSION)
             return await self._read(connection)
 
         return await self._run(work)
@@ -108,7 +108,7 @@ class PostgresTopologyStore:
 
         async def work(connection: Connection) -> Topology:
             async with connection.transaction():
-                _, version = await _lock(connection)
+                _, version = await lock_cluster(connection)
                 if version != expected_version:
                     raise TopologyConflict(
                         f"The topology is at version {version} by now, not at {expected_version}; read it again"
@@ -119,7 +119,7 @@ class PostgresTopologyStore:
                     raise ValueError(
                         f"Only {cursor.rowcount} of the {len(owners)} slots are there and without owner"
                     )
-                await connection.execute(_RAISE_VERSION)
+                await connection.execute(RAISE_VERSION)
             return await self._read(connection)
 
         return await self._run(work)
@@ -139,7 +139,7 @@ class PostgresTopologyStore:
 
         self._listeners.add(session)
         try:
-            with _clear_errors(self._timeout):
+            with clear_errors(self._timeout):
                 yield await session.run(listen)
                 async with aclosing(session.notifications()) as payloads:
                     async for payload in payloads:
@@ -154,7 +154,7 @@ class PostgresTopologyStore:
             await session.close()
 
     async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        with _clear_errors(self._timeout):
+        with clear_errors(self._timeout):
             return await self._session.run(work)
 
     async def _read(self, connection: Connection) -> Topology:
@@ -202,7 +202,7 @@ async def create_cluster(dsn: str, slot_count: int, *, timeout: float = 30.0) ->
     settings = conninfo(dsn, timeout=timeout, schema=SCHEMA, application_name="likering-init")
     session = Session(settings, timeout=timeout)
     try:
-        with _clear_errors(timeout):
+        with clear_errors(timeout):
             await session.run(work)
     finally:
         await session.close()
@@ -210,7 +210,7 @@ async def create_cluster(dsn: str, slot_count: int, *, timeout: float = 30.0) ->
 
 
 @contextmanager
-def _clear_errors(timeout: float) -> Iterator[None]:
+def clear_errors(timeout: float) -> Iterator[None]:
     """Say what an error of the driver means; the driver's own words, with hosts and SQL, stay in the cause."""
     try:
         yield
@@ -224,7 +224,7 @@ def _clear_errors(timeout: float) -> Iterator[None]:
         raise TopologyUnavailable("The topology database is not reachable") from error
 
 
-async def _lock(connection: Connection) -> tuple[str, int]:
+async def lock_cluster(connection: Connection) -> tuple[str, int]:
     cursor = await connection.execute(_LOCK)
     row = await cursor.fetchone()
     if row is None:

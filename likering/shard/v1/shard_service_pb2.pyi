@@ -103,6 +103,8 @@ class _OpCodeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The commit was sent and its outcome is not known."""
     OP_CODE_STORAGE_FULL: _OpCode.ValueType  # 6
     """Not executed: the node's database has no room left."""
+    OP_CODE_MOVING: _OpCode.ValueType  # 7
+    """Not executed: the slot is about to change its owner; ask again in a moment."""
 
 class OpCode(_OpCode, metaclass=_OpCodeEnumTypeWrapper):
     """What became of one operation."""
@@ -121,6 +123,8 @@ OP_CODE_UNKNOWN_OUTCOME: OpCode.ValueType  # 5
 """The commit was sent and its outcome is not known."""
 OP_CODE_STORAGE_FULL: OpCode.ValueType  # 6
 """Not executed: the node's database has no room left."""
+OP_CODE_MOVING: OpCode.ValueType  # 7
+"""Not executed: the slot is about to change its owner; ask again in a moment."""
 global___OpCode = OpCode
 
 class _OpOutcome:
@@ -354,3 +358,364 @@ class GetTopologyResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["topology", b"topology"]) -> None: ...
 
 global___GetTopologyResponse = GetTopologyResponse
+
+@typing.final
+class DescribeSourceRequest(google.protobuf.message.Message):
+    """Request of DescribeSource."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id"]) -> None: ...
+
+global___DescribeSourceRequest = DescribeSourceRequest
+
+@typing.final
+class DescribeSourceResponse(google.protobuf.message.Message):
+    """Response of DescribeSource."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPLICATION_DSN_FIELD_NUMBER: builtins.int
+    SCHEMA_VERSION_FIELD_NUMBER: builtins.int
+    OBSTACLES_FIELD_NUMBER: builtins.int
+    replication_dsn: builtins.str
+    """Connection string by which other nodes and their Postgres reach this
+    node's Postgres.
+    """
+    schema_version: builtins.int
+    """Number of the newest migration of the node's database."""
+    @property
+    def obstacles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What stands in the way of giving slots away; empty when nothing does."""
+
+    def __init__(
+        self,
+        *,
+        replication_dsn: builtins.str = ...,
+        schema_version: builtins.int = ...,
+        obstacles: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["obstacles", b"obstacles", "replication_dsn", b"replication_dsn", "schema_version", b"schema_version"]) -> None: ...
+
+global___DescribeSourceResponse = DescribeSourceResponse
+
+@typing.final
+class FreezeSlotRequest(google.protobuf.message.Message):
+    """Request of FreezeSlot."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    SLOT_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    MOVE_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    slot: builtins.int
+    """The slot."""
+    epoch: builtins.int
+    """Its epoch."""
+    move: builtins.int
+    """The move."""
+    attempt: builtins.int
+    """The attempt of the move."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        slot: builtins.int = ...,
+        epoch: builtins.int = ...,
+        move: builtins.int = ...,
+        attempt: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "cluster_id", b"cluster_id", "epoch", b"epoch", "move", b"move", "slot", b"slot"]) -> None: ...
+
+global___FreezeSlotRequest = FreezeSlotRequest
+
+@typing.final
+class FreezeSlotResponse(google.protobuf.message.Message):
+    """Response of FreezeSlot."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LAST_REV_FIELD_NUMBER: builtins.int
+    FROZEN_TIME_FIELD_NUMBER: builtins.int
+    SUMS_FIELD_NUMBER: builtins.int
+    SYSTEM_IDENTIFIER_FIELD_NUMBER: builtins.int
+    TIMELINE_FIELD_NUMBER: builtins.int
+    last_rev: builtins.int
+    """The highest revision that the node had issued."""
+    frozen_time: builtins.int
+    """When the freeze had committed, in µs since 1970."""
+    system_identifier: builtins.str
+    """Which history of which server this is."""
+    timeline: builtins.int
+    """Grows with each promotion of a standby."""
+    @property
+    def sums(self) -> global___SlotSums:
+        """Posts of the slot, and the sums over them."""
+
+    def __init__(
+        self,
+        *,
+        last_rev: builtins.int = ...,
+        frozen_time: builtins.int = ...,
+        sums: global___SlotSums | None = ...,
+        system_identifier: builtins.str = ...,
+        timeline: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["sums", b"sums"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["frozen_time", b"frozen_time", "last_rev", b"last_rev", "sums", b"sums", "system_identifier", b"system_identifier", "timeline", b"timeline"]) -> None: ...
+
+global___FreezeSlotResponse = FreezeSlotResponse
+
+@typing.final
+class SlotSums(google.protobuf.message.Message):
+    """What a slot's posts add up to."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POSTS_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    LIKES_FIELD_NUMBER: builtins.int
+    posts: builtins.int
+    """How many there are."""
+    versions: builtins.int
+    """The sum of their versions."""
+    likes: builtins.int
+    """The sum of their counts."""
+    def __init__(
+        self,
+        *,
+        posts: builtins.int = ...,
+        versions: builtins.int = ...,
+        likes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["likes", b"likes", "posts", b"posts", "versions", b"versions"]) -> None: ...
+
+global___SlotSums = SlotSums
+
+@typing.final
+class UnfreezeSlotRequest(google.protobuf.message.Message):
+    """Request of UnfreezeSlot."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    SLOT_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    slot: builtins.int
+    """The slot."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        slot: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "slot", b"slot"]) -> None: ...
+
+global___UnfreezeSlotRequest = UnfreezeSlotRequest
+
+@typing.final
+class UnfreezeSlotResponse(google.protobuf.message.Message):
+    """Response of UnfreezeSlot."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___UnfreezeSlotResponse = UnfreezeSlotResponse
+
+@typing.final
+class StopReadsRequest(google.protobuf.message.Message):
+    """Request of StopReads."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    SLOT_FIELD_NUMBER: builtins.int
+    MOVE_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    slot: builtins.int
+    """The slot."""
+    move: builtins.int
+    """The move."""
+    attempt: builtins.int
+    """The attempt of the move."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        slot: builtins.int = ...,
+        move: builtins.int = ...,
+        attempt: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "cluster_id", b"cluster_id", "move", b"move", "slot", b"slot"]) -> None: ...
+
+global___StopReadsRequest = StopReadsRequest
+
+@typing.final
+class StopReadsResponse(google.protobuf.message.Message):
+    """Response of StopReads."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___StopReadsResponse = StopReadsResponse
+
+@typing.final
+class GetInventoryRequest(google.protobuf.message.Message):
+    """Request of GetInventory."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id"]) -> None: ...
+
+global___GetInventoryRequest = GetInventoryRequest
+
+@typing.final
+class GetInventoryResponse(google.protobuf.message.Message):
+    """Response of GetInventory."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SLOTS_FIELD_NUMBER: builtins.int
+    PUBLICATIONS_FIELD_NUMBER: builtins.int
+    SUBSCRIPTIONS_FIELD_NUMBER: builtins.int
+    REPLICATION_SLOTS_FIELD_NUMBER: builtins.int
+    TABLES_FIELD_NUMBER: builtins.int
+    @property
+    def slots(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HeldSlot]:
+        """The slots' rows."""
+
+    @property
+    def publications(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of publications of moves."""
+
+    @property
+    def subscriptions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of subscriptions of moves."""
+
+    @property
+    def replication_slots(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of replication slots of moves."""
+
+    @property
+    def tables(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of tables of slots: partitions, copies being made, copies kept."""
+
+    def __init__(
+        self,
+        *,
+        slots: collections.abc.Iterable[global___HeldSlot] | None = ...,
+        publications: collections.abc.Iterable[builtins.str] | None = ...,
+        subscriptions: collections.abc.Iterable[builtins.str] | None = ...,
+        replication_slots: collections.abc.Iterable[builtins.str] | None = ...,
+        tables: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["publications", b"publications", "replication_slots", b"replication_slots", "slots", b"slots", "subscriptions", b"subscriptions", "tables", b"tables"]) -> None: ...
+
+global___GetInventoryResponse = GetInventoryResponse
+
+@typing.final
+class HeldSlot(google.protobuf.message.Message):
+    """A slot as a node's database has it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    slot: builtins.int
+    """The slot."""
+    epoch: builtins.int
+    """Its epoch."""
+    state: builtins.str
+    """"owner", "frozen" or "moved"."""
+    rows: builtins.int
+    """Rows, estimated."""
+    bytes: builtins.int
+    """Bytes of its tables and indexes."""
+    def __init__(
+        self,
+        *,
+        slot: builtins.int = ...,
+        epoch: builtins.int = ...,
+        state: builtins.str = ...,
+        rows: builtins.int = ...,
+        bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "epoch", b"epoch", "rows", b"rows", "slot", b"slot", "state", b"state"]) -> None: ...
+
+global___HeldSlot = HeldSlot
+
+@typing.final
+class GetLoadRequest(google.protobuf.message.Message):
+    """Request of GetLoad."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id"]) -> None: ...
+
+global___GetLoadRequest = GetLoadRequest
+
+@typing.final
+class GetLoadResponse(google.protobuf.message.Message):
+    """Response of GetLoad."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    WRITES_PER_SECOND_FIELD_NUMBER: builtins.int
+    WRITE_P99_FIELD_NUMBER: builtins.int
+    rows: builtins.int
+    """Edges, estimated."""
+    writes_per_second: builtins.float
+    """Writes a second, over the last seconds."""
+    write_p99: builtins.float
+    """99th percentile of the time from a write's arrival to its commit, in seconds."""
+    def __init__(
+        self,
+        *,
+        rows: builtins.int = ...,
+        writes_per_second: builtins.float = ...,
+        write_p99: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["rows", b"rows", "write_p99", b"write_p99", "writes_per_second", b"writes_per_second"]) -> None: ...
+
+global___GetLoadResponse = GetLoadResponse

@@ -45,6 +45,36 @@ class ShardServiceStub(object):
                 request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetTopologyRequest.SerializeToString,
                 response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetTopologyResponse.FromString,
                 _registered_method=True)
+        self.DescribeSource = channel.unary_unary(
+                '/likering.shard.v1.ShardService/DescribeSource',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.DescribeSourceRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.DescribeSourceResponse.FromString,
+                _registered_method=True)
+        self.FreezeSlot = channel.unary_unary(
+                '/likering.shard.v1.ShardService/FreezeSlot',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.FreezeSlotRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.FreezeSlotResponse.FromString,
+                _registered_method=True)
+        self.UnfreezeSlot = channel.unary_unary(
+                '/likering.shard.v1.ShardService/UnfreezeSlot',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.UnfreezeSlotRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.UnfreezeSlotResponse.FromString,
+                _registered_method=True)
+        self.StopReads = channel.unary_unary(
+                '/likering.shard.v1.ShardService/StopReads',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsResponse.FromString,
+                _registered_method=True)
+        self.GetInventory = channel.unary_unary(
+                '/likering.shard.v1.ShardService/GetInventory',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetInventoryRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetInventoryResponse.FromString,
+                _registered_method=True)
+        self.GetLoad = channel.unary_unary(
+                '/likering.shard.v1.ShardService/GetLoad',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServiceServicer(object):
@@ -68,6 +98,51 @@ class ShardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeSource(self, request, context):
+        """Where another node gets the rows of a slot that it takes over, and whether
+        this node's Postgres can give them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FreezeSlot(self, request, context):
+        """Ends writes to a slot. Answered only after the commit that ended them; when
+        repeated, after another one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnfreezeSlot(self, request, context):
+        """Asks to look at a frozen slot's move now: only what the topology database
+        says lets writes begin again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopReads(self, request, context):
+        """Ends reads of a frozen slot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInventory(self, request, context):
+        """What this node's database holds of slots and of moves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLoad(self, request, context):
+        """How much this node does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +155,36 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.GetTopology,
                     request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetTopologyRequest.FromString,
                     response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetTopologyResponse.SerializeToString,
+            ),
+            'DescribeSource': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeSource,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.DescribeSourceRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.DescribeSourceResponse.SerializeToString,
+            ),
+            'FreezeSlot': grpc.unary_unary_rpc_method_handler(
+                    servicer.FreezeSlot,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.FreezeSlotRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.FreezeSlotResponse.SerializeToString,
+            ),
+            'UnfreezeSlot': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnfreezeSlot,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.UnfreezeSlotRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.UnfreezeSlotResponse.SerializeToString,
+            ),
+            'StopReads': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopReads,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsResponse.SerializeToString,
+            ),
+            'GetInventory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInventory,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetInventoryRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetInventoryResponse.SerializeToString,
+            ),
+            'GetLoad': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLoad,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +242,168 @@ class ShardService(object):
             '/likering.shard.v1.ShardService/GetTopology',
             likering_dot_shard_dot_v1_dot_shard__service__pb2.GetTopologyRequest.SerializeToString,
             likering_dot_shard_dot_v1_dot_shard__service__pb2.GetTopologyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/DescribeSource',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.DescribeSourceRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.DescribeSourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FreezeSlot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/FreezeSlot',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.FreezeSlotRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.FreezeSlotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnfreezeSlot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/UnfreezeSlot',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.UnfreezeSlotRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.UnfreezeSlotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopReads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/StopReads',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInventory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/GetInventory',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.GetInventoryRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.GetInventoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLoad(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/GetLoad',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,48 @@ class ShardServiceStub:
     topology database is away.
     """
 
+    DescribeSource: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.DescribeSourceRequest,
+        likering.shard.v1.shard_service_pb2.DescribeSourceResponse,
+    ]
+    """Where another node gets the rows of a slot that it takes over, and whether
+    this node's Postgres can give them.
+    """
+
+    FreezeSlot: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.FreezeSlotRequest,
+        likering.shard.v1.shard_service_pb2.FreezeSlotResponse,
+    ]
+    """Ends writes to a slot. Answered only after the commit that ended them; when
+    repeated, after another one.
+    """
+
+    UnfreezeSlot: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.UnfreezeSlotRequest,
+        likering.shard.v1.shard_service_pb2.UnfreezeSlotResponse,
+    ]
+    """Asks to look at a frozen slot's move now: only what the topology database
+    says lets writes begin again.
+    """
+
+    StopReads: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.StopReadsRequest,
+        likering.shard.v1.shard_service_pb2.StopReadsResponse,
+    ]
+    """Ends reads of a frozen slot."""
+
+    GetInventory: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.GetInventoryRequest,
+        likering.shard.v1.shard_service_pb2.GetInventoryResponse,
+    ]
+    """What this node's database holds of slots and of moves."""
+
+    GetLoad: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.GetLoadRequest,
+        likering.shard.v1.shard_service_pb2.GetLoadResponse,
+    ]
+    """How much this node does."""
+
 class ShardServiceAsyncStub:
     """What a shard node does for routers and for other nodes."""
 
@@ -57,6 +99,48 @@ class ShardServiceAsyncStub:
     """The topology that this node acts on, for a router that starts while the
     topology database is away.
     """
+
+    DescribeSource: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.DescribeSourceRequest,
+        likering.shard.v1.shard_service_pb2.DescribeSourceResponse,
+    ]
+    """Where another node gets the rows of a slot that it takes over, and whether
+    this node's Postgres can give them.
+    """
+
+    FreezeSlot: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.FreezeSlotRequest,
+        likering.shard.v1.shard_service_pb2.FreezeSlotResponse,
+    ]
+    """Ends writes to a slot. Answered only after the commit that ended them; when
+    repeated, after another one.
+    """
+
+    UnfreezeSlot: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.UnfreezeSlotRequest,
+        likering.shard.v1.shard_service_pb2.UnfreezeSlotResponse,
+    ]
+    """Asks to look at a frozen slot's move now: only what the topology database
+    says lets writes begin again.
+    """
+
+    StopReads: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.StopReadsRequest,
+        likering.shard.v1.shard_service_pb2.StopReadsResponse,
+    ]
+    """Ends reads of a frozen slot."""
+
+    GetInventory: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.GetInventoryRequest,
+        likering.shard.v1.shard_service_pb2.GetInventoryResponse,
+    ]
+    """What this node's database holds of slots and of moves."""
+
+    GetLoad: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.GetLoadRequest,
+        likering.shard.v1.shard_service_pb2.GetLoadResponse,
+    ]
+    """How much this node does."""
 
 class ShardServiceServicer(metaclass=abc.ABCMeta):
     """What a shard node does for routers and for other nodes."""
@@ -81,5 +165,59 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
         """The topology that this node acts on, for a router that starts while the
         topology database is away.
         """
+
+    @abc.abstractmethod
+    def DescribeSource(
+        self,
+        request: likering.shard.v1.shard_service_pb2.DescribeSourceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.DescribeSourceResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.DescribeSourceResponse]]:
+        """Where another node gets the rows of a slot that it takes over, and whether
+        this node's Postgres can give them.
+        """
+
+    @abc.abstractmethod
+    def FreezeSlot(
+        self,
+        request: likering.shard.v1.shard_service_pb2.FreezeSlotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.FreezeSlotResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.FreezeSlotResponse]]:
+        """Ends writes to a slot. Answered only after the commit that ended them; when
+        repeated, after another one.
+        """
+
+    @abc.abstractmethod
+    def UnfreezeSlot(
+        self,
+        request: likering.shard.v1.shard_service_pb2.UnfreezeSlotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.UnfreezeSlotResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.UnfreezeSlotResponse]]:
+        """Asks to look at a frozen slot's move now: only what the topology database
+        says lets writes begin again.
+        """
+
+    @abc.abstractmethod
+    def StopReads(
+        self,
+        request: likering.shard.v1.shard_service_pb2.StopReadsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.StopReadsResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.StopReadsResponse]]:
+        """Ends reads of a frozen slot."""
+
+    @abc.abstractmethod
+    def GetInventory(
+        self,
+        request: likering.shard.v1.shard_service_pb2.GetInventoryRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.GetInventoryResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.GetInventoryResponse]]:
+        """What this node's database holds of slots and of moves."""
+
+    @abc.abstractmethod
+    def GetLoad(
+        self,
+        request: likering.shard.v1.shard_service_pb2.GetLoadRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.GetLoadResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.GetLoadResponse]]:
+        """How much this node does."""
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,197 @@
+"""One slot's way from node to node: its states, which of them may follow which, and what a store of moves can do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from likering.ring.plan import Move as PlannedMove
+from likering.topology.store import TopologyConflict
+
+
+class MoveState(StrEnum):
+    """Where a move is; docs/handoff.md has the picture."""
+
+    PLANNED = "planned"
+    COPYING = "copying"
+    CATCHING_UP = "catching_up"
+    FREEZING = "freezing"
+    ABORTED = "aborted"
+    COMMITTED = "committed"
+    ACTIVATING = "activating"
+    ACTIVE = "active"
+    MOVED = "moved"
+    VERIFIED = "verified"
+    RETIRED = "retired"
+    CANCELLED = "cancelled"
+    REVERTED = "reverted"
+
+
+ENDED = frozenset((MoveState.RETIRED, MoveState.CANCELLED, MoveState.REVERTED))
+"""Nothing is left to do."""
+SETTLED = ENDED | {MoveState.VERIFIED}
+"""The slot may move again; at most the source's copy is still kept."""
+UNCOMMITTED = frozenset(
+    (MoveState.PLANNED, MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.ABORTED)
+)
+"""The source is the owner, and the move can be cancelled."""
+UNDER_WAY = frozenset(
+    (MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.COMMITTED, MoveState.ACTIVATING)
+)
+"""Both nodes work on it: these count against ``slots_at_once``."""
+
+NEXT: Mapping[MoveState, frozenset[MoveState]] = {
+    MoveState.PLANNED: frozenset((MoveState.COPYING, MoveState.CANCELLED)),
+    MoveState.COPYING: frozenset((MoveState.CATCHING_UP, MoveState.PLANNED, MoveState.CANCELLED)),
+    MoveState.CATCHING_UP: frozenset((MoveState.FREEZING, MoveState.PLANNED, MoveState.CANCELLED)),
+    MoveState.FREEZING: frozenset((MoveState.COMMITTED, MoveState.ABORTED, MoveState.CANCELLED)),
+    MoveState.ABORTED: frozenset((MoveState.PLANNED, MoveState.CANCELLED)),
+    MoveState.COMMITTED: frozenset((MoveState.ACTIVATING, MoveState.REVERTED)),
+    MoveState.ACTIVATING: frozenset((MoveState.ACTIVE,)),
+    MoveState.ACTIVE: frozenset((MoveState.MOVED,)),
+    MoveState.MOVED: frozenset((MoveState.VERIFIED,)),
+    MoveState.VERIFIED: frozenset((MoveState.RETIRED,)),
+    MoveState.RETIRED: frozenset(),
+    MoveState.CANCELLED: frozenset(),
+    MoveState.REVERTED: frozenset(),
+}
+"""Which state may follow. To PLANNED only with another attempt."""
+
+
+class MoveChanged(TopologyConflict):
+    """The move is in another state, or at another attempt, by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMove:
+    """One move. Times are the topology database's; durations are in µs.
+
+    ``epoch`` is the slot's when the move was planned: the source's. ``attempt`` grows whenever somebody takes the move
+    up anew, and whoever still works on an earlier one can change nothing. ``waits_for`` says why it does not go on.
+    """
+
+    move: int
+    resize: int
+    slot: int
+    source: str
+    target: str
+    epoch: int
+    attempt: int
+    state: MoveState
+    state_since: datetime
+    created_at: datetime
+    rows_total: int
+    rows_copied: int
+    lag_us: int | None
+    pause_us: int | None
+    last_rev: int | None
+    waits_for: str
+    waits_since: datetime | None
+    last_error: str
+    word_at: datetime
+
+    def __str__(self) -> str:
+        return f"move {self.move} of slot {self.slot} from {self.source} to {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveLimits:
+    """What operators set at run time.
+
+    ``slots_at_once`` is for each node, as source and as target; ``rows_per_second`` for what a node copies (0: no
+    limit); ``pause_budget_ms`` the longest freeze before it is aborted; ``grace_seconds`` how long a source keeps
+    its copy of a slot that was verified.
+    """
+
+    paused: bool = False
+    slots_at_once: int = 2
+    rows_per_second: int = 20_000
+    pause_budget_ms: int = 100
+    grace_seconds: int = 900
+
+
+@dataclass(frozen=True, slots=True)
+class MoveEvent:
+    """A transition: ``state`` was reached at ``at``, by ``who``."""
+
+    move: int
+    at: datetime
+    attempt: int
+    state: MoveState
+    who: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """A plan that was applied, and when."""
+
+    resize: int
+    plan: Mapping[str, Any]
+    created_at: datetime
+
+
+class MoveStore(Protocol):
+    """Keeps the moves. Every call raises TopologyUnavailable, in bounded time, when the store does not answer.
+
+    After that the outcome of a change is unknown: read the move again before anything else is done about it.
+    """
+
+    async def apply(
+        self, expected_version: int, moves: Sequence[PlannedMove], plan: Mapping[str, Any], who: str
+    ) -> int:
+        """Begin a resize; returns its number.
+
+        Raises PlanStale unless the topology is still at ``expected_version`` and each slot with its owner and epoch,
+        and MovesPending when a slot of the plan is moving already.
+        """
+
+    async def moves(self, *, resize: int | None = None, ended: bool = False) -> list[SlotMove]:
+        """The moves in the order of their numbers; without ``ended`` only those with something left to do."""
+
+    async def move(self, move: int) -> SlotMove:
+        """One move. Raises MoveChanged when there is none."""
+
+    async def begin(self, move: SlotMove, who: str) -> str:
+        """PLANNED → COPYING, if the limits allow it; otherwise says what it waits for. Raises MoveChanged."""
+
+    async def advance(
+        self, move: SlotMove, to: MoveState, who: str, detail: Mapping[str, Any] | None = None, **facts: Any
+    ) -> SlotMove:
+        """Compare-and-set from the given move's state and attempt to ``to``, noting ``facts`` (columns).
+
+        Going to PLANNED raises the attempt. Raises MoveChanged when the move is elsewhere by now.
+        """
+
+    async def commit(self, move: SlotMove, who: str, detail: Mapping[str, Any]) -> SlotMove:
+        """FREEZING → COMMITTED and the slot's owner → the target at the next epoch: one transaction."""
+
+    async def revert(self, move: int, who: str) -> SlotMove:
+        """COMMITTED → REVERTED and the slot's owner → the source, at an epoch above the target's."""
+
+    async def cancel(self, moves: Collection[int], who: str) -> list[SlotMove]:
+        """Cancel those that are uncommitted; returns all of them as they are now."""
+
+    async def report(self, move: SlotMove, **facts: Any) -> None:
+        """Note how far an attempt is (columns), while it is the current one."""
+
+    async def limits(self) -> MoveLimits:
+        """The limits as they are now."""
+
+    async def set_limits(self, **changes: int | bool) -> MoveLimits:
+        """Change some of the limits."""
+
+    async def events(self, moves: Collection[int]) -> list[MoveEvent]:
+        """What happened to these moves, in order."""
+
+    async def resizes(self, limit: int) -> list[Resize]:
+        """The newest resizes, newest first."""
+
+    def changes(self) -> AsyncGenerator[None, None]:
+        """One item at once, then one after each change that the store tells of; some may be left out, the last not."""
+
+    async def close(self) -> None:
+        """Give back what the store holds."""
