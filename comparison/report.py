@@ -69,15 +69,15 @@ def figures_table(run: Mapping[str, Any]) -> list[list[str]]:
 def _cell(one: Measured | None) -> str:
     if one is None:
         return ""
+    spread = f" ({_short(min(one.rounds))} to {_short(max(one.rounds))})" if len(one.rounds) > 1 else ""
+    return f"{_short(one.value)}{spread} {one.verdict}".strip()
+
+
+def _short(value: float) -> str:
     # A count(*) loses by thousands; three digits are enough there, and two decimals where the goals are close to 1.
-    value = (
-        f"{one.value:.2f}"
-        if one.value < 10
-        else f"{one.value:,.0f}"
-        if one.value >= 100
-        else f"{one.value:.1f}"
-    )
-    return f"{value} {one.verdict}".strip()
+    if value < 10:
+        return f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _nodes(nodes: str) -> str:
