@@ -21,6 +21,7 @@ from likering.ring.topology import Topology
 from shard_node import store
 from shard_node.database import conninfo
 from shard_node.identity import establish
+from shard_node.partitions import create_partitions
 from shard_node.store import Connection, Fence
 
 _CLUSTER = "00000000-0000-0000-0000-000000000001"
@@ -47,7 +48,7 @@ class Writer:
         await establish(
             connection, "direct", Topology(_CLUSTER, 1, self._slot_count, {}, nobody, (0,) * self._slot_count)
         )
-        await store.create_partitions(connection, sorted(self._slots))
+        await create_partitions(connection, sorted(self._slots))
         await store.execute(connection, "raise_generation")
         async with connection.transaction():
             await store.add_slots(connection, dict.fromkeys(sorted(self._slots), 1))

@@ -37,6 +37,7 @@ MAX_WAITING: Final = 50_000
 """Most operations of one router worker that wait for a change."""
 
 _FIRST_BACKOFF: Final = 0.02
+_FIRST_MOVING_BACKOFF: Final = 0.005
 _LAST_BACKOFF: Final = 0.2
 _TOPOLOGY_PATIENCE: Final = 0.5
 # A change is told by the pulse; this is for one that came and went unseen.
@@ -242,6 +243,9 @@ class Undertaking:
                 else:
                     # The node has not heard of our topology yet; or we have, since it answered, heard of its.
                     self._again((position,), SlotMoving(), self._backoff())
+            case shard.OP_CODE_MOVING:
+                # For some ten milliseconds: a change of the topology ends the wait, but it may have come already.
+                self._again((position,), SlotMoving(), self._backoff(_FIRST_MOVING_BACKOFF))
             case shard.OP_CODE_UNAVAILABLE:
                 self._again((position,), ShardUnavailable(), self._backoff())
             case shard.OP_CODE_UNKNOWN_OUTCOME:
@@ -274,9 +278,9 @@ class Undertaking:
         self._reasons.update(dict.fromkeys(positions, reason))
         self._delay = min(self._delay, delay)
 
-    def _backoff(self) -> float:
+    def _backoff(self, first: float = _FIRST_BACKOFF) -> float:
         # Spread, or all calls that failed together would come back together.
-        return min(_FIRST_BACKOFF * 2.0**self._attempt, _LAST_BACKOFF) * random.uniform(0.5, 1.0)
+        return min(first * 2.0**self._attempt, _LAST_BACKOFF) * random.uniform(0.5, 1.0)
 
     def _give_up(self, positions: Sequence[int]) -> None:
         for position in positions:

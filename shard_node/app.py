@@ -19,7 +19,9 @@ from likering.serving.handlers import ServiceHandlers
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import EXIT_CONFIGURATION
 from likering.shard.v1 import shard_service_pb2
+from likering.topology.moves import MoveStore
 from likering.topology.postgres import PostgresTopologyStore
+from likering.topology.postgres_moves import PostgresMoveStore
 from likering.topology.store import NodeRefused, NodeRegistration, NodeSuperseded, TopologyStore
 from likering.topology.watch import TopologyWatch
 from shard_node import settings as node_settings
@@ -27,6 +29,7 @@ from shard_node.assignment import Assignment
 from shard_node.cache import CountCache
 from shard_node.commit import Batch
 from shard_node.database import conninfo, read_pool
+from shard_node.handoff.handoffs import Handoffs
 from shard_node.identity import Identity, IdentityMismatch, check_cluster, establish
 from shard_node.leadership import Leadership, LeadershipLost
 from shard_node.ownership import Ownership
@@ -52,7 +55,12 @@ class ShardNode:
     """One process of a shard node."""
 
     def __init__(
-        self, settings: NodeSettings, identity: Identity, store: TopologyStore, watch: TopologyWatch
+        self,
+        settings: NodeSettings,
+        identity: Identity,
+        store: TopologyStore,
+        watch: TopologyWatch,
+        moves: MoveStore,
     ) -> None:
         self._settings = settings
         self._identity = identity
@@ -66,8 +74,25 @@ class ShardNode:
             self._leadership, self._ownership, self._publish, max_queued=settings.queued_operations
         )
         reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
+        dsn = settings.postgres.get_secret_value()
+        self._handoffs = Handoffs(
+            identity,
+            dsn=dsn,
+            replication_dsn=settings.replication.get_secret_value() if settings.replication else dsn,
+            pool=self._pool,
+            ownership=self._ownership,
+            writer=self._writer,
+            moves=moves,
+            watch=watch,
+            generation=lambda: self._generation,
+        )
         service = ShardService(
-            identity.cluster_id, self._ownership, self._writer, reader, lambda: watch.latest
+            identity.cluster_id,
+            self._ownership,
+            self._writer,
+            reader,
+            lambda: watch.latest,
+            self._handoffs,
         )
         self._server = Server(
             [
@@ -91,6 +116,7 @@ class ShardNode:
             asyncio.create_task(self._writer.run(), name="writer"),
             asyncio.create_task(self._announce(), name="announcement"),
             asyncio.create_task(self._assign(), name="assignment"),
+            asyncio.create_task(self._handoffs.run(), name="handoffs"),
             asyncio.create_task(self._check_cluster(), name="cluster check"),
             asyncio.create_task(stop.wait(), name="stop"),
         }
@@ -169,11 +195,13 @@ async def serve(settings: NodeSettings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store = PostgresTopologyStore(settings.topology.get_secret_value())
     watch = TopologyWatch(store)
+    moves = PostgresMoveStore(settings.topology.get_secret_value())
     try:
         identity = await _identify(settings, watch)
-        return await ShardNode(settings, identity, store, watch).run(stop)
+        return await ShardNode(settings, identity, store, watch, moves).run(stop)
     finally:
         await watch.stop()
+        await moves.close()
         await store.close()
 
 

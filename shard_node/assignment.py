@@ -15,6 +15,7 @@ from likering.ring.topology import Topology
 from likering.topology.watch import TopologyWatch
 from shard_node import store
 from shard_node.ownership import Ownership
+from shard_node.partitions import create_partitions
 from shard_node.store import Connection, Fence
 from shard_node.writer import Writer
 
@@ -59,18 +60,18 @@ class Assignment:
         missing = {
             slot: epoch
             for slot, epoch in topology.slots_of(self._node_name).items()
-            if slot not in self._ownership.epochs
+            if slot not in self._ownership.held
         }
         new = {slot: epoch for slot, epoch in missing.items() if epoch == FIRST_EPOCH}
         if len(new) < len(missing):
-            log.error(
-                "slots are said to be ours but their likes are not here",
-                slots=sorted(missing.keys() - new.keys()),
+            # Right after a move has committed this is how it should be.
+            log.info(
+                "slots are said to be ours that are not here yet", slots=sorted(missing.keys() - new.keys())
             )
         if not new:
             return
         async with self._pool.connection() as connection:
-            await store.create_partitions(connection, sorted(new))
+            await create_partitions(connection, sorted(new))
 
         async def add(connection: Connection, fence: Fence) -> None:
             await store.add_slots(connection, new)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from time import monotonic
 
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_UNSPECIFIED,
@@ -30,6 +31,7 @@ class WriteUnit:
     """The writes of one Execute call: columns in, columns out, and a future that is done when they are filled."""
 
     __slots__ = (
+        "arrived",
         "codes",
         "counts",
         "done",
@@ -59,6 +61,7 @@ class WriteUnit:
         self.slots = slots
         self.epochs = epochs
         self.intents = intents
+        self.arrived = monotonic()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.codes: list[OpCode.ValueType] = []
         self.outcomes: list[OpOutcome.ValueType] = []

@@ -24,6 +24,7 @@ class Identity:
     node_name: str
     node_uuid: str
     system_identifier: str
+    schema_version: int
 
 
 async def establish(connection: Connection, node_name: str, topology: Topology | None) -> Identity | None:
@@ -44,7 +45,9 @@ async def establish(connection: Connection, node_name: str, topology: Topology |
         return None
     system = await (await execute(connection, "system_identifier")).fetchone()
     assert system is not None
-    identity = Identity(*row, *system)
+    version = await (await execute(connection, "schema_version")).fetchone()
+    assert version is not None
+    identity = Identity(*row, *system, *version)
     if identity.node_name != node_name:
         raise IdentityMismatch(f"this database belongs to node {identity.node_name!r}, not to {node_name!r}")
     if topology is not None:

@@ -102,18 +102,53 @@ SELECT generation, slots_seq, last_rev, beat FROM writer
 -- name: raise_generation
 UPDATE writer SET generation = generation + 1 RETURNING generation, slots_seq, last_rev
 
--- name: owned_slots
-SELECT slot, epoch FROM slots WHERE state = 'owner'
+-- name: held_slots
+SELECT slot, epoch, state, move, attempt FROM slots
 
 -- name: add_slots
 INSERT INTO slots (slot, epoch, state)
 SELECT added.slot, added.epoch, 'owner'
 FROM unnest(%(slots)s::smallint[], %(epochs)s::bigint[]) AS added (slot, epoch)
 
+-- name: freeze_slot
+-- Ends writes to a slot. Also when an earlier attempt, which is dead by now, has frozen it; a request of an earlier one
+-- that comes late must not take the place of a later one, whose end would then be told by the wrong attempt.
+UPDATE slots SET state = 'frozen', move = %(move)s, attempt = %(attempt)s
+WHERE slot = %(slot)s AND epoch = %(epoch)s
+  AND (state = 'owner' OR state = 'frozen' AND (move, attempt) < (%(move)s, %(attempt)s))
+RETURNING 1
+
+-- name: seal_slot
+INSERT INTO seals (slot, move, attempt, probe, last_rev)
+SELECT %(slot)s, %(move)s, %(attempt)s, 0, last_rev FROM writer
+
+-- name: read_seal
+-- And the server's timeline, which the name of a WAL file begins with.
+SELECT last_rev, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer FROM seals
+WHERE slot = %(slot)s AND move = %(move)s AND attempt = %(attempt)s AND probe = 0
+
+-- name: unfreeze_slot
+-- Only the attempt that was looked at: another one may have frozen the slot since.
+UPDATE slots SET state = 'owner', epoch = %(epoch)s, move = NULL, attempt = NULL
+WHERE slot = %(slot)s AND state = 'frozen' AND move = %(move)s AND attempt = %(attempt)s
+
+-- name: slot_moved
+UPDATE slots SET state = 'moved' WHERE slot = %(slot)s AND state = 'frozen' AND move = %(move)s
+
+-- name: forget_slot
+DELETE FROM slots WHERE slot = %(slot)s AND state = 'moved' AND move = %(move)s
+
+-- name: take_slot
+-- From the end of the transaction on the slot is this database's. It may have been here before.
+INSERT INTO slots (slot, epoch, state) VALUES (%(slot)s, %(epoch)s, 'owner')
+ON CONFLICT (slot) DO UPDATE
+SET epoch = excluded.epoch, state = 'owner', move = NULL, attempt = NULL
+WHERE slots.state = 'moved' AND slots.epoch < excluded.epoch
+
 -- name: raise_slots_seq
 UPDATE writer SET slots_seq = slots_seq + 1
 WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
-RETURNING slots_seq
+RETURNING slots_seq, last_rev
 
 -- name: try_leadership
 SELECT pg_try_advisory_lock(%(key)s)
@@ -126,3 +161,18 @@ WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE da
 
 -- name: system_identifier
 SELECT system_identifier::text FROM pg_control_system()
+
+-- name: schema_version
+SELECT max(version) FROM schema_migrations
+
+-- name: slot_sizes
+-- Rows and bytes of each slot's tables, by the statistics.
+SELECT substring(relname FROM '_s(\d+)$')::integer AS slot, sum(greatest(reltuples, 0))::bigint,
+       sum(pg_total_relation_size(oid))::bigint
+FROM pg_class
+WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relname ~ '^(edges|posts)_s\d+$'
+GROUP BY 1
+
+-- name: count_rows
+SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class
+WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relname ~ '^edges_s\d+$'

@@ -15,7 +15,6 @@ from likering.shard.v1.shard_service_pb2 import (
     COUNT_SOURCE_DATABASE,
     COUNT_SOURCE_STALE,
     COUNT_SOURCE_UNSPECIFIED,
-    OP_CODE_NOT_OWNER,
     OP_CODE_UNAVAILABLE,
     OP_CODE_UNSPECIFIED,
     OP_CODE_VERSION_AHEAD,
@@ -124,8 +123,7 @@ class Reader:
     async def answer(self, unit: ReadUnit, mode: ReadMode.ValueType) -> None:
         """Fills the result columns of the unit."""
         everything = range(len(unit))
-        refused = self._ownership.refused(unit.slots, unit.epochs)
-        unit.refuse(refused, OP_CODE_NOT_OWNER)
+        refused = self._refuse_unowned(unit)
         positions = [p for p in everything if not unit.codes[p]] if refused else everything
         counts = [p for p in positions if unit.kinds[p] == OP_KIND_COUNT]
         likes = [p for p in positions if unit.kinds[p] != OP_KIND_COUNT]
@@ -144,9 +142,15 @@ class Reader:
         if strong:
             # A commit that began after these reads proves that nobody else was the writer when they were made.
             if await self._writer.barrier():
-                unit.refuse(self._ownership.refused(unit.slots, unit.epochs), OP_CODE_NOT_OWNER)
+                self._refuse_unowned(unit)
             else:
                 unit.refuse(everything, OP_CODE_UNAVAILABLE)
+
+    def _refuse_unowned(self, unit: ReadUnit) -> bool:
+        refused = self._ownership.refused_reads(unit.slots, unit.epochs)
+        for position, code in refused.items():
+            unit.codes[position] = code
+        return bool(refused)
 
     async def _counts(self, unit: ReadUnit, positions: Sequence[int], *, strong: bool) -> None:
         slots = {unit.post_ids[p]: unit.slots[p] for p in positions}

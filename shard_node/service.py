@@ -15,12 +15,25 @@ from likering.shard.v1.shard_service_pb2 import (
     OP_KIND_LIKE,
     OP_KIND_UNLIKE,
     OP_OUTCOME_UNSPECIFIED,
+    DescribeSourceRequest,
+    DescribeSourceResponse,
     ExecuteRequest,
     ExecuteResponse,
+    FreezeSlotRequest,
+    FreezeSlotResponse,
+    GetInventoryRequest,
+    GetInventoryResponse,
+    GetLoadRequest,
+    GetLoadResponse,
     GetTopologyRequest,
     GetTopologyResponse,
+    StopReadsRequest,
+    StopReadsResponse,
+    UnfreezeSlotRequest,
+    UnfreezeSlotResponse,
 )
 from shard_node.commit import WriteUnit
+from shard_node.handoff.handoffs import Handoffs
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader, ReadUnit
 from shard_node.sessions import Sessions
@@ -39,12 +52,14 @@ class ShardService:
         writer: Writer,
         reader: Reader,
         topology: Callable[[], Topology | None],
+        handoffs: Handoffs,
     ) -> None:
         self._cluster_id = cluster_id
         self._ownership = ownership
         self._writer = writer
         self._reader = reader
         self._topology = topology
+        self._handoffs = handoffs
         self._sessions = Sessions()
 
     async def Execute(self, request: ExecuteRequest, call: Call) -> ExecuteResponse:
@@ -84,6 +99,43 @@ class ShardService:
         if topology is None:
             raise TopologyUnavailable
         return GetTopologyResponse(topology=topology.to_json())
+
+    async def DescribeSource(self, request: DescribeSourceRequest, call: Call) -> DescribeSourceResponse:
+        """Where other nodes get this node's slots."""
+        self._check_cluster(request.cluster_id)
+        return await self._handoffs.describe()
+
+    async def FreezeSlot(self, request: FreezeSlotRequest, call: Call) -> FreezeSlotResponse:
+        """Ends the writes to a slot."""
+        self._check_cluster(request.cluster_id)
+        return await self._handoffs.freeze(request)
+
+    async def UnfreezeSlot(self, request: UnfreezeSlotRequest, call: Call) -> UnfreezeSlotResponse:
+        """Looks whether a frozen slot may go on."""
+        self._check_cluster(request.cluster_id)
+        self._handoffs.look_soon()
+        return UnfreezeSlotResponse()
+
+    async def StopReads(self, request: StopReadsRequest, call: Call) -> StopReadsResponse:
+        """Ends the reads of a frozen slot."""
+        self._check_cluster(request.cluster_id)
+        self._handoffs.stop_reads(request)
+        return StopReadsResponse()
+
+    async def GetInventory(self, request: GetInventoryRequest, call: Call) -> GetInventoryResponse:
+        """What the database holds of slots and moves."""
+        self._check_cluster(request.cluster_id)
+        return await self._handoffs.inventory()
+
+    async def GetLoad(self, request: GetLoadRequest, call: Call) -> GetLoadResponse:
+        """How much this node does."""
+        self._check_cluster(request.cluster_id)
+        load = self._writer.load
+        return GetLoadResponse(
+            rows=await self._handoffs.rows(),
+            writes_per_second=load.writes_per_second,
+            write_p99=load.percentile(0.99),
+        )
 
     def _check_cluster(self, cluster_id: str) -> None:
         if cluster_id != self._cluster_id:

@@ -33,6 +33,11 @@ class NodeSettings(BaseSettings):
     postgres: SecretStr = Field(description="connection string of the node's own database")
     topology: SecretStr = Field(description="connection string of the topology database")
     cache: SecretStr = Field(description="URL of the node's Valkey or Redis")
+    replication: SecretStr | None = Field(
+        None,
+        description="connection string by which other nodes and their Postgres reach this node's database;"
+        " default: the one of --postgres",
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     slow_call: float = Field(1.0, gt=0, description="a call that takes longer is logged")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg.sql import SQL, Identifier
 
 from shard_node.arrays import bool_array, int_array, nullable_int_array, text_array
 from shard_node.fold import EdgeKey, EdgeState, PostChange
+from shard_node.ownership import HeldSlot, SlotState
 from shard_node.queries import QUERIES
 
 Connection = AsyncConnection[Any]
@@ -194,10 +194,17 @@ async def read_liked(
     return {position - 1: rev for position, rev in await cursor.fetchall()}
 
 
-async def owned_slots(connection: Connection) -> dict[int, int]:
-    """Slot → epoch, of the slots that this database owns."""
-    cursor = await execute(connection, "owned_slots")
-    return dict(await cursor.fetchall())
+async def held_slots(connection: Connection) -> Cursor:
+    """Reads what this database says of its slots; ``slots_held`` reads the result."""
+    return await execute(connection, "held_slots")
+
+
+async def slots_held(cursor: Cursor) -> dict[int, HeldSlot]:
+    """What a ``held_slots`` found."""
+    return {
+        slot: HeldSlot(epoch, SlotState(state), move, attempt)
+        for slot, epoch, state, move, attempt in await cursor.fetchall()
+    }
 
 
 async def add_slots(connection: Connection, epochs: Mapping[int, int]) -> None:
@@ -209,39 +216,16 @@ async def add_slots(connection: Connection, epochs: Mapping[int, int]) -> None:
     )
 
 
-async def raise_slots_seq(connection: Connection, fence: Fence) -> int:
-    """Must be part of every transaction that changes the slots. Returns the new slots_seq."""
-    cursor = await execute(
+async def raise_slots_seq(connection: Connection, fence: Fence) -> Cursor:
+    """Must be part of every transaction that changes the slots. ``slots_seq_raised`` judges its result."""
+    return await execute(
         connection, "raise_slots_seq", {"generation": fence.generation, "slots_seq": fence.slots_seq}
     )
+
+
+async def slots_seq_raised(cursor: Cursor) -> tuple[int, int]:
+    """The new slots_seq, and the highest revision. Raises FenceLost."""
     row = await cursor.fetchone()
     if row is None:
         raise FenceLost
-    return int(row[0])
-
-
-async def create_partitions(connection: Connection, slots: Sequence[int]) -> None:
-    """Makes the partitions of the slots, where there are none yet.
-
-    LIKE and ATTACH instead of PARTITION OF: that one takes a lock on the parent that queues behind any reader and
-    stalls every writer meanwhile.
-    """
-    for slot in slots:
-        for parent in ("edges", "posts"):
-            name = Identifier(f"{parent}_s{slot}")
-            cursor = await connection.execute("SELECT to_regclass(%s::text)", [f"{parent}_s{slot}"])
-            if (await cursor.fetchone()) != (None,):
-                continue
-            async with connection.transaction():
-                # A post's row changes again and again: with room in its page the change touches no index (HOT).
-                room = SQL(" WITH (fillfactor = 80)" if parent == "posts" else "")
-                await connection.execute(
-                    SQL("CREATE TABLE {name} (LIKE {parent} INCLUDING ALL){room}").format(
-                        name=name, parent=Identifier(parent), room=room
-                    )
-                )
-                await connection.execute(
-                    SQL("ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES IN ({slot})").format(
-                        name=name, parent=Identifier(parent), slot=slot
-                    )
-                )
+    return int(row[0]), int(row[1])

@@ -19,7 +19,6 @@ import structlog
 from likering.errors import ShardOverloaded
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_INTENT_IN_FUTURE,
-    OP_CODE_NOT_OWNER,
     OP_CODE_STORAGE_FULL,
     OP_CODE_UNAVAILABLE,
     OP_CODE_UNKNOWN_OUTCOME,
@@ -29,7 +28,8 @@ from shard_node import store
 from shard_node.commit import Batch, WriteUnit, commit
 from shard_node.database import within
 from shard_node.leadership import Leadership
-from shard_node.ownership import Ownership
+from shard_node.load import Load
+from shard_node.ownership import HeldSlot, Ownership
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +45,10 @@ TRANSACTION_TIMEOUT = 5.0
 T = TypeVar("T")
 Publish = Callable[[Batch], Awaitable[None]]
 SlotsJob = Callable[[store.Connection, store.Fence], Awaitable[None]]
+
+
+class RefusedJob(Exception):
+    """A job of ``change_slots`` found that there is nothing for it to do: its transaction is rolled back."""
 
 
 class Writer:
@@ -76,6 +80,8 @@ class Writer:
         """Set once this process has led: from then on ``ownership`` is what its database says."""
         self._publishing: set[asyncio.Task[None]] = set()
         self._last_rev = 0
+        self.load = Load()
+        """What was committed lately."""
 
     def __repr__(self) -> str:
         return f"<Writer {self._queued} queued, last_rev {self._last_rev}, {self._leadership!r}>"
@@ -102,7 +108,8 @@ class Writer:
     async def change_slots(self, job: SlotsJob) -> None:
         """Runs a transaction that changes the owned slots, in the writer's turn, and reloads them.
 
-        ``job`` gets the connection inside a transaction whose fence has been raised.
+        ``job`` gets the connection in pipeline mode, inside a transaction that the fence ends if it must. Raises what
+        it raises: RefusedJob, or psycopg.Error; and ConnectionError or TimeoutError when the database is away.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._slots_jobs.append((job, future))
@@ -183,9 +190,7 @@ class Writer:
             self._queued -= len(unit)
             if unit.done.done():
                 continue  # given up by its caller before it began
-            refused: dict[int, OpCode.ValueType] = dict.fromkeys(
-                self._ownership.refused(unit.slots, unit.epochs), OP_CODE_NOT_OWNER
-            )
+            refused = self._ownership.refused_writes(unit.slots, unit.epochs)
             if unit.intents and max(unit.intents) > latest_intent:
                 for position, intent in enumerate(unit.intents):
                     if intent > latest_intent:
@@ -222,6 +227,7 @@ class Writer:
             self._last_rev = max(self._last_rev, batch.last_rev)
             if proved:
                 self._leadership.proved(began)
+                self.load.committed((len(unit), unit.arrived) for unit in batch.units)
             _resolve(barriers, value=proved)
             publishing = asyncio.create_task(self._publish_and_answer(batch, failure))
             self._publishing.add(publishing)
@@ -263,20 +269,28 @@ class Writer:
                 future.set_exception(error)
             if self._is_lost(error):
                 raise
+        except RefusedJob as error:
+            if not future.done():
+                future.set_exception(error)
         else:
             if not future.done():
                 future.set_result(None)
 
     async def _slots_transaction(self, job: SlotsJob) -> None:
-        connection = self._leadership.connection
+        # In few round trips, for a slot's pause waits for them. The fence is judged by its second UPDATE alone, the one
+        # of slots_seq; nothing is committed before.
+        connection, fence = self._leadership.connection, self._leadership.fence
         async with connection.transaction():
-            await store.check_fence(
-                await store.raise_fence(connection, self._leadership.fence, self._last_rev)
-            )
-            await job(connection, self._leadership.fence)
-            slots_seq = await store.raise_slots_seq(connection, self._leadership.fence)
+            async with connection.pipeline():
+                await store.raise_fence(connection, fence, self._last_rev)
+                await job(connection, fence)
+                raising = await store.raise_slots_seq(connection, fence)
+                holding = await store.held_slots(connection)
+            slots_seq, last_rev = await store.slots_seq_raised(raising)
+            held = await store.slots_held(holding)
         self._leadership.slots_seq_is(slots_seq)
-        self._ownership.replace(await store.owned_slots(connection))
+        self._last_rev = max(self._last_rev, last_rev)  # a slot that came has revisions of its own
+        self._ownership.replace(held)
 
     async def _reload_fence(self) -> None:
         """Finds out why the fence was lost: another generation raises LeadershipLost, other slots are reloaded."""
@@ -284,7 +298,10 @@ class Writer:
         await self._reload_slots()
 
     async def _reload_slots(self) -> None:
-        self._ownership.replace(await self._within(store.owned_slots(self._leadership.connection)))
+        self._ownership.replace(await self._within(self._held_slots()))
+
+    async def _held_slots(self) -> dict[int, HeldSlot]:
+        return await store.slots_held(await store.held_slots(self._leadership.connection))
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:
         return await within(self._transaction_timeout, work, self._leadership.connection)

@@ -92,6 +92,10 @@ class SlotMove:
     waits_since: datetime | None
     last_error: str
     word_at: datetime
+    state_age: float
+    """Seconds since ``state_since`` when this was read."""
+    word_age: float
+    """Seconds since ``word_at`` when this was read."""
 
     def __str__(self) -> str:
         return f"move {self.move} of slot {self.slot} from {self.source} to {self.target}"
@@ -141,12 +145,18 @@ class MoveStore(Protocol):
     """
 
     async def apply(
-        self, expected_version: int, moves: Sequence[PlannedMove], plan: Mapping[str, Any], who: str
+        self,
+        expected_version: int,
+        moves: Sequence[PlannedMove],
+        plan: Mapping[str, Any],
+        who: str,
+        *,
+        weights: Mapping[str, int] | None = None,
     ) -> int:
-        """Begin a resize; returns its number.
+        """Begin a resize; returns its number. ``weights`` (node name → weight) are set along with it, or neither is.
 
         Raises PlanStale unless the topology is still at ``expected_version`` and each slot with its owner and epoch,
-        and MovesPending when a slot of the plan is moving already.
+        and when a slot of the plan is moving already.
         """
 
     async def moves(self, *, resize: int | None = None, ended: bool = False) -> list[SlotMove]:
@@ -166,7 +176,7 @@ class MoveStore(Protocol):
         Going to PLANNED raises the attempt. Raises MoveChanged when the move is elsewhere by now.
         """
 
-    async def commit(self, move: SlotMove, who: str, detail: Mapping[str, Any]) -> SlotMove:
+    async def commit(self, move: SlotMove, who: str, detail: Mapping[str, Any], **facts: Any) -> SlotMove:
         """FREEZING → COMMITTED and the slot's owner → the target at the next epoch: one transaction."""
 
     async def revert(self, move: int, who: str) -> SlotMove:
@@ -187,8 +197,8 @@ class MoveStore(Protocol):
     async def events(self, moves: Collection[int]) -> list[MoveEvent]:
         """What happened to these moves, in order."""
 
-    async def resizes(self, limit: int) -> list[Resize]:
-        """The newest resizes, newest first."""
+    async def resizes(self, limit: int, *, resize: int | None = None) -> list[Resize]:
+        """The newest resizes, newest first; or that one only."""
 
     def changes(self) -> AsyncGenerator[None, None]:
         """One item at once, then one after each change that the store tells of; some may be left out, the last not."""

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
 from psycopg.rows import dict_row
 
-from likering.errors import TopologyUnavailable, WrongCluster
+from likering.errors import NodeOwnsSlots, TopologyUnavailable, WrongCluster
 from likering.postgres.migrations import migrate
 from likering.postgres.session import Connection, Session, conninfo
 from likering.ring.hashing import check_slot_count
@@ -23,7 +23,10 @@ from likering.topology.store import (
     NodeRefused,
     NodeRegistration,
     NodeSuperseded,
+    NodeUnknown,
+    SchemaOutdated,
     TopologyConflict,
+    check_weight,
 )
 
 SCHEMA = "likering"
@@ -43,17 +46,27 @@ SELECT cluster_id::text, version, slot_count, changed,
        CASE WHEN changed THEN (SELECT array_agg(epoch ORDER BY slot) FROM slots) END AS epochs
 FROM (SELECT *, (cluster_id::text, version) IS DISTINCT FROM (%(cluster_id)s, %(version)s) AS changed FROM cluster) AS c
 """
-_LOCK = "SELECT cluster_id::text, version FROM cluster FOR UPDATE"
+LOCK_CLUSTER = "SELECT cluster_id::text, version FROM cluster FOR UPDATE"
 _SAME_NODES = """
-SELECT name, uuid::text, address, weight, generation, system_identifier
+SELECT name, uuid::text, address, generation, system_identifier
 FROM nodes WHERE name = %(name)s OR uuid = %(uuid)s
 """
 _UPSERT_NODE = """
 INSERT INTO nodes (name, uuid, address, weight, generation, system_identifier)
 VALUES (%(name)s, %(uuid)s, %(address)s, %(weight)s, %(generation)s, %(system_identifier)s)
 ON CONFLICT (name) DO UPDATE
-SET address = excluded.address, weight = excluded.weight, generation = excluded.generation,
+SET address = excluded.address, generation = excluded.generation,
     system_identifier = excluded.system_identifier, updated_at = now()
+"""
+_SET_NODE = """
+UPDATE nodes SET weight = coalesce(%(weight)s, weight), state = coalesce(%(state)s, state), updated_at = now()
+WHERE name = %(name)s
+  AND (weight, state) IS DISTINCT FROM (coalesce(%(weight)s, weight), coalesce(%(state)s, state))
+"""
+_TIES = """
+SELECT (SELECT count(*) FROM slots WHERE owner = %(name)s),
+       (SELECT array_agg(move || ' of slot ' || slot || ', which is ' || state ORDER BY move) FROM moves
+        WHERE %(name)s IN (source, target) AND state NOT IN ('retired', 'cancelled', 'reverted'))
 """
 _ASSIGN = """
 UPDATE slots SET owner = given.owner, epoch = 1
@@ -119,6 +132,39 @@ class PostgresTopologyStore:
                     raise ValueError(
                         f"Only {cursor.rowcount} of the {len(owners)} slots are there and without owner"
                     )
+                await connection.execute(RAISE_VERSION)
+            return await self._read(connection)
+
+        return await self._run(work)
+
+    async def set_node(
+        self, name: str, *, weight: int | None = None, state: NodeState | None = None
+    ) -> Topology:
+        """See TopologyStore. Setting what is set already changes nothing, the version included."""
+        if weight is not None:
+            check_weight(weight)
+
+        async def work(connection: Connection) -> Topology:
+            async with connection.transaction():
+                await lock_cluster(connection)
+                await _check_known(connection, name)
+                cursor = await connection.execute(_SET_NODE, {"name": name, "weight": weight, "state": state})
+                if cursor.rowcount:
+                    await connection.execute(RAISE_VERSION)
+            return await self._read(connection)
+
+        return await self._run(work)
+
+    async def remove_node(self, name: str) -> Topology:
+        """See TopologyStore."""
+
+        async def work(connection: Connection) -> Topology:
+            async with connection.transaction():
+                # Whoever begins a move or changes an owner takes this lock as well, so nothing new ties the node now.
+                await lock_cluster(connection)
+                await _check_known(connection, name)
+                await _check_free(connection, name)
+                await connection.execute("DELETE FROM nodes WHERE name = %s", [name])
                 await connection.execute(RAISE_VERSION)
             return await self._read(connection)
 
@@ -199,14 +245,39 @@ async def create_cluster(dsn: str, slot_count: int, *, timeout: float = 30.0) ->
                 "INSERT INTO slots (slot) SELECT generate_series(0, %s - 1)", [slot_count]
             )
 
+    await _run_once(dsn, work, timeout)
+    return cluster_id
+
+
+async def upgrade_cluster(dsn: str, *, timeout: float = 30.0) -> list[str]:
+    """Bring the schema of a cluster up to this version; returns the names of the migrations that were applied.
+
+    ``timeout`` (seconds) is for all of it. Raises ClusterMissing when there is none (and makes nothing then),
+    MigrationError, for instance when a newer version has been here, and TopologyUnavailable.
+    """
+
+    async def work(connection: Connection) -> list[str]:
+        await lock_cluster(connection)
+        before = await _applied(connection)
+        await migrate(connection, files("likering.topology") / "schema", schema=SCHEMA)
+        return (await _applied(connection))[len(before) :]
+
+    return await _run_once(dsn, work, timeout)
+
+
+async def _run_once(dsn: str, work: Callable[[Connection], Awaitable[T]], timeout: float) -> T:
     settings = conninfo(dsn, timeout=timeout, schema=SCHEMA, application_name="likering-init")
     session = Session(settings, timeout=timeout)
     try:
         with clear_errors(timeout):
-            await session.run(work)
+            return await session.run(work)
     finally:
         await session.close()
-    return cluster_id
+
+
+async def _applied(connection: Connection) -> list[str]:
+    cursor = await connection.execute("SELECT version, name FROM schema_migrations ORDER BY version")
+    return [f"{version:04}_{name}" for version, name in await cursor.fetchall()]
 
 
 @contextmanager
@@ -217,6 +288,9 @@ def clear_errors(timeout: float) -> Iterator[None]:
     except TimeoutError as error:
         raise TopologyUnavailable(f"The topology database did not answer within {timeout:g} s") from error
     except (UndefinedTable, InvalidSchemaName) as error:
+        # Every call on the topology itself begins with the table cluster; later migrations brought the others.
+        if isinstance(error, UndefinedTable) and '"cluster"' not in str(error):
+            raise SchemaOutdated from error
         raise ClusterMissing from error
     except InsufficientPrivilege as error:
         raise TopologyUnavailable("The topology database refuses its user what is needed") from error
@@ -225,7 +299,7 @@ def clear_errors(timeout: float) -> Iterator[None]:
 
 
 async def lock_cluster(connection: Connection) -> tuple[str, int]:
-    cursor = await connection.execute(_LOCK)
+    cursor = await connection.execute(LOCK_CLUSTER)
     row = await cursor.fetchone()
     if row is None:
         raise ClusterMissing
@@ -253,7 +327,29 @@ async def _is_news(connection: Connection, registration: NodeRegistration) -> bo
                 f"Another process writes for node {registration.name} by now (generation {row['generation']}, this one"
                 f" has {registration.generation})"
             )
-    return not rows or any(rows[0][key] != value for key, value in _parameters(registration).items())
+    given = _parameters(registration)
+    return not rows or any(given[key] != value for key, value in rows[0].items())
+
+
+async def _check_known(connection: Connection, name: str) -> None:
+    cursor = await connection.execute("SELECT FROM nodes WHERE name = %s", [name])
+    if await cursor.fetchone() is None:
+        cursor = await connection.execute("SELECT name FROM nodes ORDER BY name")
+        names = ", ".join(row[0] for row in await cursor.fetchall())
+        raise NodeUnknown(f"No node {name} has registered; known are: {names or 'none'}")
+
+
+async def _check_free(connection: Connection, name: str) -> None:
+    cursor = await connection.execute(_TIES, {"name": name})
+    slots, moves = await cursor.fetchone() or (0, None)
+    if slots:
+        raise NodeOwnsSlots(f"Node {name} owns {slots} of the slots: drain it, and wait until it owns none")
+    if moves:
+        more = f" and {len(moves) - 1} more" if len(moves) > 1 else ""
+        raise NodeOwnsSlots(
+            f"Node {name} takes part in move {moves[0]}{more}: wait until they have ended (a move that is verified"
+            " ends with its grace period)"
+        )
 
 
 async def _check_active(connection: Connection, names: set[str]) -> None:

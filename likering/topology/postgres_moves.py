@@ -7,9 +7,10 @@ from contextlib import aclosing
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from psycopg import AsyncCursor
 from psycopg.errors import UniqueViolation
-from psycopg.rows import class_row, dict_row
-from psycopg.sql import SQL, Identifier, Placeholder
+from psycopg.rows import TupleRow, class_row, dict_row
+from psycopg.sql import SQL, Composable, Composed, Identifier, Placeholder
 from psycopg.types.json import Jsonb
 
 from likering.errors import MoveCommitted, PlanStale
@@ -26,15 +27,32 @@ from likering.topology.moves import (
     Resize,
     SlotMove,
 )
-from likering.topology.postgres import RAISE_VERSION, SCHEMA, clear_errors, lock_cluster
+from likering.topology.postgres import LOCK_CLUSTER, RAISE_VERSION, SCHEMA, clear_errors, lock_cluster
+from likering.topology.store import ClusterMissing
 
 CHANNEL = "likering_moves"
 
 T = TypeVar("T")
 
-_COLUMNS = SQL(", ").join(Identifier(column.name) for column in fields(SlotMove))
+_AGES = {
+    "state_age": SQL("extract(epoch FROM clock_timestamp() - state_since)::float8 AS state_age"),
+    "word_age": SQL("extract(epoch FROM clock_timestamp() - word_at)::float8 AS word_age"),
+}
+_COLUMNS = SQL(", ").join(_AGES.get(column.name, Identifier(column.name)) for column in fields(SlotMove))
 _LIMITS = SQL(", ").join(Identifier(column.name) for column in fields(MoveLimits))
 _TELL = f"NOTIFY {CHANNEL}"
+# What somebody else has to do something about. Told of everything, all nodes would read the moves in a slot's pause.
+_TOLD = frozenset(
+    (
+        MoveState.PLANNED,
+        MoveState.ABORTED,
+        MoveState.ACTIVE,
+        MoveState.MOVED,
+        MoveState.VERIFIED,
+        MoveState.CANCELLED,
+        MoveState.REVERTED,
+    )
+)
 _FACTS = frozenset(("rows_total", "rows_copied", "lag_us", "pause_us", "last_rev", "waits_for", "last_error"))
 
 
@@ -46,13 +64,21 @@ class PostgresMoveStore:
         self._conninfo = conninfo(dsn, timeout=timeout, schema=SCHEMA, application_name="likering-moves")
         self._timeout = timeout
         self._session = Session(self._conninfo, timeout=timeout)
+        # Transitions have a connection of their own: the pause of a slot must not wait for a list of all moves.
+        self._transitions = Session(self._conninfo, timeout=timeout)
         self._listeners: set[Session] = set()
 
     def __repr__(self) -> str:
         return f"PostgresMoveStore({self._session!r})"
 
     async def apply(
-        self, expected_version: int, moves: Sequence[PlannedMove], plan: Mapping[str, Any], who: str
+        self,
+        expected_version: int,
+        moves: Sequence[PlannedMove],
+        plan: Mapping[str, Any],
+        who: str,
+        *,
+        weights: Mapping[str, int] | None = None,
     ) -> int:
         """See MoveStore."""
 
@@ -90,6 +116,14 @@ class PostgresMoveStore:
                     raise PlanStale(
                         "A slot has another owner, or a target is no active node: make another plan"
                     )
+                if weights:
+                    await connection.execute(
+                        "UPDATE nodes SET weight = given.weight, updated_at = now()"
+                        " FROM unnest(%s::text[], %s::integer[]) AS given (name, weight)"
+                        " WHERE nodes.name = given.name",
+                        [list(weights.keys()), list(weights.values())],
+                    )
+                    await connection.execute(RAISE_VERSION)
                 await connection.execute(
                     "INSERT INTO move_events (move, attempt, state, who) SELECT move, 1, 'planned', %s FROM moves"
                     " WHERE resize = %s",
@@ -141,7 +175,7 @@ class PostgresMoveStore:
                 for name in (move.source, move.target):
                     busy = sum(name in pair for pair in pairs)
                     if busy >= limits.slots_at_once:
-                        return f"node {name} has {busy} moves under way, as many as it may at once"
+                        return f"node {name} takes part in as many moves as it may at once"
                 await _advance(
                     connection, move, MoveState.COPYING, who, {}, {"waits_for": "", "rows_copied": 0}
                 )
@@ -155,22 +189,30 @@ class PostgresMoveStore:
         """See MoveStore."""
 
         async def work(connection: Connection) -> SlotMove:
-            async with connection.transaction():
-                return await _advance(connection, move, to, who, detail or {}, facts)
+            return await _advance(connection, move, to, who, detail or {}, facts)
 
         return await self._run(work)
 
-    async def commit(self, move: SlotMove, who: str, detail: Mapping[str, Any]) -> SlotMove:
+    async def commit(self, move: SlotMove, who: str, detail: Mapping[str, Any], **facts: Any) -> SlotMove:
         """See MoveStore."""
 
         async def work(connection: Connection) -> SlotMove:
+            # Two round trips: the slot's writes wait for it.
             async with connection.transaction():
-                await lock_cluster(connection)
-                committed = await _advance(connection, move, MoveState.COMMITTED, who, detail, {})
-                await _change_owner(connection, move, move.source, move.epoch, move.target, move.epoch + 1)
+                async with connection.pipeline():
+                    locking = await connection.execute(LOCK_CLUSTER)
+                    advancing = await _send_advance(connection, move, MoveState.COMMITTED, who, detail, facts)
+                    owner = await _send_owner(
+                        connection, move, move.source, move.epoch, move.target, move.epoch + 1
+                    )
+                if await locking.fetchone() is None:
+                    raise ClusterMissing
+                committed = await _advanced(advancing, move)
+                await _owner_changed(owner, move, move.source, move.epoch)
+                await connection.execute(RAISE_VERSION)
                 return committed
 
-        return await self._run(work)
+        return await self._change(work)
 
     async def revert(self, move: int, who: str) -> SlotMove:
         """See MoveStore."""
@@ -216,7 +258,7 @@ class PostgresMoveStore:
         """See MoveStore."""
 
         async def work(connection: Connection) -> None:
-            await _update(connection, move, {}, facts)
+            await _note(connection, move, facts)
 
         await self._run(work)
 
@@ -257,13 +299,15 @@ class PostgresMoveStore:
 
         return await self._run(work)
 
-    async def resizes(self, limit: int) -> list[Resize]:
+    async def resizes(self, limit: int, *, resize: int | None = None) -> list[Resize]:
         """See MoveStore."""
 
         async def work(connection: Connection) -> list[Resize]:
             async with connection.cursor(row_factory=class_row(Resize)) as cursor:
                 await cursor.execute(
-                    "SELECT resize, plan, created_at FROM resizes ORDER BY resize DESC LIMIT %s", [limit]
+                    "SELECT resize, plan, created_at FROM resizes WHERE %s::bigint IS NULL OR resize = %s"
+                    " ORDER BY resize DESC LIMIT %s",
+                    [resize, resize, limit],
                 )
                 return await cursor.fetchall()
 
@@ -290,12 +334,16 @@ class PostgresMoveStore:
 
     async def close(self) -> None:
         """See MoveStore."""
-        for session in (self._session, *self._listeners):
+        for session in (self._session, self._transitions, *self._listeners):
             await session.close()
 
     async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         with clear_errors(self._timeout):
             return await self._session.run(work)
+
+    async def _change(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        with clear_errors(self._timeout):
+            return await self._transitions.run(work)
 
 
 def _slot_move(row: Mapping[str, Any]) -> SlotMove:
@@ -324,18 +372,18 @@ async def _read_limits(connection: Connection, *, lock: bool = False) -> MoveLim
     return limits
 
 
-def _assignments(values: Mapping[str, Any]) -> Any:
+def _assignments(values: Mapping[str, Any]) -> Composed:
     return SQL(", ").join(SQL("{} = {}").format(Identifier(name), Placeholder(name)) for name in values)
 
 
-async def _update(
-    connection: Connection, move: SlotMove, changes: Mapping[str, Any], facts: Mapping[str, Any]
-) -> bool:
-    """Changes the row if it is still in the state and at the attempt of ``move``."""
-    assert facts.keys() <= _FACTS, facts
-    values = {**changes, **facts}
-    assignments = [SQL("word_at = clock_timestamp()"), *([_assignments(values)] if values else [])]
-    if "waits_for" in facts:
+def _changes(values: Mapping[str, Any]) -> Composed:
+    """The assignments of an UPDATE of a move's row: the values, and what follows from them."""
+    assignments: list[Composable] = [SQL("word_at = clock_timestamp()")]
+    if values:
+        assignments.append(_assignments(values))
+    if "state" in values:
+        assignments.append(SQL("state_since = clock_timestamp()"))
+    if "waits_for" in values:
         # Since when: as long as it is the same reason.
         assignments.append(
             SQL(
@@ -343,13 +391,21 @@ async def _update(
                 " ELSE clock_timestamp() END"
             )
         )
-    cursor = await connection.execute(
-        SQL(
-            "UPDATE moves SET {} WHERE move = %(_move)s AND state = %(_state)s AND attempt = %(_attempt)s"
-        ).format(SQL(", ").join(assignments)),
-        {**values, "_move": move.move, "_state": move.state, "_attempt": move.attempt},
+    return SQL(", ").join(assignments)
+
+
+_SAME = SQL("move = %(_move)s AND state = %(_state)s AND attempt = %(_attempt)s")
+
+
+def _same(move: SlotMove) -> dict[str, Any]:
+    return {"_move": move.move, "_state": move.state, "_attempt": move.attempt}
+
+
+async def _note(connection: Connection, move: SlotMove, facts: Mapping[str, Any]) -> None:
+    assert facts.keys() <= _FACTS, facts
+    await connection.execute(
+        SQL("UPDATE moves SET {} WHERE {}").format(_changes(facts), _SAME), {**facts, **_same(move)}
     )
-    return cursor.rowcount == 1
 
 
 async def _advance(
@@ -360,27 +416,66 @@ async def _advance(
     detail: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> SlotMove:
+    return await _advanced(await _send_advance(connection, move, to, who, detail, facts), move)
+
+
+async def _send_advance(
+    connection: Connection,
+    move: SlotMove,
+    to: MoveState,
+    who: str,
+    detail: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> AsyncCursor[dict[str, Any]]:
+    """The compare-and-set, its event and its notification, in one statement that may be a transaction of its own."""
     if to not in NEXT[move.state]:
         raise ValueError(f"No way leads from {move.state} to {to}")
-    attempt = move.attempt + (to is MoveState.PLANNED)
-    if not await _update(connection, move, {"state": to, "attempt": attempt}, facts):
-        raise MoveChanged(f"The {move} is not {move.state} at attempt {move.attempt} any more")
-    await connection.execute("UPDATE moves SET state_since = clock_timestamp() WHERE move = %s", [move.move])
-    await connection.execute(
-        "INSERT INTO move_events (move, attempt, state, who, detail) VALUES (%s, %s, %s, %s, %s)",
-        [move.move, attempt, to, who, Jsonb(dict(detail))],
+    assert facts.keys() <= _FACTS, facts
+    values = {"state": to, "attempt": move.attempt + (to is MoveState.PLANNED), **facts}
+    cursor = connection.cursor(row_factory=dict_row)
+    return await cursor.execute(
+        SQL(
+            "WITH changed AS (UPDATE moves SET {changes} WHERE {same} RETURNING *), noted AS ("
+            "INSERT INTO move_events (move, attempt, state, who, detail)"
+            " SELECT move, attempt, state, %(_who)s, %(_detail)s FROM changed)"
+            " SELECT {columns}, CASE WHEN %(_tell)s THEN pg_notify(%(_channel)s, '')::text END AS told FROM changed"
+        ).format(changes=_changes(values), same=_SAME, columns=_COLUMNS),
+        {
+            **values,
+            **_same(move),
+            "_who": who,
+            "_detail": Jsonb(dict(detail)),
+            "_channel": CHANNEL,
+            "_tell": to in _TOLD,
+        },
     )
-    await connection.execute(_TELL)
-    return await _read(connection, move.move)
+
+
+async def _advanced(cursor: AsyncCursor[dict[str, Any]], move: SlotMove) -> SlotMove:
+    row = await cursor.fetchone()
+    if row is None:
+        raise MoveChanged(f"The {move} is not {move.state} at attempt {move.attempt} any more")
+    del row["told"]
+    return _slot_move(row)
 
 
 async def _change_owner(
     connection: Connection, move: SlotMove, owner: str, epoch: int, new_owner: str, new_epoch: int
 ) -> None:
-    cursor = await connection.execute(
-        "UPDATE slots SET owner = %s, epoch = %s WHERE slot = %s AND owner = %s AND epoch = %s",
+    changing = await _send_owner(connection, move, owner, epoch, new_owner, new_epoch)
+    await _owner_changed(changing, move, owner, epoch)
+    await connection.execute(RAISE_VERSION)
+
+
+async def _send_owner(
+    connection: Connection, move: SlotMove, owner: str, epoch: int, new_owner: str, new_epoch: int
+) -> AsyncCursor[TupleRow]:
+    return await connection.execute(
+        "UPDATE slots SET owner = %s, epoch = %s WHERE slot = %s AND owner = %s AND epoch = %s RETURNING 1",
         [new_owner, new_epoch, move.slot, owner, epoch],
     )
-    if cursor.rowcount != 1:
+
+
+async def _owner_changed(cursor: AsyncCursor[TupleRow], move: SlotMove, owner: str, epoch: int) -> None:
+    if await cursor.fetchone() is None:
         raise MoveChanged(f"Slot {move.slot} is not {owner}'s at epoch {epoch} any more")
-    await connection.execute(RAISE_VERSION)

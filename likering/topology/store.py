@@ -11,7 +11,7 @@ from typing import Protocol
 from grpc import StatusCode
 
 from likering.errors import LikeringError, TopologyUnavailable
-from likering.ring.topology import MAX_WEIGHT, Topology
+from likering.ring.topology import MAX_WEIGHT, NodeState, Topology
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -24,6 +24,10 @@ class TopologyConflict(LikeringError):
 
 class ClusterMissing(TopologyUnavailable):
     """The topology database holds no cluster yet; make one with: likering cluster init --slots N"""
+
+
+class SchemaOutdated(TopologyUnavailable):
+    """The topology database's schema is older than this program needs; bring it up with: likering cluster upgrade"""
 
 
 class ClusterExists(LikeringError):
@@ -42,12 +46,19 @@ class NodeSuperseded(NodeRefused):
     """Another process writes for the node by now."""
 
 
+class NodeUnknown(NodeRefused):
+    """No node of that name has registered."""
+
+    code = StatusCode.NOT_FOUND
+
+
 @dataclass(frozen=True, slots=True)
 class NodeRegistration:
     """What a node says about itself when it becomes the writer.
 
     ``cluster_id`` is the cluster that its database remembers, None on its first start; ``uuid`` is its database's own,
-    ``system_identifier`` that of its Postgres server. Raises ValueError for values that no node can have.
+    ``system_identifier`` that of its Postgres server. ``weight`` counts at the node's first registration only: from
+    then on the topology's counts, which operators change. Raises ValueError for values that no node can have.
     """
 
     cluster_id: str | None
@@ -63,8 +74,7 @@ class NodeRegistration:
             raise ValueError(
                 f"A node's name has 1 to 63 letters, digits, dots, dashes and underscores, not {self.name!r}"
             )
-        if not 1 <= self.weight <= MAX_WEIGHT:
-            raise ValueError(f"A node's weight is from 1 to {MAX_WEIGHT}, not {self.weight}")
+        check_weight(self.weight)
         host, _, port = self.address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError(f"A node's address is host:port, not {self.address!r}")
@@ -74,21 +84,28 @@ class NodeRegistration:
         object.__setattr__(self, "uuid", str(uuid.UUID(self.uuid)))
 
 
+def check_weight(weight: int) -> None:
+    """Raises ValueError unless a node can have this weight."""
+    if not 1 <= weight <= MAX_WEIGHT:
+        raise ValueError(f"A node's weight is from 1 to {MAX_WEIGHT}, not {weight}")
+
+
 class TopologyStore(Protocol):
     """Keeps the topology. Every call raises TopologyUnavailable, in bounded time, when the store does not answer.
 
-    After that the outcome of ``register`` and ``assign`` is unknown: ``register`` may be repeated as it is, before
-    ``assign`` the topology is to be read again.
+    After that the outcome of a change is unknown: ``register`` and ``set_node`` may be repeated as they are, before
+    ``assign`` the topology is to be read again, and after ``remove_node`` a repetition may find no such node.
     """
 
     async def get(self) -> Topology:
         """The newest topology. Raises ClusterMissing when no cluster was made yet."""
 
     async def register(self, registration: NodeRegistration) -> Topology:
-        """Add a node, or update what it says of itself (address, weight, generation, system identifier).
+        """Add a node, or update what it says of itself (address, generation, system identifier).
 
-        A node keeps its state and its slots. Raises WrongCluster when it belongs to another cluster, NodeRefused when
-        its name or its uuid stands for another node, NodeSuperseded when a higher generation has registered.
+        A node that is known keeps its weight, its state and its slots. Raises WrongCluster when it belongs to another
+        cluster, NodeRefused when its name or its uuid stands for another node, NodeSuperseded when a higher generation
+        has registered.
         """
 
     async def assign(self, expected_version: int, owners: Mapping[int, str]) -> Topology:
@@ -96,6 +113,20 @@ class TopologyStore(Protocol):
 
         Raises TopologyConflict unless the topology is still at ``expected_version``, and ValueError for a slot that
         has an owner or a node that is not active in that version.
+        """
+
+    async def set_node(
+        self, name: str, *, weight: int | None = None, state: NodeState | None = None
+    ) -> Topology:
+        """Change a node's weight, its state, or both; None: as it is. Moves no slot: a plan does.
+
+        Raises NodeUnknown, and ValueError for a weight that no node can have.
+        """
+
+    async def remove_node(self, name: str) -> Topology:
+        """Forget a node. It comes back as a new one if it registers again.
+
+        Raises NodeUnknown, and NodeOwnsSlots while it owns a slot or takes part in a move that has not ended.
         """
 
     def changes(self) -> AsyncGenerator[int, None]:

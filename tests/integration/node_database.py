@@ -13,6 +13,7 @@ from shard_node import store
 from shard_node.commit import WriteUnit
 from shard_node.database import conninfo
 from shard_node.identity import establish
+from shard_node.partitions import create_partitions
 from shard_node.store import Connection, Fence
 
 SLOTS = 8
@@ -27,7 +28,7 @@ async def prepared(dsn: str) -> AsyncIterator[Connection]:
     async with await psycopg.AsyncConnection.connect(conninfo(dsn, "test"), autocommit=True) as connection:
         cluster = "00000000-0000-0000-0000-000000000001"
         await establish(connection, "a", Topology(cluster, 1, SLOTS, {}, (None,) * SLOTS, (0,) * SLOTS))
-        await store.create_partitions(connection, range(SLOTS))
+        await create_partitions(connection, range(SLOTS))
         await store.execute(connection, "raise_generation")
         async with connection.transaction():
             await store.add_slots(connection, dict.fromkeys(range(SLOTS), EPOCH))

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from likering.dev.valkey import ValkeyServer
 from shard_node.cache import CountCache
-from shard_node.ownership import Ownership
+from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.store import PostCount
 from tests.parts.until import until
 
@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[ValkeyServer]:
 def ownership() -> Ownership:
     """All slots owned, at their first epoch."""
     ownership = Ownership(8)
-    ownership.replace(dict.fromkeys(range(8), 1))
+    ownership.replace(dict.fromkeys(range(8), HeldSlot(1, SlotState.OWNER)))
     return ownership
 
 
@@ -128,7 +128,7 @@ async def test_a_new_writer_begins_cold(cache: CountCache) -> None:
 async def test_a_slot_that_comes_back_begins_cold(cache: CountCache, ownership: Ownership) -> None:
     """Its epoch has grown; the other slots stay warm."""
     await hold(cache, "p1", "p2")
-    ownership.replace({**ownership.epochs, 1: 3})
+    ownership.replace({**ownership.held, 1: HeldSlot(3, SlotState.OWNER)})
     assert await cache.get(SLOTS) == {"p2": PostCount(1, 1)}
 
 

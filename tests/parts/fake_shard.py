@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from google.protobuf.message import Message
+
 from likering.ring.hashing import slot_of
 from likering.ring.topology import Node, NodeState, Topology
 from likering.serving.handlers import Call, ServiceHandlers
@@ -48,6 +50,11 @@ class FakeShard:
         self._server = Server([ServiceHandlers(service, self)], ServerSettings(max_message_bytes=4 << 20))
         await self._server.start(listen)
         await self._server.set_serving(True)
+
+    async def _never(self, request: Message, call: Call) -> Message:
+        raise AssertionError(f"no router sends {type(request).__name__}")
+
+    DescribeSource = FreezeSlot = UnfreezeSlot = StopReads = GetInventory = GetLoad = _never
 
     async def stop(self, grace: float = 5.0) -> None:
         assert self._server is not None

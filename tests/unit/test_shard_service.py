@@ -15,6 +15,7 @@ from likering.shard.v1.shard_service_pb2 import (
     ExecuteRequest,
 )
 from router.lane import Answer
+from shard_node.handoff.handoffs import Handoffs
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
@@ -26,7 +27,9 @@ CALL = Call("request", 0.0, cast("object", None))  # type: ignore[arg-type]
 def service() -> ShardService:
     """One that fails as soon as anything gets through to the writer or the reader."""
     nothing = cast("object", None)
-    return ShardService("c", Ownership(8), cast(Writer, nothing), cast(Reader, nothing), lambda: None)
+    return ShardService(
+        "c", Ownership(8), cast(Writer, nothing), cast(Reader, nothing), lambda: None, cast(Handoffs, nothing)
+    )
 
 
 def request(**changes: object) -> ExecuteRequest:

@@ -24,23 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%likering/shard/v1/shard_service.proto\x12\x11likering.shard.v1\"\xb9\x02\n\x0e\x45xecuteRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x14\n\x0c\x62\x61tch_number\x18\x03 \x01(\x04\x12\x1b\n\x13lowest_batch_number\x18\x04 \x01(\x04\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12.\n\tread_mode\x18\x06 \x01(\x0e\x32\x1b.likering.shard.v1.ReadMode\x12(\n\x05kinds\x18\x07 \x03(\x0e\x32\x19.likering.shard.v1.OpKind\x12\x10\n\x08post_ids\x18\x08 \x03(\t\x12\x10\n\x08user_ids\x18\t \x03(\t\x12\x14\n\x0cintent_times\x18\n \x03(\x03\x12\x0e\n\x06\x65pochs\x18\x0b \x03(\x03\x12\x14\n\x0cmin_versions\x18\x0c \x03(\x03\"\x80\x02\n\x0f\x45xecuteResponse\x12\x18\n\x10topology_version\x18\x01 \x01(\x03\x12\x12\n\nas_of_time\x18\x02 \x01(\x03\x12(\n\x05\x63odes\x18\x03 \x03(\x0e\x32\x19.likering.shard.v1.OpCode\x12.\n\x08outcomes\x18\x04 \x03(\x0e\x32\x1c.likering.shard.v1.OpOutcome\x12\x0e\n\x06\x63ounts\x18\x05 \x03(\x03\x12\x10\n\x08versions\x18\x06 \x03(\x03\x12\x12\n\nlike_times\x18\x07 \x03(\x03\x12/\n\x07sources\x18\x08 \x03(\x0e\x32\x1e.likering.shard.v1.CountSource\"(\n\x12GetTopologyRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\'\n\x13GetTopologyResponse\x12\x10\n\x08topology\x18\x01 \x01(\x0c\"+\n\x15\x44\x65scribeSourceRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\\\n\x16\x44\x65scribeSourceResponse\x12\x17\n\x0freplication_dsn\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\x11\n\tobstacles\x18\x03 \x03(\t\"c\n\x11\x46reezeSlotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0c\n\x04move\x18\x04 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\"\x93\x01\n\x12\x46reezeSlotResponse\x12\x10\n\x08last_rev\x18\x01 \x01(\x03\x12\x13\n\x0b\x66rozen_time\x18\x02 \x01(\x03\x12)\n\x04sums\x18\x03 \x01(\x0b\x32\x1b.likering.shard.v1.SlotSums\x12\x19\n\x11system_identifier\x18\x04 \x01(\t\x12\x10\n\x08timeline\x18\x05 \x01(\x05\":\n\x08SlotSums\x12\r\n\x05posts\x18\x01 \x01(\x03\x12\x10\n\x08versions\x18\x02 \x01(\x03\x12\r\n\x05likes\x18\x03 \x01(\x03\"7\n\x13UnfreezeSlotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\"\x16\n\x14UnfreezeSlotResponse\"S\n\x10StopReadsRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\x0c\n\x04move\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"\x13\n\x11StopReadsResponse\")\n\x13GetInventoryRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\x9a\x01\n\x14GetInventoryResponse\x12*\n\x05slots\x18\x01 \x03(\x0b\x32\x1b.likering.shard.v1.HeldSlot\x12\x14\n\x0cpublications\x18\x02 \x03(\t\x12\x15\n\rsubscriptions\x18\x03 \x03(\t\x12\x19\n\x11replication_slots\x18\x04 \x03(\t\x12\x0e\n\x06tables\x18\x05 \x03(\t\"S\n\x08HeldSlot\x12\x0c\n\x04slot\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\"$\n\x0eGetLoadRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"M\n\x0fGetLoadResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x19\n\x11writes_per_second\x18\x02 \x01(\x01\x12\x11\n\twrite_p99\x18\x03 \x01(\x01*q\n\x06OpKind\x12\x17\n\x13OP_KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cOP_KIND_LIKE\x10\x01\x12\x12\n\x0eOP_KIND_UNLIKE\x10\x02\x12\x15\n\x11OP_KIND_HAS_LIKED\x10\x03\x12\x11\n\rOP_KIND_COUNT\x10\x04*i\n\x08ReadMode\x12\x19\n\x15READ_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10READ_MODE_CACHED\x10\x01\x12\x14\n\x10READ_MODE_STRONG\x10\x02\x12\x16\n\x12READ_MODE_STALE_OK\x10\x03*\xd5\x01\n\x06OpCode\x12\x17\n\x13OP_CODE_UNSPECIFIED\x10\x00\x12\x15\n\x11OP_CODE_NOT_OWNER\x10\x01\x12\x1c\n\x18OP_CODE_INTENT_IN_FUTURE\x10\x02\x12\x19\n\x15OP_CODE_VERSION_AHEAD\x10\x03\x12\x17\n\x13OP_CODE_UNAVAILABLE\x10\x04\x12\x1b\n\x17OP_CODE_UNKNOWN_OUTCOME\x10\x05\x12\x18\n\x14OP_CODE_STORAGE_FULL\x10\x06\x12\x12\n\x0eOP_CODE_MOVING\x10\x07*\xa4\x01\n\tOpOutcome\x12\x1a\n\x16OP_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12OP_OUTCOME_CHANGED\x10\x01\x12\x18\n\x14OP_OUTCOME_UNCHANGED\x10\x02\x12\x19\n\x15OP_OUTCOME_SUPERSEDED\x10\x03\x12\x14\n\x10OP_OUTCOME_LIKED\x10\x04\x12\x18\n\x14OP_OUTCOME_NOT_LIKED\x10\x05*v\n\x0b\x43ountSource\x12\x1c\n\x18\x43OUNT_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OUNT_SOURCE_DATABASE\x10\x01\x12\x16\n\x12\x43OUNT_SOURCE_CACHE\x10\x02\x12\x16\n\x12\x43OUNT_SOURCE_STALE\x10\x03\x32\xec\x05\n\x0cShardService\x12P\n\x07\x45xecute\x12!.likering.shard.v1.ExecuteRequest\x1a\".likering.shard.v1.ExecuteResponse\x12\\\n\x0bGetTopology\x12%.likering.shard.v1.GetTopologyRequest\x1a&.likering.shard.v1.GetTopologyResponse\x12\x65\n\x0e\x44\x65scribeSource\x12(.likering.shard.v1.DescribeSourceRequest\x1a).likering.shard.v1.DescribeSourceResponse\x12Y\n\nFreezeSlot\x12$.likering.shard.v1.FreezeSlotRequest\x1a%.likering.shard.v1.FreezeSlotResponse\x12_\n\x0cUnfreezeSlot\x12&.likering.shard.v1.UnfreezeSlotRequest\x1a\'.likering.shard.v1.UnfreezeSlotResponse\x12V\n\tStopReads\x12#.likering.shard.v1.StopReadsRequest\x1a$.likering.shard.v1.StopReadsResponse\x12_\n\x0cGetInventory\x12&.likering.shard.v1.GetInventoryRequest\x1a\'.likering.shard.v1.GetInventoryResponse\x12P\n\x07GetLoad\x12!.likering.shard.v1.GetLoadRequest\x1a\".likering.shard.v1.GetLoadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%likering/shard/v1/shard_service.proto\x12\x11likering.shard.v1\"\xb9\x02\n\x0e\x45xecuteRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x14\n\x0c\x62\x61tch_number\x18\x03 \x01(\x04\x12\x1b\n\x13lowest_batch_number\x18\x04 \x01(\x04\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12.\n\tread_mode\x18\x06 \x01(\x0e\x32\x1b.likering.shard.v1.ReadMode\x12(\n\x05kinds\x18\x07 \x03(\x0e\x32\x19.likering.shard.v1.OpKind\x12\x10\n\x08post_ids\x18\x08 \x03(\t\x12\x10\n\x08user_ids\x18\t \x03(\t\x12\x14\n\x0cintent_times\x18\n \x03(\x03\x12\x0e\n\x06\x65pochs\x18\x0b \x03(\x03\x12\x14\n\x0cmin_versions\x18\x0c \x03(\x03\"\x80\x02\n\x0f\x45xecuteResponse\x12\x18\n\x10topology_version\x18\x01 \x01(\x03\x12\x12\n\nas_of_time\x18\x02 \x01(\x03\x12(\n\x05\x63odes\x18\x03 \x03(\x0e\x32\x19.likering.shard.v1.OpCode\x12.\n\x08outcomes\x18\x04 \x03(\x0e\x32\x1c.likering.shard.v1.OpOutcome\x12\x0e\n\x06\x63ounts\x18\x05 \x03(\x03\x12\x10\n\x08versions\x18\x06 \x03(\x03\x12\x12\n\nlike_times\x18\x07 \x03(\x03\x12/\n\x07sources\x18\x08 \x03(\x0e\x32\x1e.likering.shard.v1.CountSource\"(\n\x12GetTopologyRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\'\n\x13GetTopologyResponse\x12\x10\n\x08topology\x18\x01 \x01(\x0c\"+\n\x15\x44\x65scribeSourceRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\\\n\x16\x44\x65scribeSourceResponse\x12\x17\n\x0freplication_dsn\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\x11\n\tobstacles\x18\x03 \x03(\t\"c\n\x11\x46reezeSlotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0c\n\x04move\x18\x04 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\"\x91\x01\n\x12\x46reezeSlotResponse\x12\x10\n\x08last_rev\x18\x01 \x01(\x03\x12\x11\n\tfrozen_us\x18\x02 \x01(\x03\x12)\n\x04sums\x18\x03 \x01(\x0b\x32\x1b.likering.shard.v1.SlotSums\x12\x19\n\x11system_identifier\x18\x04 \x01(\t\x12\x10\n\x08timeline\x18\x05 \x01(\x05\":\n\x08SlotSums\x12\r\n\x05posts\x18\x01 \x01(\x03\x12\x10\n\x08versions\x18\x02 \x01(\x03\x12\r\n\x05likes\x18\x03 \x01(\x03\"7\n\x13UnfreezeSlotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\"\x16\n\x14UnfreezeSlotResponse\"S\n\x10StopReadsRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\x0c\n\x04move\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"\x13\n\x11StopReadsResponse\")\n\x13GetInventoryRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\x9a\x01\n\x14GetInventoryResponse\x12*\n\x05slots\x18\x01 \x03(\x0b\x32\x1b.likering.shard.v1.HeldSlot\x12\x14\n\x0cpublications\x18\x02 \x03(\t\x12\x15\n\rsubscriptions\x18\x03 \x03(\t\x12\x19\n\x11replication_slots\x18\x04 \x03(\t\x12\x0e\n\x06tables\x18\x05 \x03(\t\"S\n\x08HeldSlot\x12\x0c\n\x04slot\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\"$\n\x0eGetLoadRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"M\n\x0fGetLoadResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x19\n\x11writes_per_second\x18\x02 \x01(\x01\x12\x11\n\twrite_p99\x18\x03 \x01(\x01*q\n\x06OpKind\x12\x17\n\x13OP_KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cOP_KIND_LIKE\x10\x01\x12\x12\n\x0eOP_KIND_UNLIKE\x10\x02\x12\x15\n\x11OP_KIND_HAS_LIKED\x10\x03\x12\x11\n\rOP_KIND_COUNT\x10\x04*i\n\x08ReadMode\x12\x19\n\x15READ_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10READ_MODE_CACHED\x10\x01\x12\x14\n\x10READ_MODE_STRONG\x10\x02\x12\x16\n\x12READ_MODE_STALE_OK\x10\x03*\xd5\x01\n\x06OpCode\x12\x17\n\x13OP_CODE_UNSPECIFIED\x10\x00\x12\x15\n\x11OP_CODE_NOT_OWNER\x10\x01\x12\x1c\n\x18OP_CODE_INTENT_IN_FUTURE\x10\x02\x12\x19\n\x15OP_CODE_VERSION_AHEAD\x10\x03\x12\x17\n\x13OP_CODE_UNAVAILABLE\x10\x04\x12\x1b\n\x17OP_CODE_UNKNOWN_OUTCOME\x10\x05\x12\x18\n\x14OP_CODE_STORAGE_FULL\x10\x06\x12\x12\n\x0eOP_CODE_MOVING\x10\x07*\xa4\x01\n\tOpOutcome\x12\x1a\n\x16OP_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12OP_OUTCOME_CHANGED\x10\x01\x12\x18\n\x14OP_OUTCOME_UNCHANGED\x10\x02\x12\x19\n\x15OP_OUTCOME_SUPERSEDED\x10\x03\x12\x14\n\x10OP_OUTCOME_LIKED\x10\x04\x12\x18\n\x14OP_OUTCOME_NOT_LIKED\x10\x05*v\n\x0b\x43ountSource\x12\x1c\n\x18\x43OUNT_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OUNT_SOURCE_DATABASE\x10\x01\x12\x16\n\x12\x43OUNT_SOURCE_CACHE\x10\x02\x12\x16\n\x12\x43OUNT_SOURCE_STALE\x10\x03\x32\xec\x05\n\x0cShardService\x12P\n\x07\x45xecute\x12!.likering.shard.v1.ExecuteRequest\x1a\".likering.shard.v1.ExecuteResponse\x12\\\n\x0bGetTopology\x12%.likering.shard.v1.GetTopologyRequest\x1a&.likering.shard.v1.GetTopologyResponse\x12\x65\n\x0e\x44\x65scribeSource\x12(.likering.shard.v1.DescribeSourceRequest\x1a).likering.shard.v1.DescribeSourceResponse\x12Y\n\nFreezeSlot\x12$.likering.shard.v1.FreezeSlotRequest\x1a%.likering.shard.v1.FreezeSlotResponse\x12_\n\x0cUnfreezeSlot\x12&.likering.shard.v1.UnfreezeSlotRequest\x1a\'.likering.shard.v1.UnfreezeSlotResponse\x12V\n\tStopReads\x12#.likering.shard.v1.StopReadsRequest\x1a$.likering.shard.v1.StopReadsResponse\x12_\n\x0cGetInventory\x12&.likering.shard.v1.GetInventoryRequest\x1a\'.likering.shard.v1.GetInventoryResponse\x12P\n\x07GetLoad\x12!.likering.shard.v1.GetLoadRequest\x1a\".likering.shard.v1.GetLoadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'likering.shard.v1.shard_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPKIND']._serialized_start=1757
-  _globals['_OPKIND']._serialized_end=1870
-  _globals['_READMODE']._serialized_start=1872
-  _globals['_READMODE']._serialized_end=1977
-  _globals['_OPCODE']._serialized_start=1980
-  _globals['_OPCODE']._serialized_end=2193
-  _globals['_OPOUTCOME']._serialized_start=2196
-  _globals['_OPOUTCOME']._serialized_end=2360
-  _globals['_COUNTSOURCE']._serialized_start=2362
-  _globals['_COUNTSOURCE']._serialized_end=2480
+  _globals['_OPKIND']._serialized_start=1755
+  _globals['_OPKIND']._serialized_end=1868
+  _globals['_READMODE']._serialized_start=1870
+  _globals['_READMODE']._serialized_end=1975
+  _globals['_OPCODE']._serialized_start=1978
+  _globals['_OPCODE']._serialized_end=2191
+  _globals['_OPOUTCOME']._serialized_start=2194
+  _globals['_OPOUTCOME']._serialized_end=2358
+  _globals['_COUNTSOURCE']._serialized_start=2360
+  _globals['_COUNTSOURCE']._serialized_end=2478
   _globals['_EXECUTEREQUEST']._serialized_start=61
   _globals['_EXECUTEREQUEST']._serialized_end=374
   _globals['_EXECUTERESPONSE']._serialized_start=377
@@ -56,27 +56,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FREEZESLOTREQUEST']._serialized_start=857
   _globals['_FREEZESLOTREQUEST']._serialized_end=956
   _globals['_FREEZESLOTRESPONSE']._serialized_start=959
-  _globals['_FREEZESLOTRESPONSE']._serialized_end=1106
-  _globals['_SLOTSUMS']._serialized_start=1108
-  _globals['_SLOTSUMS']._serialized_end=1166
-  _globals['_UNFREEZESLOTREQUEST']._serialized_start=1168
-  _globals['_UNFREEZESLOTREQUEST']._serialized_end=1223
-  _globals['_UNFREEZESLOTRESPONSE']._serialized_start=1225
-  _globals['_UNFREEZESLOTRESPONSE']._serialized_end=1247
-  _globals['_STOPREADSREQUEST']._serialized_start=1249
-  _globals['_STOPREADSREQUEST']._serialized_end=1332
-  _globals['_STOPREADSRESPONSE']._serialized_start=1334
-  _globals['_STOPREADSRESPONSE']._serialized_end=1353
-  _globals['_GETINVENTORYREQUEST']._serialized_start=1355
-  _globals['_GETINVENTORYREQUEST']._serialized_end=1396
-  _globals['_GETINVENTORYRESPONSE']._serialized_start=1399
-  _globals['_GETINVENTORYRESPONSE']._serialized_end=1553
-  _globals['_HELDSLOT']._serialized_start=1555
-  _globals['_HELDSLOT']._serialized_end=1638
-  _globals['_GETLOADREQUEST']._serialized_start=1640
-  _globals['_GETLOADREQUEST']._serialized_end=1676
-  _globals['_GETLOADRESPONSE']._serialized_start=1678
-  _globals['_GETLOADRESPONSE']._serialized_end=1755
-  _globals['_SHARDSERVICE']._serialized_start=2483
-  _globals['_SHARDSERVICE']._serialized_end=3231
+  _globals['_FREEZESLOTRESPONSE']._serialized_end=1104
+  _globals['_SLOTSUMS']._serialized_start=1106
+  _globals['_SLOTSUMS']._serialized_end=1164
+  _globals['_UNFREEZESLOTREQUEST']._serialized_start=1166
+  _globals['_UNFREEZESLOTREQUEST']._serialized_end=1221
+  _globals['_UNFREEZESLOTRESPONSE']._serialized_start=1223
+  _globals['_UNFREEZESLOTRESPONSE']._serialized_end=1245
+  _globals['_STOPREADSREQUEST']._serialized_start=1247
+  _globals['_STOPREADSREQUEST']._serialized_end=1330
+  _globals['_STOPREADSRESPONSE']._serialized_start=1332
+  _globals['_STOPREADSRESPONSE']._serialized_end=1351
+  _globals['_GETINVENTORYREQUEST']._serialized_start=1353
+  _globals['_GETINVENTORYREQUEST']._serialized_end=1394
+  _globals['_GETINVENTORYRESPONSE']._serialized_start=1397
+  _globals['_GETINVENTORYRESPONSE']._serialized_end=1551
+  _globals['_HELDSLOT']._serialized_start=1553
+  _globals['_HELDSLOT']._serialized_end=1636
+  _globals['_GETLOADREQUEST']._serialized_start=1638
+  _globals['_GETLOADREQUEST']._serialized_end=1674
+  _globals['_GETLOADRESPONSE']._serialized_start=1676
+  _globals['_GETLOADRESPONSE']._serialized_end=1753
+  _globals['_SHARDSERVICE']._serialized_start=2481
+  _globals['_SHARDSERVICE']._serialized_end=3229
 # @@protoc_insertion_point(module_scope)

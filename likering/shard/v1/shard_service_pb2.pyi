@@ -448,14 +448,14 @@ class FreezeSlotResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     LAST_REV_FIELD_NUMBER: builtins.int
-    FROZEN_TIME_FIELD_NUMBER: builtins.int
+    FROZEN_US_FIELD_NUMBER: builtins.int
     SUMS_FIELD_NUMBER: builtins.int
     SYSTEM_IDENTIFIER_FIELD_NUMBER: builtins.int
     TIMELINE_FIELD_NUMBER: builtins.int
     last_rev: builtins.int
     """The highest revision that the node had issued."""
-    frozen_time: builtins.int
-    """When the freeze had committed, in µs since 1970."""
+    frozen_us: builtins.int
+    """For how long the slot had been frozen when this was answered, in µs."""
     system_identifier: builtins.str
     """Which history of which server this is."""
     timeline: builtins.int
@@ -468,13 +468,13 @@ class FreezeSlotResponse(google.protobuf.message.Message):
         self,
         *,
         last_rev: builtins.int = ...,
-        frozen_time: builtins.int = ...,
+        frozen_us: builtins.int = ...,
         sums: global___SlotSums | None = ...,
         system_identifier: builtins.str = ...,
         timeline: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["sums", b"sums"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["frozen_time", b"frozen_time", "last_rev", b"last_rev", "sums", b"sums", "system_identifier", b"system_identifier", "timeline", b"timeline"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["frozen_us", b"frozen_us", "last_rev", b"last_rev", "sums", b"sums", "system_identifier", b"system_identifier", "timeline", b"timeline"]) -> None: ...
 
 global___FreezeSlotResponse = FreezeSlotResponse
 

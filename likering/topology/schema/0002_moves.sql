@@ -24,8 +24,8 @@ CREATE TABLE moves (
     move bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     resize bigint NOT NULL REFERENCES resizes,
     slot integer NOT NULL REFERENCES slots,
-    source text NOT NULL REFERENCES nodes (name),
-    target text NOT NULL REFERENCES nodes (name),
+    source text NOT NULL,                  -- names of nodes, for good: also of nodes that were removed since
+    target text NOT NULL,
     epoch bigint NOT NULL,                 -- of the slot when the move was planned: the source's
     attempt integer NOT NULL DEFAULT 1,
     state text NOT NULL DEFAULT 'planned' CHECK (state IN (

@@ -1,0 +1,168 @@
+"""Copies a slot's tables from another node's Postgres, in one exported snapshot, at a limited rate.
+
+Binary COPY out there, binary COPY in here, in pieces: a long writing transaction would hold up the creation of
+replication slots on this node. The server sends a row per message, so rows are counted without being looked into.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+from shard_node.handoff.names import Attempt
+from shard_node.partitions import PARENTS, create_slot_table, partition
+from shard_node.store import Connection
+
+PIECE = 10_000
+"""Most rows of one transaction."""
+_HEADER = 19
+"""Bytes: signature, flags, and the length of an extension that is empty."""
+_TRAILER = b"\xff\xff"
+_COLUMNS = {
+    "edges": ("rev", "intent", "first_rev", "slot", "liked", "post_id", "user_id"),
+    "posts": ("version", "like_count", "slot", "post_id"),
+}
+_KEYS = {"edges": ("post_id", "user_id", "slot"), "posts": ("post_id", "slot")}
+
+
+class RowBudget:
+    """So many rows a second for all copies of this node together; a second's worth may be saved up."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._rate = 0
+        self._saved = 0.0
+        self._at = clock()
+
+    def limit(self, rows_per_second: int) -> None:
+        """Changes the limit; 0 is none."""
+        self._refill()
+        self._rate = rows_per_second
+        self._saved = min(self._saved, float(rows_per_second))
+
+    async def take(self, rows: int) -> None:
+        """Waits until so many rows may be copied."""
+        if not self._rate:
+            return
+        self._refill()
+        self._saved -= rows
+        while self._saved < 0 and self._rate:
+            # In short steps: the limit may be raised meanwhile.
+            await asyncio.sleep(min(-self._saved / self._rate, 0.25))
+            self._refill()
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._saved = min(self._saved + (now - self._at) * self._rate, float(self._rate))
+        self._at = now
+
+
+async def export_snapshot(connection: AsyncConnection[TupleRow], name: str) -> str:
+    """Makes a replication slot and returns the snapshot of that very moment.
+
+    ``connection`` is a replication connection; the snapshot lives until its next command.
+    """
+    cursor = await connection.execute(
+        SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')").format(Identifier(name))
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return str(row[2])
+
+
+async def estimate_rows(source: Connection, slot: int) -> int:
+    """About how many rows the slot's tables have."""
+    cursor = await source.execute(
+        "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class WHERE oid = ANY(%s::regclass[])",
+        [[partition(parent, slot) for parent in PARENTS]],
+    )
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def copy_tables(
+    source: Connection,
+    snapshot: str,
+    target: Connection,
+    attempt: Attempt,
+    budget: RowBudget,
+    progress: Callable[[int], None],
+) -> int:
+    """Copies the slot's tables as of the snapshot into staging tables; returns the number of rows.
+
+    Both connections are in autocommit. ``progress`` is told now and then how many rows there are.
+    """
+    copied = 0
+    async with source.transaction():
+        await source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        await source.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
+        # Of a copy that is read slowly on purpose the server must not think that its reader is gone.
+        await source.execute("SET LOCAL tcp_user_timeout = 0")
+        for parent in PARENTS:
+            name = attempt.staging(parent)
+            await create_slot_table(target, parent, name, indexes=False)
+            await target.execute(
+                SQL("ALTER TABLE {} SET (autovacuum_enabled = off)").format(Identifier(name))
+            )
+            copied = await _copy_table(source, target, parent, attempt, budget, copied, progress)
+            await _finish_table(target, parent, attempt)
+    progress(copied)
+    return copied
+
+
+async def _copy_table(
+    source: Connection,
+    target: Connection,
+    parent: str,
+    attempt: Attempt,
+    budget: RowBudget,
+    copied: int,
+    progress: Callable[[int], None],
+) -> int:
+    columns = SQL(", ").join(Identifier(column) for column in _COLUMNS[parent])
+    out = SQL("COPY {} ({}) TO STDOUT (FORMAT binary)").format(
+        Identifier(partition(parent, attempt.slot)), columns
+    )
+    into = SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(Identifier(attempt.staging(parent)), columns)
+    async with source.cursor().copy(out) as reading:
+        header = b""
+        pending: list[bytes] = []
+        async for message in reading:
+            data = bytes(message)
+            if not header:
+                header, data = data[:_HEADER], data[_HEADER:]
+            if data and data != _TRAILER:
+                pending.append(data)
+            if len(pending) == PIECE:
+                copied += await _write(target, into, header, pending, budget)
+                pending.clear()
+                progress(copied)
+        copied += await _write(target, into, header, pending, budget)
+    return copied
+
+
+async def _write(
+    target: Connection, into: Composed, header: bytes, rows: list[bytes], budget: RowBudget
+) -> int:
+    if not rows:
+        return 0
+    await budget.take(len(rows))
+    async with target.cursor().copy(into) as writing:
+        await writing.write(header + b"".join(rows) + _TRAILER)
+    return len(rows)
+
+
+async def _finish_table(target: Connection, parent: str, attempt: Attempt) -> None:
+    name = Identifier(attempt.staging(parent))
+    keys = SQL(", ").join(Identifier(column) for column in _KEYS[parent])
+    await target.execute(SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(name, keys))
+    # Attaching need not look at the rows then.
+    await target.execute(
+        SQL("ALTER TABLE {} ADD CONSTRAINT one_slot CHECK (slot = {})").format(name, Literal(attempt.slot))
+    )
+    await target.execute(SQL("ANALYZE {}").format(name))

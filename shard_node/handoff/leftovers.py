@@ -1,0 +1,147 @@
+"""Finds and drops what moves have left in this node's database: of dead attempts, of moves that ended.
+
+Everything is named by its attempt. What is listed before the moves are read, and belongs to no current attempt then,
+belongs to none that is to come either: it can be dropped whoever made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from psycopg.sql import SQL, Identifier
+
+from likering.topology.moves import MoveState, MoveStore, SlotMove
+from shard_node.handoff.names import Attempt, parse_replication, parse_table
+from shard_node.handoff.source import detach
+from shard_node.partitions import PARENTS
+from shard_node.store import Connection
+
+log = structlog.get_logger(__name__)
+
+_REPLICATING = frozenset(
+    (MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.COMMITTED, MoveState.ACTIVATING)
+)
+_PUBLISHING = _REPLICATING | {MoveState.ACTIVE}
+"""The source's part goes last, or the target's would complain until it goes too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Names of what a node's database holds of moves, and of slots' tables."""
+
+    publications: Sequence[str]
+    subscriptions: Sequence[str]
+    replication_slots: Sequence[str]
+    tables: Sequence[str]
+
+
+async def take_inventory(connection: Connection) -> Inventory:
+    """Lists what is there."""
+    cursor = await connection.execute(
+        """
+        SELECT ARRAY(SELECT pubname::text FROM pg_publication WHERE pubname LIKE 'likering\\_s%' ORDER BY 1),
+               ARRAY(SELECT subname::text FROM pg_subscription
+                     WHERE subname LIKE 'likering\\_s%'
+                       AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1),
+               ARRAY(SELECT slot_name::text FROM pg_replication_slots
+                     WHERE slot_name LIKE 'likering\\_s%' AND database = current_database() ORDER BY 1),
+               ARRAY(SELECT relname::text FROM pg_class
+                     WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
+                       AND relname ~ '^(edges|posts)_s[0-9]' ORDER BY 1)
+        """
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Inventory(*row)
+
+
+def superfluous(
+    inventory: Inventory, moves: Iterable[SlotMove], node_name: str, own: Collection[int]
+) -> Inventory:
+    """What of it nobody needs, by the moves that have not ended.
+
+    ``own``: the slots that the database has a row of, and those that the topology gives to the node.
+    """
+    by_number = {move.move: move for move in moves}
+
+    def needed_by(name: str, states: frozenset[MoveState]) -> bool:
+        attempt = parse_replication(name)
+        return attempt is None or _current(by_number, attempt, states)
+
+    def needed(name: str) -> bool:
+        table = parse_table(name)
+        if table is None:
+            return True
+        if table.move is None:
+            arriving = any(
+                move.slot == table.slot and move.target == node_name and move.state in _REPLICATING
+                for move in by_number.values()
+            )
+            leaving = any(
+                move.slot == table.slot and move.source == node_name and move.state is MoveState.ACTIVE
+                for move in by_number.values()
+            )
+            return table.slot in own or arriving or leaving
+        if table.attempt is None:
+            return table.move in by_number
+        return _current(by_number, Attempt(table.slot, table.move, table.attempt), _REPLICATING)
+
+    return Inventory(
+        publications=[name for name in inventory.publications if not needed_by(name, _PUBLISHING)],
+        subscriptions=[name for name in inventory.subscriptions if not needed_by(name, _REPLICATING)],
+        replication_slots=[name for name in inventory.replication_slots if not needed_by(name, _PUBLISHING)],
+        tables=[name for name in inventory.tables if not needed(name)],
+    )
+
+
+async def clear(
+    connection: Connection, moves: MoveStore, node_name: str, own: Callable[[], Collection[int]]
+) -> int:
+    """Drops what nobody needs; returns how many things that were. ``connection`` is in autocommit.
+
+    ``own``: see ``superfluous``; it is asked after the inventory, for a slot may have come meanwhile.
+    """
+    inventory = await take_inventory(connection)
+    left = superfluous(inventory, await moves.moves(), node_name, own())
+    for name in left.subscriptions:
+        await drop_subscription(connection, name)
+    for name in left.replication_slots:
+        await drop_replication_slot(connection, name)
+    for name in left.publications:
+        await connection.execute(SQL("DROP PUBLICATION IF EXISTS {}").format(Identifier(name)))
+    for name in left.tables:
+        for parent in PARENTS:
+            if name.startswith(f"{parent}_"):
+                await detach(connection, parent, name)
+        await connection.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(name)))
+    dropped = [*left.subscriptions, *left.replication_slots, *left.publications, *left.tables]
+    if dropped:
+        log.info("dropped what moves have left", names=dropped)
+    return len(dropped)
+
+
+async def drop_subscription(connection: Connection, name: str) -> None:
+    """Drops a subscription without its replication slot, whose server may be away and drops it by itself."""
+    async with connection.transaction():
+        await connection.execute(SQL("ALTER SUBSCRIPTION {} DISABLE").format(Identifier(name)))
+        await connection.execute(SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(Identifier(name)))
+        await connection.execute(SQL("DROP SUBSCRIPTION {}").format(Identifier(name)))
+
+
+async def drop_replication_slot(connection: Connection, name: str) -> None:
+    """Drops a replication slot, ending whoever still reads from it."""
+    await connection.execute(
+        "SELECT pg_terminate_backend(active_pid, 1000) FROM pg_replication_slots"
+        " WHERE slot_name = %s AND active_pid IS NOT NULL",
+        [name],
+    )
+    await connection.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [name]
+    )
+
+
+def _current(moves: dict[int, SlotMove], attempt: Attempt, states: frozenset[MoveState]) -> bool:
+    move = moves.get(attempt.move)
+    return move is not None and move.attempt == attempt.attempt and move.state in states

@@ -1,0 +1,205 @@
+"""Keeps this node in step with the moves in the topology database, as their target and as their source.
+
+It begins nothing of its own: each round reads the moves, and does what they ask of this node. Whoever dies, here or
+elsewhere, is replaced by a round that reads them anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import aclosing
+
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from likering.errors import LikeringError
+from likering.topology.moves import UNDER_WAY, MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
+from shard_node.handoff import leftovers
+from shard_node.handoff.pull import Pull, Target
+from shard_node.handoff.source import Source
+from shard_node.store import Connection
+from shard_node.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+ROUND = 1.0
+"""Seconds between two looks at the moves when nothing is told."""
+CLEARING = 5.0
+"""Seconds between two looks for leftovers when no move has ended."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 15.0
+"""Seconds before a move that failed is tried again: doubled with each failure, up to this."""
+
+TROUBLE = (LikeringError, psycopg.Error, PoolTimeout, OSError, TimeoutError)
+"""What databases and peers that are away for a while raise."""
+
+_ONCE_BEGUN = frozenset((MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.ABORTED))
+_PULLED = frozenset((MoveState.PLANNED, MoveState.COMMITTED, MoveState.ACTIVATING, MoveState.MOVED))
+
+
+def must_wait(move: SlotMove, moves: Sequence[SlotMove], limits: MoveLimits) -> str:
+    """Why a planned move may not begin now; empty when it may. ``MoveStore.begin`` has the last word."""
+    if move.state is not MoveState.PLANNED:
+        return ""
+    if limits.paused:
+        return "moves are paused"
+    for name in (move.source, move.target):
+        busy = sum(other.state in UNDER_WAY and name in (other.source, other.target) for other in moves)
+        if busy >= limits.slots_at_once:
+            return f"node {name} takes part in as many moves as it may at once"
+    return ""
+
+
+class Mover:
+    """The moves of one node. ``run`` it as a task."""
+
+    def __init__(
+        self,
+        node_name: str,
+        source: Source,
+        target: Target,
+        moves: MoveStore,
+        pool: AsyncConnectionPool[Connection],
+        writer: Writer,
+        own: Callable[[], Collection[int]],
+        on_limits: Callable[[MoveLimits], None],
+    ) -> None:
+        """``own``: the slots that the database or the topology gives to this node. ``on_limits`` is told the limits."""
+        self._node_name = node_name
+        self._source = source
+        self._target = target
+        self._moves = moves
+        self._pool = pool
+        self._writer = writer
+        self._own = own
+        self._on_limits = on_limits
+        self._pulls: dict[int, asyncio.Task[None]] = {}
+        self._failures: dict[int, tuple[int, float]] = {}
+        self._look = asyncio.Event()
+        self._clear_at = 0.0
+        self._trouble = ""
+
+    def __repr__(self) -> str:
+        return f"<Mover of {self._node_name}, {len(self._pulls)} pulls>"
+
+    def look_soon(self) -> None:
+        """Looks at the moves now instead of at the next round."""
+        self._look.set()
+
+    async def run(self) -> None:
+        """Does what the moves ask, for as long as the task lives."""
+        await self._writer.led.wait()
+        listening = asyncio.create_task(self._listen(), name="moves told of")
+        try:
+            while True:
+                self._look.clear()
+                try:
+                    await self._round()
+                except TROUBLE as error:
+                    self._note(error)
+                else:
+                    self._trouble = ""
+                try:
+                    async with asyncio.timeout(ROUND):
+                        await self._look.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            tasks = [listening, *self._pulls.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with aclosing(self._moves.changes()) as changes:
+                    async for _ in changes:
+                        self._look.set()
+            except LikeringError:
+                pass  # the rounds say why
+            await asyncio.sleep(FIRST_PAUSE)
+
+    async def _round(self) -> None:
+        limits = await self._moves.limits()
+        self._on_limits(limits)
+        moves = await self._moves.moves()
+        for move in moves:
+            if move.target == self._node_name and move.move not in self._pulls:
+                reason = must_wait(move, moves, limits)
+                if not reason:
+                    self._begin(move)
+                elif reason != move.waits_for:
+                    await self._moves.report(move, waits_for=reason)
+        self._failures = {
+            number: failed
+            for number, failed in self._failures.items()
+            if any(move.move == number for move in moves)
+        }
+        await self._source.tend(moves, limits.grace_seconds)
+        if time.monotonic() >= self._clear_at:
+            self._clear_at = time.monotonic() + CLEARING
+            async with self._pool.connection() as connection:
+                await leftovers.clear(connection, self._moves, self._node_name, self._own)
+
+    def _begin(self, move: SlotMove) -> None:
+        if move.state not in _PULLED | _ONCE_BEGUN:
+            return
+        _, not_before = self._failures.get(move.move, (0, 0.0))
+        if time.monotonic() < not_before:
+            return
+        task = asyncio.create_task(self._pull(move), name=f"pull {move.move}")
+        self._pulls[move.move] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            del self._pulls[move.move]
+            if not task.cancelled():
+                task.result()
+
+        task.add_done_callback(ended)
+
+    async def _pull(self, move: SlotMove) -> None:
+        pull = Pull(self._target, move)
+        try:
+            if move.state in _ONCE_BEGUN:
+                # No pull of this process works on it, so one of a process before did; or it was aborted.
+                await pull.restart()
+                self._failed(move)
+            else:
+                await pull.run()
+        except MoveChanged as error:
+            log.info("a move went another way", slot=move.slot, move=move.move, reason=error.message)
+            self._failed(move)
+        except (
+            Exception
+        ) as error:  # the boundary of a task: whatever it is, the move says so and is tried again
+            expected = isinstance(error, TROUBLE)
+            log.warning(
+                "a move failed",
+                slot=move.slot,
+                move=move.move,
+                error=repr(error),
+                exc_info=None if expected else error,
+            )
+            self._failed(move)
+            try:
+                await pull.give_up(error)
+            except TROUBLE as second:
+                log.info("the move could not be given up yet", move=move.move, error=repr(second))
+        self._clear_at = 0.0
+        self._look.set()
+
+    def _failed(self, move: SlotMove) -> None:
+        failures, _ = self._failures.get(move.move, (0, 0.0))
+        pause = min(FIRST_PAUSE * 2.0**failures, LONGEST_PAUSE)
+        self._failures[move.move] = (failures + 1, time.monotonic() + pause)
+
+    def _note(self, error: Exception) -> None:
+        """Says what is wrong once, not every second."""
+        text = repr(error)
+        if text != self._trouble:
+            log.warning("cannot tend the moves", error=text)
+        self._trouble = text

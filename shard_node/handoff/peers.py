@@ -1,0 +1,105 @@
+"""The other nodes of the cluster, as a handoff calls them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import grpc.aio
+from grpc import RpcError
+
+from likering.errors import LikeringError, ShardUnavailable
+from likering.serving.channels import internal_channel_options
+from likering.serving.status import from_rpc_error
+from likering.shard.v1 import shard_service_pb2 as pb
+from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
+from likering.topology.moves import SlotMove
+from likering.topology.watch import TopologyWatch
+
+if TYPE_CHECKING:
+    from likering.shard.v1.shard_service_pb2_grpc import ShardServiceAsyncStub
+
+CALL_TIMEOUT = 2.0
+"""Seconds for a call that waits for a commit."""
+STOP_READS_TIMEOUT = 0.3
+"""Seconds for the call that the pause waits for; waiting out the read lease costs no more than a second either."""
+
+
+class Peers:
+    """Channels to other nodes, by name. Every call raises LikeringError."""
+
+    def __init__(self, cluster_id: str, watch: TopologyWatch) -> None:
+        self._cluster_id = cluster_id
+        self._watch = watch
+        self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}
+
+    async def describe_source(self, name: str) -> pb.DescribeSourceResponse:
+        """Where a node's Postgres is, and what stands in the way of taking slots from it."""
+        stub = await self._stub(name)
+        try:
+            return await stub.DescribeSource(
+                pb.DescribeSourceRequest(cluster_id=self._cluster_id), timeout=CALL_TIMEOUT
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _error(name, error) from error
+
+    async def freeze_slot(self, move: SlotMove) -> pb.FreezeSlotResponse:
+        """Has the source end the writes to the slot; returns when that has committed."""
+        stub = await self._stub(move.source)
+        request = pb.FreezeSlotRequest(
+            cluster_id=self._cluster_id,
+            slot=move.slot,
+            epoch=move.epoch,
+            move=move.move,
+            attempt=move.attempt,
+        )
+        try:
+            return await stub.FreezeSlot(request, timeout=CALL_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise _error(move.source, error) from error
+
+    async def unfreeze_slot(self, move: SlotMove) -> None:
+        """Has the source look whether it may go on."""
+        stub = await self._stub(move.source)
+        try:
+            await stub.UnfreezeSlot(
+                pb.UnfreezeSlotRequest(cluster_id=self._cluster_id, slot=move.slot), timeout=CALL_TIMEOUT
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _error(move.source, error) from error
+
+    async def stop_reads(self, move: SlotMove) -> None:
+        """Has the source end the reads of the slot."""
+        stub = await self._stub(move.source)
+        request = pb.StopReadsRequest(
+            cluster_id=self._cluster_id, slot=move.slot, move=move.move, attempt=move.attempt
+        )
+        try:
+            await stub.StopReads(request, timeout=STOP_READS_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise _error(move.source, error) from error
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        channels, self._channels = self._channels, {}
+        for _, channel in channels.values():
+            await channel.close()
+
+    async def _stub(self, name: str) -> ShardServiceAsyncStub:
+        topology = self._watch.latest
+        node = topology.nodes.get(name) if topology else None
+        if node is None:
+            raise ShardUnavailable(f"node {name} is not in the topology")
+        held = self._channels.get(name)
+        if held is not None and held[0] != node.address:
+            await held[1].close()
+            held = None
+        if held is None:
+            held = (node.address, grpc.aio.insecure_channel(node.address, options=internal_channel_options()))
+            self._channels[name] = held
+        return cast("ShardServiceAsyncStub", ShardServiceStub(held[1]))
+
+
+def _error(name: str, error: RpcError) -> LikeringError:
+    found = from_rpc_error(error)
+    found.message = f"node {name}: {found.message}"
+    return found

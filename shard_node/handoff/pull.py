@@ -1,0 +1,396 @@
+"""One move from its target's side: copy, catch up, have the source freeze, commit, serve, verify.
+
+Every transition is a compare-and-set in the topology database. What a process of before has begun is never gone on
+with, up to the commit: another attempt begins. From the commit on there is only one way, and whoever comes goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import psycopg
+import structlog
+from psycopg.conninfo import make_conninfo
+
+from likering.errors import LikeringError, TopologyUnavailable
+from likering.shard.v1 import shard_service_pb2 as pb
+from likering.topology.moves import MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
+from shard_node.database import conninfo
+from shard_node.handoff import replication, steps
+from shard_node.handoff.copying import RowBudget, copy_tables, estimate_rows, export_snapshot
+from shard_node.handoff.names import Attempt
+from shard_node.handoff.peers import Peers
+from shard_node.handoff.replication import SEAL, Sums
+from shard_node.handoff.verification import verify
+from shard_node.ownership import READ_LEASE, Ownership
+from shard_node.store import Connection, Fence, execute
+from shard_node.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+COMMIT_SHARE = 0.5
+"""The part of the pause budget that draining may take; the rest is for the commit and what follows."""
+AFTER_DRAIN = 0.02
+"""Seconds of a pause that come after the last row has arrived, as first guess for the prediction."""
+PROBES = 3
+"""The freeze is predicted from the slowest of so many probes in a row."""
+PROBE_TIMEOUT = 5.0
+"""Seconds after which a probe that has not arrived is a reason to wait, and to say so."""
+RETRY = 0.25
+"""Seconds between two tries of what must succeed in the end."""
+REPORT_INTERVAL = 1.0
+
+
+class PullFailed(Exception):
+    """This attempt cannot succeed. The message is for operators."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The node that pulls: what all its pulls share."""
+
+    name: str
+    dsn: str
+    schema_version: int
+    ownership: Ownership
+    writer: Writer
+    moves: MoveStore
+    peers: Peers
+    budget: RowBudget
+    limits: Callable[[], MoveLimits]
+    generation: Callable[[], int]
+
+
+class Pull:
+    """One move. ``run`` it as a task; it ends when the move has been verified, or somebody else has changed it."""
+
+    def __init__(self, target: Target, move: SlotMove) -> None:
+        self._target = target
+        self._move = move
+        self._attempt = Attempt(move.slot, move.move, move.attempt)
+        self._waits_for = move.waits_for
+
+    def __repr__(self) -> str:
+        return f"<Pull of {self._move}, {self._move.state}>"
+
+    async def run(self) -> None:
+        """Brings the move as far as it gets. Raises MoveChanged, PullFailed and what databases and peers raise."""
+        if self._move.state is MoveState.PLANNED:
+            if not await self._begin():
+                return
+            async with self._source() as source, self._own() as own:
+                await self._copy(source, own)
+                await self._catch_up(source, own)
+                await self._freeze_and_commit(own)
+        if self._move.state in (MoveState.COMMITTED, MoveState.ACTIVATING):
+            await self._activate(time.monotonic())
+        if self._move.state is MoveState.MOVED:
+            await self._verify()
+
+    async def give_up(self, error: Exception) -> None:
+        """Says what went wrong, and makes way for another attempt where that is possible."""
+        message = f"{type(error).__name__}: {error}" if not isinstance(error, PullFailed) else str(error)
+        move = self._move
+        self._target.ownership.arrives_not(move.slot)
+        if move.state is MoveState.FREEZING:
+            await self._abort(message)
+        if move.state in (MoveState.COPYING, MoveState.CATCHING_UP):
+            await self._advance(MoveState.PLANNED, last_error=message)
+        else:
+            await self._target.moves.report(self._move, last_error=message)
+
+    async def restart(self) -> None:
+        """Ends the attempt of a process that is gone: nobody can go on with it."""
+        if self._move.state is MoveState.FREEZING:
+            await self._abort("the target was restarted while the slot was frozen")
+        if self._move.state in (MoveState.COPYING, MoveState.CATCHING_UP, MoveState.ABORTED):
+            await self._advance(MoveState.PLANNED)
+
+    # The steps
+
+    async def _begin(self) -> bool:
+        description = await self._target.peers.describe_source(self._move.source)
+        if description.obstacles:
+            await self._wait(f"node {self._move.source}: {'; '.join(description.obstacles)}")
+            return False
+        if description.schema_version != self._target.schema_version:
+            await self._wait(
+                f"node {self._move.source} has schema version {description.schema_version},"
+                f" {self._target.name} has {self._target.schema_version}: bring both to the same version"
+            )
+            return False
+        reason = await self._target.moves.begin(self._move, self._target.name)
+        if reason:
+            await self._wait(reason)
+            return False
+        self._move = await self._target.moves.move(self._move.move)
+        self._source_dsn = description.replication_dsn
+        self._waits_for = ""
+        steps.reached("copying", self._move)
+        return True
+
+    async def _copy(self, source: Connection, own: Connection) -> None:
+        await replication.publish(source, self._attempt)
+        steps.reached("published", self._move)
+        async with self._replicating() as replicating:
+            snapshot = await export_snapshot(replicating, self._attempt.replication)
+            steps.reached("snapshot", self._move)
+            total = await estimate_rows(source, self._move.slot)
+            copied = 0
+
+            def progress(rows: int) -> None:
+                nonlocal copied
+                copied = rows
+
+            reporting = asyncio.create_task(self._report_rows(total, lambda: copied))
+            try:
+                rows = await copy_tables(source, snapshot, own, self._attempt, self._target.budget, progress)
+            finally:
+                reporting.cancel()
+                await asyncio.wait((reporting,))
+        steps.reached("copied", self._move)
+        await replication.attach(own, self._attempt, self._target.generation())
+        await replication.subscribe(own, self._source_dsn, self._attempt)
+        await self._advance(
+            MoveState.CATCHING_UP, {"rows": rows}, rows_total=rows, rows_copied=rows, last_error=""
+        )
+
+    async def _catch_up(self, source: Connection, own: Connection) -> None:
+        """Returns when a freeze can be expected to keep within the pause budget."""
+        recent: list[float] = []
+        number = SEAL
+        while True:
+            number += 1
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT):
+                    recent.append(await replication.probe(source, own, self._attempt, number))
+            except TimeoutError:
+                recent.clear()
+                await self._check_replication(source, own)
+                await self._wait(f"changes take more than {PROBE_TIMEOUT:.0f} s to arrive")
+                continue
+            recent = recent[-PROBES:]
+            limits = self._target.limits()
+            budget = limits.pause_budget_ms / 1000
+            expected = max(recent) + AFTER_DRAIN
+            if limits.paused:
+                await self._wait("moves are paused", lag_us=round(recent[-1] * 1e6))
+                await asyncio.sleep(RETRY)
+            elif len(recent) < PROBES:
+                continue
+            elif max(recent) <= budget * COMMIT_SHARE and expected <= budget:
+                await self._target.moves.report(self._move, lag_us=round(max(recent) * 1e6), waits_for="")
+                return
+            else:
+                await self._wait(
+                    f"a freeze now would take about {expected * 1000:.0f} ms, above the budget of"
+                    f" {limits.pause_budget_ms} ms",
+                    lag_us=round(recent[-1] * 1e6),
+                )
+
+    async def _freeze_and_commit(self, own: Connection) -> None:
+        await self._advance(MoveState.FREEZING)
+        budget = self._target.limits().pause_budget_ms / 1000
+        arriving = asyncio.create_task(self._drained(own))
+        try:
+            # Before the answer nothing is known to be frozen; from it on the pause counts.
+            answer = await self._target.peers.freeze_slot(self._move)
+            frozen_at = time.monotonic() - answer.frozen_us / 1e6
+            steps.reached("frozen", self._move)
+            left = frozen_at + budget * COMMIT_SHARE - time.monotonic()
+            try:
+                async with asyncio.timeout(left):
+                    here = await asyncio.shield(arriving)
+            except TimeoutError:
+                patience = budget * COMMIT_SHARE * 1000
+                await self._abort(f"the last changes had not arrived {patience:.0f} ms after the freeze")
+                raise MoveChanged("aborted") from None
+        finally:
+            arriving.cancel()
+            await asyncio.wait((arriving,))
+        there = Sums(answer.sums.posts, answer.sums.versions, answer.sums.likes)
+        if here != there:
+            await self._abort(f"after all changes the source has {there}, the target {here}")
+            raise MoveChanged("aborted")
+        steps.reached("drained", self._move)
+        self._target.ownership.arrives(self._move.slot, self._move.epoch + 1)
+        await self._commit(answer, frozen_at)
+        await self._activate(time.monotonic(), frozen_at)
+
+    async def _drained(self, own: Connection) -> Sums:
+        await replication.arrival(own, self._attempt, SEAL)
+        return await replication.sums(own, self._move.slot)
+
+    async def _commit(self, answer: pb.FreezeSlotResponse, frozen_at: float) -> None:
+        detail = {
+            "posts": answer.sums.posts,
+            "likes": answer.sums.likes,
+            "drained_ms": round((time.monotonic() - frozen_at) * 1000, 1),
+        }
+        while True:
+            try:
+                self._move = await self._target.moves.commit(
+                    self._move, self._target.name, detail, last_rev=answer.last_rev
+                )
+            except TopologyUnavailable:
+                # Committed or not, nobody knows. Serve neither way; ask until there is an answer.
+                await asyncio.sleep(RETRY)
+                self._move = await self._reread()
+                if self._move.state is MoveState.FREEZING and self._move.attempt == self._attempt.attempt:
+                    continue
+                if self._move.state is not MoveState.COMMITTED or self._move.attempt != self._attempt.attempt:
+                    raise MoveChanged(f"The {self._move} is {self._move.state} by now") from None
+            break
+        steps.reached("committed", self._move)
+
+    async def _activate(self, word_at: float, frozen_at: float | None = None) -> None:
+        """Serves the slot. ``word_at``: when the source was last spoken to, ``frozen_at`` when its freeze began."""
+        move, target = self._move, self._target
+        target.ownership.arrives(move.slot, move.epoch + 1)
+        stopping = asyncio.create_task(self._stop_reads(word_at))
+        try:
+            while self._move.state is MoveState.COMMITTED:
+                try:
+                    self._move = await target.moves.advance(self._move, MoveState.ACTIVATING, target.name)
+                except TopologyUnavailable:
+                    await asyncio.sleep(RETRY)
+                    self._move = await self._reread()
+                    if self._move.state not in (MoveState.COMMITTED, MoveState.ACTIVATING):
+                        raise MoveChanged(f"The {self._move} is {self._move.state} by now") from None
+            await stopping
+        finally:
+            stopping.cancel()
+            await asyncio.wait((stopping,))
+        steps.reached("activating", self._move)
+        last_rev = self._move.last_rev or 0
+
+        async def take(connection: Connection, fence: Fence) -> None:
+            await connection.execute("UPDATE writer SET last_rev = greatest(last_rev, %s)", [last_rev])
+            await execute(connection, "take_slot", {"slot": move.slot, "epoch": move.epoch + 1})
+
+        if target.ownership.owned.get(move.slot) != move.epoch + 1:
+            await target.writer.change_slots(take)
+        pause = None if frozen_at is None else round((time.monotonic() - frozen_at) * 1e6)
+        steps.reached("serving", self._move)
+        facts = {} if pause is None else {"pause_us": pause}
+        while self._move.state is MoveState.ACTIVATING:
+            try:
+                self._move = await target.moves.advance(
+                    self._move,
+                    MoveState.ACTIVE,
+                    target.name,
+                    dict(facts),
+                    waits_for="",
+                    last_error="",
+                    **facts,
+                )
+            except TopologyUnavailable:
+                await asyncio.sleep(RETRY)
+                self._move = await self._reread()
+        steps.reached("active", self._move)
+
+    async def _stop_reads(self, word_at: float) -> None:
+        try:
+            await self._target.peers.stop_reads(self._move)
+        except LikeringError as error:
+            log.warning("the source does not say that it has ended its reads", reason=error.message)
+            await asyncio.sleep(max(0.0, word_at + READ_LEASE - time.monotonic()))
+
+    async def _verify(self) -> None:
+        move = self._move
+        description = await self._target.peers.describe_source(move.source)
+        self._source_dsn = description.replication_dsn
+        async with self._source() as source, self._own() as own:
+            verdict = await verify(source, own, move.slot, move.move, move.last_rev or 0)
+        if verdict.problem:
+            log.error(
+                "a moved slot differs from what its source keeps", slot=move.slot, problem=verdict.problem
+            )
+            await self._wait(
+                f"verification found a difference: {verdict.problem}", last_error=verdict.problem
+            )
+            return
+        await self._advance(
+            MoveState.VERIFIED,
+            {"rows": verdict.rows, "changed_since": verdict.changed_since},
+            waits_for="",
+            last_error="",
+        )
+
+    # Helpers of the steps
+
+    async def _advance(self, to: MoveState, detail: dict[str, object] | None = None, **facts: object) -> None:
+        self._move = await self._target.moves.advance(self._move, to, self._target.name, detail, **facts)
+        steps.reached(to.value, self._move)
+
+    async def _abort(self, reason: str) -> None:
+        """FREEZING → ABORTED, and the source goes on at once. Raises MoveChanged when another way has been taken."""
+        await self._advance(MoveState.ABORTED, {"reason": reason}, last_error=reason)
+        try:
+            await self._target.peers.unfreeze_slot(self._move)
+        except LikeringError as error:
+            log.info("the source will find out by itself that it may go on", reason=error.message)
+
+    async def _reread(self) -> SlotMove:
+        while True:
+            try:
+                return await self._target.moves.move(self._move.move)
+            except TopologyUnavailable:
+                await asyncio.sleep(RETRY)
+
+    async def _wait(self, reason: str, **facts: object) -> None:
+        if reason != self._waits_for:
+            log.info("a move waits", slot=self._move.slot, move=self._move.move, reason=reason)
+        self._waits_for = reason
+        await self._target.moves.report(self._move, waits_for=reason, **facts)
+
+    async def _report_rows(self, total: int, copied: Callable[[], int]) -> None:
+        while True:
+            try:
+                await self._target.moves.report(
+                    self._move, rows_total=max(total, copied()), rows_copied=copied()
+                )
+            except TopologyUnavailable as error:
+                log.info("cannot report progress", reason=error.message)
+            await asyncio.sleep(REPORT_INTERVAL)
+
+    async def _check_replication(self, source: Connection, own: Connection) -> None:
+        problem = await replication.subscription_error(
+            own, self._attempt
+        ) or await replication.replication_slot_problem(source, self._attempt)
+        if problem:
+            raise PullFailed(problem)
+
+    @asynccontextmanager
+    async def _source(self) -> AsyncIterator[Connection]:
+        connection = await psycopg.AsyncConnection.connect(
+            conninfo(self._source_dsn, f"likering-move-{self._target.name}"), autocommit=True
+        )
+        async with connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _own(self) -> AsyncIterator[Connection]:
+        connection = await psycopg.AsyncConnection.connect(
+            conninfo(self._target.dsn, "likering-move"), autocommit=True
+        )
+        async with connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _replicating(self) -> AsyncIterator[Connection]:
+        connection = await psycopg.AsyncConnection.connect(
+            make_conninfo(
+                self._source_dsn,
+                application_name=f"likering-move-{self._target.name}",
+                replication="database",
+                connect_timeout=3,
+            ),
+            autocommit=True,
+        )
+        async with connection:
+            yield connection

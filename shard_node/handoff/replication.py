@@ -1,0 +1,138 @@
+"""The way of a slot's changes from source to target: Postgres' own logical replication, one way for each attempt.
+
+Nothing here is ever made again under the same name: a replication slot that was lost and made anew would miss what
+was written in between, silently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.sql import SQL, Identifier, Literal
+
+from shard_node.handoff.names import Attempt
+from shard_node.partitions import PARENTS, attach_partition, partition
+from shard_node.store import Connection
+
+SEAL = 0
+"""The probe that the source writes when it freezes the slot."""
+_LOOK = 0.001
+"""Seconds between two looks for a probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a slot's posts add up to."""
+
+    posts: int
+    versions: int
+    likes: int
+
+
+async def publish(source: Connection, attempt: Attempt) -> None:
+    """Makes the publication. Before the replication slot: changes are decoded by the catalog of their own time."""
+    tables = SQL(", ").join(Identifier(partition(parent, attempt.slot)) for parent in PARENTS)
+    await source.execute(
+        SQL(
+            "CREATE PUBLICATION {name} FOR TABLE {tables},"
+            " seals WHERE (slot = {slot} AND move = {move} AND attempt = {attempt})"
+        ).format(
+            name=Identifier(attempt.replication),
+            tables=tables,
+            slot=Literal(attempt.slot),
+            move=Literal(attempt.move),
+            attempt=Literal(attempt.attempt),
+        )
+    )
+
+
+async def attach(target: Connection, attempt: Attempt, generation: int) -> None:
+    """Gives the staging tables their names and makes them partitions, unless another process leads by now."""
+    async with target.transaction():
+        cursor = await target.execute("SELECT 1 FROM writer WHERE generation = %s", [generation])
+        if await cursor.fetchone() is None:
+            raise psycopg.errors.SerializationFailure("another process of this node has taken over")
+        for parent in PARENTS:
+            name = partition(parent, attempt.slot)
+            await target.execute(
+                SQL("ALTER TABLE {} RENAME TO {}").format(
+                    Identifier(attempt.staging(parent)), Identifier(name)
+                )
+            )
+            await target.execute(SQL("ALTER TABLE {} RESET (autovacuum_enabled)").format(Identifier(name)))
+            await attach_partition(target, parent, name, attempt.slot)
+
+
+async def subscribe(target: Connection, source_dsn: str, attempt: Attempt) -> None:
+    """Has this node's Postgres follow the publication from the replication slot on."""
+    await target.execute(
+        SQL(
+            "CREATE SUBSCRIPTION {name} CONNECTION {dsn} PUBLICATION {name} WITH (copy_data = false,"
+            " create_slot = false, slot_name = {slot_name}, synchronous_commit = 'on', disable_on_error = true,"
+            " binary = true)"
+        ).format(
+            name=Identifier(attempt.replication),
+            dsn=Literal(source_dsn),
+            slot_name=Literal(attempt.replication),
+        )
+    )
+
+
+async def probe(source: Connection, target: Connection, attempt: Attempt, number: int) -> float:
+    """Seconds that a row takes from the source's commit until it is seen on the target."""
+    await source.execute(
+        "INSERT INTO seals (slot, move, attempt, probe, last_rev) VALUES (%s, %s, %s, %s, 0)",
+        [attempt.slot, attempt.move, attempt.attempt, number],
+    )
+    began = time.monotonic()
+    await arrival(target, attempt, number)
+    return time.monotonic() - began
+
+
+async def arrival(target: Connection, attempt: Attempt, number: int) -> None:
+    """Returns when a probe is to be seen on the target: everything before it is there. Has no deadline."""
+    query = "SELECT 1 FROM seals WHERE slot = %s AND move = %s AND attempt = %s AND probe = %s"
+    while True:
+        cursor = await target.execute(
+            query, [attempt.slot, attempt.move, attempt.attempt, number], prepare=True
+        )
+        if await cursor.fetchone() is not None:
+            return
+        await asyncio.sleep(_LOOK)
+
+
+async def subscription_error(target: Connection, attempt: Attempt) -> str:
+    """Why the subscription does not go on; empty when it does."""
+    cursor = await target.execute(
+        "SELECT subenabled FROM pg_subscription WHERE subname = %s", [attempt.replication]
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return "the subscription is gone"
+    return "" if row[0] else "the subscription was disabled by an error; the Postgres log of this node has it"
+
+
+async def replication_slot_problem(source: Connection, attempt: Attempt) -> str:
+    """What is wrong with the replication slot; empty when nothing is."""
+    cursor = await source.execute(
+        "SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s", [attempt.replication]
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return "the replication slot is gone"
+    return f"the replication slot is {row[0]}" if row[0] in ("lost", "unreserved") else ""
+
+
+async def sums(connection: Connection, slot: int) -> Sums:
+    """The sums over the slot's posts, as this connection sees them now."""
+    cursor = await connection.execute(
+        SQL(
+            "SELECT count(*), coalesce(sum(version), 0)::bigint, coalesce(sum(like_count), 0)::bigint FROM {}"
+        ).format(Identifier(partition("posts", slot)))
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Sums(*map(int, row))

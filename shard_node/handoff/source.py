@@ -1,0 +1,279 @@
+"""The source's side of a handoff: freezes a slot, lets it go on or sets its copy aside, as the topology database says.
+
+Nothing here is decided by a timer. A target that gives no sign for a while makes the source *ask* for an end of the
+move, by a compare-and-set that the target's commit may win.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from enum import Enum, auto
+
+import psycopg
+import structlog
+from psycopg.sql import SQL, Identifier
+from psycopg_pool import AsyncConnectionPool
+
+from likering.errors import ShardUnavailable, SlotMoving
+from likering.shard.v1 import shard_service_pb2 as pb
+from likering.topology.moves import ENDED, MoveChanged, MoveState, MoveStore, SlotMove
+from shard_node.handoff import steps
+from shard_node.handoff.names import kept
+from shard_node.handoff.replication import sums
+from shard_node.ownership import HeldSlot, Ownership, SlotState
+from shard_node.partitions import PARENTS, partition
+from shard_node.store import Connection, Fence, execute
+from shard_node.writer import RefusedJob, Writer
+
+log = structlog.get_logger(__name__)
+
+SILENCE = 1.0
+"""Seconds without a word of the target after which the source asks for an end of a move that has frozen its slot."""
+
+
+class Fate(Enum):
+    """What is to become of a frozen slot."""
+
+    WAIT = auto()
+    GO_ON = auto()
+    """The move has ended, or another attempt has begun: the slot is the source's at its old epoch."""
+    GO_ON_REVERTED = auto()
+    """The slot was given back, two epochs later."""
+    ASK_FOR_THE_END = auto()
+    """The target is silent, and has not committed."""
+    SET_ASIDE = auto()
+    """The target serves."""
+
+
+def fate(held: HeldSlot, move: SlotMove | None, silence: float) -> Fate:
+    """What is to become of a slot that is frozen, by what the topology database says of its move.
+
+    ``silence``: seconds since the target's last word. An unknown move means that nothing is known: wait.
+    """
+    if move is None:
+        return Fate.WAIT
+    match move.state:
+        case MoveState.REVERTED:
+            return Fate.GO_ON_REVERTED
+        case (
+            MoveState.PLANNED
+            | MoveState.COPYING
+            | MoveState.CATCHING_UP
+            | MoveState.ABORTED
+            | MoveState.CANCELLED
+        ):
+            # CATCHING_UP too: whoever freezes says so in the topology first, so this is a dead attempt's request.
+            return Fate.GO_ON
+        case MoveState.FREEZING if move.attempt != held.attempt:
+            return Fate.GO_ON
+        case MoveState.FREEZING:
+            return Fate.ASK_FOR_THE_END if silence > SILENCE else Fate.WAIT
+        case MoveState.COMMITTED | MoveState.ACTIVATING:
+            return Fate.WAIT
+        case _:
+            return Fate.SET_ASIDE
+
+
+class Source:
+    """Gives slots away, for one node."""
+
+    def __init__(
+        self,
+        node_name: str,
+        system_identifier: str,
+        ownership: Ownership,
+        writer: Writer,
+        pool: AsyncConnectionPool[Connection],
+        moves: MoveStore,
+    ) -> None:
+        self._node_name = node_name
+        self._system_identifier = system_identifier
+        self._ownership = ownership
+        self._writer = writer
+        self._pool = pool
+        self._moves = moves
+
+    def __repr__(self) -> str:
+        return f"<Source {self._node_name} {self._ownership!r}>"
+
+    async def freeze(self, request: pb.FreezeSlotRequest) -> pb.FreezeSlotResponse:
+        """Ends the writes to a slot and seals it. Raises SlotMoving when the slot is not this node's to freeze.
+
+        Returns after the commit; for a slot that is frozen already, after another one, so that the answer is as good
+        as the first one was: with a synchronous standby a commit may be seen before it is safe.
+        """
+        slot, move, attempt = request.slot, request.move, request.attempt
+        self._ownership.heard_of(slot)
+        held = self._ownership.held.get(slot)
+        if held is None or held.epoch != request.epoch:
+            raise SlotMoving(f"slot {slot} is not {self._node_name}'s at epoch {request.epoch}")
+        if held.state is SlotState.FROZEN and (held.move, held.attempt) == (move, attempt):
+            if not await self._writer.barrier():
+                raise ShardUnavailable
+        else:
+            await self._freeze(request)
+        frozen_at = time.monotonic()
+        self._ownership.heard_of(slot)
+        async with self._pool.connection() as connection, connection.pipeline():
+            sealing = await execute(connection, "read_seal", {"slot": slot, "move": move, "attempt": attempt})
+            total = await sums(connection, slot)
+            row = await sealing.fetchone()
+        if row is None:
+            raise SlotMoving(f"slot {slot} has no seal of attempt {attempt}")
+        return pb.FreezeSlotResponse(
+            last_rev=row[0],
+            frozen_us=round((time.monotonic() - frozen_at) * 1e6),
+            sums=pb.SlotSums(posts=total.posts, versions=total.versions, likes=total.likes),
+            system_identifier=self._system_identifier,
+            timeline=row[1],
+        )
+
+    async def _freeze(self, request: pb.FreezeSlotRequest) -> None:
+        names = {
+            "slot": request.slot,
+            "epoch": request.epoch,
+            "move": request.move,
+            "attempt": request.attempt,
+        }
+
+        async def seal(connection: Connection, fence: Fence) -> None:
+            freezing = await execute(connection, "freeze_slot", names)
+            await execute(connection, "seal_slot", {key: names[key] for key in ("slot", "move", "attempt")})
+            if await freezing.fetchone() is None:
+                raise RefusedJob
+
+        try:
+            await self._writer.change_slots(seal)
+        except RefusedJob as error:
+            raise SlotMoving(f"slot {request.slot} is not {self._node_name}'s to freeze") from error
+        except (psycopg.Error, ConnectionError, TimeoutError) as error:
+            raise ShardUnavailable from error
+
+    def stop_reads(self, request: pb.StopReadsRequest) -> None:
+        """Ends the reads of a slot that is frozen for this attempt."""
+        held = self._ownership.held.get(request.slot)
+        if held is not None and (held.move, held.attempt) == (request.move, request.attempt):
+            self._ownership.stop_reads(request.slot)
+
+    async def tend(self, moves: Sequence[SlotMove], grace: float) -> None:
+        """Does what the moves ask of their source: those of this node's, and those that froze a slot here.
+
+        ``grace``: seconds for which the copy of a verified slot is kept. Raises psycopg.Error and TopologyUnavailable.
+        """
+        by_number = {move.move: move for move in moves}
+        for slot, held in list(self._ownership.held.items()):
+            if held.state is SlotState.FROZEN and held.move is not None:
+                await self._tend_frozen(slot, held, by_number.get(held.move))
+        for move in moves:
+            if move.source != self._node_name:
+                continue
+            if move.state is MoveState.ACTIVE:
+                await self._set_aside(move)
+            elif move.state is MoveState.VERIFIED and move.state_age >= grace:
+                await self._retire(move)
+
+    async def _tend_frozen(self, slot: int, held: HeldSlot, move: SlotMove | None) -> None:
+        assert held.move is not None
+        if move is None:
+            # Not among those with something left to do: it has ended, and how is to be asked for.
+            try:
+                move = await self._moves.move(held.move)
+            except MoveChanged:
+                log.exception("a slot is frozen for a move that the topology does not know", slot=slot)
+        match fate(held, move, self._ownership.silence(slot)):
+            case Fate.GO_ON:
+                await self._unfreeze(slot, held, held.epoch)
+            case Fate.GO_ON_REVERTED:
+                await self._unfreeze(slot, held, held.epoch + 2)
+            case Fate.ASK_FOR_THE_END:
+                assert move is not None
+                log.warning("the target of a frozen slot gives no sign", slot=slot, move=move.move)
+                try:
+                    await self._moves.advance(
+                        move,
+                        MoveState.ABORTED,
+                        self._node_name,
+                        last_error="the target gave no sign while frozen",
+                    )
+                except MoveChanged:
+                    return  # the next look says what it is now
+                await self._unfreeze(slot, held, held.epoch)
+            case Fate.WAIT | Fate.SET_ASIDE:
+                pass
+
+    async def _unfreeze(self, slot: int, held: HeldSlot, epoch: int) -> None:
+        async def go_on(connection: Connection, fence: Fence) -> None:
+            of_attempt = {"slot": slot, "move": held.move, "attempt": held.attempt}
+            await execute(connection, "unfreeze_slot", {**of_attempt, "epoch": epoch})
+
+        await self._writer.change_slots(go_on)
+        log.info("a frozen slot goes on", slot=slot, epoch=epoch, move=held.move)
+
+    async def _set_aside(self, move: SlotMove) -> None:
+        """The target serves: the slot's rows leave the partitioned tables and are kept under a name of the move's."""
+        held = self._ownership.held.get(move.slot)
+        if held is not None and held.move == move.move and held.state is SlotState.FROZEN:
+
+            async def note(connection: Connection, fence: Fence) -> None:
+                await execute(connection, "slot_moved", {"slot": move.slot, "move": move.move})
+
+            await self._writer.change_slots(note)
+        async with self._pool.connection() as connection:
+            for parent in PARENTS:
+                name = partition(parent, move.slot)
+                await detach(connection, parent, name)
+                if await _exists(connection, name):
+                    await connection.execute(
+                        SQL("ALTER TABLE {} RENAME TO {}").format(
+                            Identifier(name), Identifier(kept(parent, move.slot, move.move))
+                        )
+                    )
+        await self._advance(move, MoveState.MOVED)
+
+    async def _retire(self, move: SlotMove) -> None:
+        """Drops the copy: the disk space is back at once."""
+        async with self._pool.connection() as connection:
+            for parent in PARENTS:
+                await connection.execute(
+                    SQL("DROP TABLE IF EXISTS {}").format(Identifier(kept(parent, move.slot, move.move)))
+                )
+            await connection.execute("DELETE FROM seals WHERE move = %s", [move.move])
+
+        async def forget(connection: Connection, fence: Fence) -> None:
+            await execute(connection, "forget_slot", {"slot": move.slot, "move": move.move})
+
+        await self._writer.change_slots(forget)
+        await self._advance(move, MoveState.RETIRED)
+
+    async def _advance(self, move: SlotMove, to: MoveState) -> None:
+        try:
+            moved = await self._moves.advance(move, to, self._node_name)
+        except MoveChanged:
+            return
+        assert moved.state not in ENDED or to in ENDED
+        steps.reached(to.value, moved)
+
+
+async def detach(connection: Connection, parent: str, name: str) -> None:
+    """Takes a partition off its parent, if it is one, without stalling those who use the parent.
+
+    ``connection`` is in autocommit. A detachment that was interrupted is finished. Raises
+    ObjectNotInPrerequisiteState while another partition of the parent is being detached: one at a time.
+    """
+    cursor = await connection.execute(
+        "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(%s::text)", [name]
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return
+    how = SQL("FINALIZE" if row[0] else "CONCURRENTLY")
+    await connection.execute(
+        SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(Identifier(parent), Identifier(name), how)
+    )
+
+
+async def _exists(connection: Connection, name: str) -> bool:
+    cursor = await connection.execute("SELECT to_regclass(%s::text) IS NOT NULL", [name])
+    row = await cursor.fetchone()
+    return bool(row and row[0])

@@ -1,0 +1,116 @@
+"""Compares what the target has with the copy that the source keeps, off the critical path.
+
+The source's copy stands still, the target's rows go on changing. Rows are compared by sums of their hashes: all of the
+source's, less those whose keys have changed on the target since, must be the target's that have not changed since.
+Sums can be subtracted, so no snapshot must be held while it lasts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg.sql import SQL, Composable, Identifier
+
+from shard_node.handoff.names import kept
+from shard_node.partitions import partition
+from shard_node.store import Connection
+
+_PIECE = 10_000
+"""Keys of one question to the source."""
+_HASH = SQL(
+    "hashtextextended(concat_ws(',', rev, intent, coalesce(first_rev, -1), slot, liked, length(post_id), post_id,"
+    " user_id), 0)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """Number of rows and the sum of their hashes."""
+
+    rows: int
+    total: int
+
+    def less(self, other: Digest) -> Digest:
+        """Without the other's rows."""
+        return Digest(self.rows - other.rows, self.total - other.total)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the comparison found. ``problem`` is empty when both sides agree."""
+
+    rows: int
+    changed_since: int
+    problem: str
+
+
+async def verify(source: Connection, target: Connection, slot: int, move: int, last_rev: int) -> Verdict:
+    """Compares the slot's edges on both nodes, and the target's counts with its edges.
+
+    ``last_rev``: the source's last revision of the slot; what is above has changed since.
+    """
+    here = Identifier(partition("edges", slot))
+    there = Identifier(kept("edges", slot, move))
+    # One statement, so one moment: what has changed until then, and the sum of all the rest.
+    cursor = await target.execute(
+        SQL(
+            "SELECT count(*) FILTER (WHERE rev <= %(rev)s),"
+            " coalesce(sum({hash}::numeric) FILTER (WHERE rev <= %(rev)s), 0),"
+            " coalesce(array_agg(post_id) FILTER (WHERE rev > %(rev)s), '{{}}'),"
+            " coalesce(array_agg(user_id) FILTER (WHERE rev > %(rev)s), '{{}}') FROM {table}"
+        ).format(hash=_HASH, table=here),
+        {"rev": last_rev},
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    kept_here = Digest(int(row[0]), int(row[1]))
+    changed = list(zip(row[2], row[3], strict=True))
+    expected = await _digest(source, there)
+    for start in range(0, len(changed), _PIECE):
+        piece = changed[start : start + _PIECE]
+        expected = expected.less(await _digest_of(source, there, piece))
+    if expected != kept_here:
+        return Verdict(
+            kept_here.rows,
+            len(changed),
+            f"the source has {expected.rows} unchanged edges with digest {expected.total},"
+            f" the target {kept_here.rows} with digest {kept_here.total}",
+        )
+    wrong = await _wrong_counts(target, slot)
+    problem = f"{wrong} posts of the target have a count that is not their number of likes" if wrong else ""
+    return Verdict(kept_here.rows, len(changed), problem)
+
+
+async def _digest(connection: Connection, table: Composable) -> Digest:
+    cursor = await connection.execute(
+        SQL("SELECT count(*), coalesce(sum({hash}::numeric), 0) FROM {table}").format(hash=_HASH, table=table)
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Digest(int(row[0]), int(row[1]))
+
+
+async def _digest_of(connection: Connection, table: Composable, keys: list[tuple[str, str]]) -> Digest:
+    cursor = await connection.execute(
+        SQL(
+            "SELECT count(*), coalesce(sum({hash}::numeric), 0) FROM {table}"
+            " JOIN unnest(%s::text[], %s::text[]) AS changed (post_id, user_id) USING (post_id, user_id)"
+        ).format(hash=_HASH, table=table),
+        [[post_id for post_id, _ in keys], [user_id for _, user_id in keys]],
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Digest(int(row[0]), int(row[1]))
+
+
+async def _wrong_counts(connection: Connection, slot: int) -> int:
+    """Posts whose count is not their number of liked edges, in one moment."""
+    cursor = await connection.execute(
+        SQL(
+            "SELECT count(*) FROM {posts} AS post FULL JOIN"
+            " (SELECT post_id, count(*) AS likes FROM {edges} WHERE liked GROUP BY post_id) AS edge USING (post_id)"
+            " WHERE coalesce(post.like_count, 0) <> coalesce(edge.likes, 0)"
+        ).format(posts=Identifier(partition("posts", slot)), edges=Identifier(partition("edges", slot)))
+    )
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
