@@ -30,6 +30,7 @@ from shard_node.cache import CountCache
 from shard_node.commit import Batch
 from shard_node.database import conninfo, read_pool
 from shard_node.handoff.handoffs import Handoffs
+from shard_node.handoff.joining import join
 from shard_node.identity import Identity, IdentityMismatch, check_cluster, establish
 from shard_node.leadership import Leadership, LeadershipLost
 from shard_node.ownership import Ownership
@@ -66,6 +67,7 @@ class ShardNode:
         self._identity = identity
         self._store = store
         self._watch = watch
+        self._moves = moves
         self._pool = read_pool(settings.postgres.get_secret_value(), settings.read_connections)
         self._ownership = Ownership(identity.slot_count)
         self._cache = CountCache(settings.cache.get_secret_value(), identity.node_uuid[:8], self._ownership)
@@ -117,6 +119,7 @@ class ShardNode:
             asyncio.create_task(self._announce(), name="announcement"),
             asyncio.create_task(self._assign(), name="assignment"),
             asyncio.create_task(self._handoffs.run(), name="handoffs"),
+            asyncio.create_task(self._join(), name="joining"),
             asyncio.create_task(self._check_cluster(), name="cluster check"),
             asyncio.create_task(stop.wait(), name="stop"),
         }
@@ -181,6 +184,12 @@ class ShardNode:
     async def _check_cluster(self) -> None:
         """Ends the process should the topology turn out to be of another cluster, whether it leads or waits."""
         check_cluster(self._identity, await self._watch.at_least(0))
+        await asyncio.Event().wait()
+
+    async def _join(self) -> None:
+        if self._settings.auto_rebalance:
+            await self._writer.led.wait()
+            await join(self._settings.name, self._watch, self._moves)
         await asyncio.Event().wait()
 
     async def _assign(self) -> None:

@@ -39,6 +39,10 @@ class NodeSettings(BaseSettings):
         " default: the one of --postgres",
     )
 
+    auto_rebalance: bool = Field(
+        False, description="take over its share of the slots when it joins, without waiting for a plan"
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     slow_call: float = Field(1.0, gt=0, description="a call that takes longer is logged")
     start_timeout: float = Field(30.0, gt=0, description="how long to wait for the databases at the start")

@@ -39,6 +39,7 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "max_worker_processes": "32",
         "max_logical_replication_workers": "16",
         "max_slot_wal_keep_size": "4GB",
+        "wal_retrieve_retry_interval": "200ms",  # up to Postgres 15 a server starts one subscription in this time
         "max_locks_per_transaction": "1024",
         "max_connections": "100",
         # A peer that died or froze holds up nobody for long.

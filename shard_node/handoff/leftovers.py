@@ -112,14 +112,36 @@ async def clear(
     for name in left.publications:
         await connection.execute(SQL("DROP PUBLICATION IF EXISTS {}").format(Identifier(name)))
     for name in left.tables:
-        for parent in PARENTS:
-            if name.startswith(f"{parent}_"):
-                await detach(connection, parent, name)
-        await connection.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(name)))
+        await drop_table(connection, name)
     dropped = [*left.subscriptions, *left.replication_slots, *left.publications, *left.tables]
     if dropped:
         log.info("dropped what moves have left", names=dropped)
     return len(dropped)
+
+
+async def clear_slot(connection: Connection, slot: int) -> None:
+    """Drops what earlier attempts have left of a slot that is about to be copied to this node.
+
+    A subscription of theirs would go on writing old changes into the tables of the new one, which have its names.
+    """
+    inventory = await take_inventory(connection)
+    for name in inventory.subscriptions:
+        attempt = parse_replication(name)
+        if attempt is not None and attempt.slot == slot:
+            await drop_subscription(connection, name)
+    for name in inventory.tables:
+        table = parse_table(name)
+        is_copy_of_a_source = table is not None and table.move is not None and table.attempt is None
+        if table is not None and table.slot == slot and not is_copy_of_a_source:
+            await drop_table(connection, name)
+
+
+async def drop_table(connection: Connection, name: str) -> None:
+    """Drops a table of a slot, detached first where it is a partition."""
+    for parent in PARENTS:
+        if name.startswith(f"{parent}_"):
+            await detach(connection, parent, name)
+    await connection.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(name)))
 
 
 async def drop_subscription(connection: Connection, name: str) -> None:

@@ -22,11 +22,12 @@ from likering.topology.moves import MoveChanged, MoveLimits, MoveState, MoveStor
 from shard_node.database import conninfo
 from shard_node.handoff import replication, steps
 from shard_node.handoff.copying import RowBudget, copy_tables, estimate_rows, export_snapshot
+from shard_node.handoff.leftovers import clear_slot
 from shard_node.handoff.names import Attempt
 from shard_node.handoff.peers import Peers
 from shard_node.handoff.replication import SEAL, Sums
 from shard_node.handoff.verification import verify
-from shard_node.ownership import READ_LEASE, Ownership
+from shard_node.ownership import READ_LEASE, Ownership, SlotState
 from shard_node.store import Connection, Fence, execute
 from shard_node.writer import Writer
 
@@ -113,6 +114,12 @@ class Pull:
     # The steps
 
     async def _begin(self) -> bool:
+        held = self._target.ownership.held.get(self._move.slot)
+        if held is not None and held.state is not SlotState.MOVED:
+            # What is here would be dropped to make room.
+            raise PullFailed(
+                f"node {self._target.name} holds slot {self._move.slot} itself, at epoch {held.epoch}"
+            )
         description = await self._target.peers.describe_source(self._move.source)
         if description.obstacles:
             await self._wait(f"node {self._move.source}: {'; '.join(description.obstacles)}")
@@ -134,6 +141,7 @@ class Pull:
         return True
 
     async def _copy(self, source: Connection, own: Connection) -> None:
+        await clear_slot(own, self._move.slot)
         await replication.publish(source, self._attempt)
         steps.reached("published", self._move)
         async with self._replicating() as replicating:

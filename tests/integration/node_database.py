@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -23,15 +23,15 @@ NOW = 1_700_000_000_000_000
 
 
 @asynccontextmanager
-async def prepared(dsn: str) -> AsyncIterator[Connection]:
-    """Makes the schema with all slots owned, at generation 1 and slots_seq 1, and gives a connection to it."""
+async def prepared(dsn: str, slots: Sequence[int] = range(SLOTS)) -> AsyncIterator[Connection]:
+    """Makes the schema with these slots owned, at generation 1 and slots_seq 1, and gives a connection to it."""
     async with await psycopg.AsyncConnection.connect(conninfo(dsn, "test"), autocommit=True) as connection:
         cluster = "00000000-0000-0000-0000-000000000001"
         await establish(connection, "a", Topology(cluster, 1, SLOTS, {}, (None,) * SLOTS, (0,) * SLOTS))
-        await create_partitions(connection, range(SLOTS))
+        await create_partitions(connection, slots)
         await store.execute(connection, "raise_generation")
         async with connection.transaction():
-            await store.add_slots(connection, dict.fromkeys(range(SLOTS), EPOCH))
+            await store.add_slots(connection, dict.fromkeys(slots, EPOCH))
             await store.raise_slots_seq(connection, Fence(1, 0))
         yield connection
 

@@ -1,0 +1,273 @@
+"""A slot's way from one Postgres to another, without any node: copy, replication, comparison, leftovers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from likering.dev.postgres import PostgresServer
+from likering.topology.moves import MoveState
+from shard_node.database import conninfo
+from shard_node.handoff import copying, leftovers, replication
+from shard_node.handoff.copying import RowBudget, copy_tables, export_snapshot
+from shard_node.handoff.names import Attempt, kept
+from shard_node.handoff.replication import Sums
+from shard_node.handoff.source import detach
+from shard_node.handoff.verification import verify
+from shard_node.partitions import PARENTS, partition
+from shard_node.store import Connection
+from tests.integration.node_database import prepared
+from tests.parts.moves import slot_move
+
+SLOT = 3
+ATTEMPT = Attempt(SLOT, move=7, attempt=1)
+LAST_REV = 1000
+
+
+@pytest.fixture(scope="module")
+def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A second server: one cannot subscribe to itself."""
+    server = PostgresServer(tmp_path_factory.mktemp("other"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def other_database(other_server: PostgresServer) -> Iterator[str]:
+    """An empty database on the second server."""
+    with psycopg.connect(other_server.dsn, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE target")
+    yield other_server.dsn_of("target")
+    with psycopg.connect(other_server.dsn_of("target"), autocommit=True) as connection:
+        for (name,) in connection.execute("SELECT subname FROM pg_subscription").fetchall():
+            for command in ("DISABLE", "SET (slot_name = NONE)"):
+                connection.execute(sql.SQL("ALTER SUBSCRIPTION {} " + command).format(sql.Identifier(name)))
+            connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(sql.Identifier(name)))
+    with psycopg.connect(other_server.dsn, autocommit=True) as connection:
+        connection.execute("DROP DATABASE target WITH (FORCE)")
+
+
+@pytest.fixture
+async def source(database: str) -> AsyncIterator[Connection]:
+    """A node's database that has the slot: ten edges of three posts."""
+    async with prepared(database, slots=[SLOT]) as connection:
+        await connection.execute(
+            "INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id)"
+            " SELECT n, n, CASE WHEN n %% 5 > 0 THEN n END, %s, n %% 5 > 0, 'p' || n %% 3, 'u,' || n"
+            " FROM generate_series(1, 10) AS n",
+            [SLOT],
+        )
+        await connection.execute(
+            "INSERT INTO posts (version, like_count, slot, post_id)"
+            " SELECT count(*), count(*) FILTER (WHERE liked), slot, post_id FROM edges GROUP BY slot, post_id"
+        )
+        yield connection
+        await leftovers_dropped(connection)
+
+
+async def leftovers_dropped(connection: Connection) -> None:
+    """Replication slots would keep the database from being dropped."""
+    for name in (await leftovers.take_inventory(connection)).replication_slots:
+        await leftovers.drop_replication_slot(connection, name)
+
+
+@pytest.fixture
+async def target(other_database: str) -> AsyncIterator[Connection]:
+    """A node's database without slots."""
+    async with prepared(other_database, slots=[]) as connection:
+        yield connection
+
+
+async def follow(source: Connection, database: str, target: Connection) -> int:
+    """Copies the slot and subscribes to its changes; returns the number of rows copied."""
+    await replication.publish(source, ATTEMPT)
+    async with await psycopg.AsyncConnection.connect(
+        make_conninfo(database, replication="database"), autocommit=True
+    ) as replicating:
+        snapshot = await export_snapshot(replicating, ATTEMPT.replication)
+        # After the snapshot, so it must come by replication.
+        await source.execute("UPDATE edges SET rev = 11, liked = NOT liked WHERE rev = 1")
+        await source.execute(
+            "UPDATE posts SET version = version + 1, like_count = like_count - 1 WHERE post_id = 'p1'"
+        )
+        async with await psycopg.AsyncConnection.connect(
+            conninfo(database, "copy"), autocommit=True
+        ) as reading:
+            rows = await copy_tables(reading, snapshot, target, ATTEMPT, RowBudget(), lambda rows: None)
+    await replication.attach(target, ATTEMPT, generation=1)
+    await replication.subscribe(target, database, ATTEMPT)
+    return rows
+
+
+async def rows_of(connection: Connection, table: str) -> list[tuple[object, ...]]:
+    """All rows, in order."""
+    cursor = await connection.execute(
+        sql.SQL("SELECT * FROM {} ORDER BY 1, 2, 3, 4").format(sql.Identifier(table))
+    )
+    return await cursor.fetchall()
+
+
+async def test_a_slot_arrives_whole_and_stays_in_step(
+    source: Connection, target: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the snapshot had and what came after it; the seal comes last, and the sums agree."""
+    monkeypatch.setattr(copying, "PIECE", 4)
+    assert await follow(source, database, target) == 13
+    async with asyncio.timeout(30):
+        assert await replication.probe(source, target, ATTEMPT, 1) > 0
+    for parent in PARENTS:
+        name = partition(parent, SLOT)
+        assert await rows_of(target, name) == await rows_of(source, name)
+        # Attached: to be seen through the parent too.
+        assert await rows_of(target, parent) == await rows_of(source, parent)
+    assert await replication.sums(target, SLOT) == await replication.sums(source, SLOT) == Sums(3, 11, 7)
+    assert await replication.subscription_error(target, ATTEMPT) == ""
+    assert await replication.replication_slot_problem(source, ATTEMPT) == ""
+
+
+async def test_trouble_of_the_replication_is_told(
+    source: Connection, target: Connection, database: str
+) -> None:
+    """A conflicting row disables the subscription; a replication slot may be gone."""
+    await follow(source, database, target)
+    await target.execute(
+        "INSERT INTO edges (rev, intent, slot, liked, post_id, user_id) VALUES (99, 99, 3, true, 'p9', 'u')"
+    )
+    await source.execute(
+        "INSERT INTO edges (rev, intent, slot, liked, post_id, user_id) VALUES (12, 12, 3, true, 'p9', 'u')"
+    )
+    async with asyncio.timeout(30):
+        while not await replication.subscription_error(target, ATTEMPT):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # nobody tells of it
+    assert "disabled" in await replication.subscription_error(target, ATTEMPT)
+    await leftovers.drop_replication_slot(source, ATTEMPT.replication)
+    assert await replication.replication_slot_problem(source, ATTEMPT) == "the replication slot is gone"
+
+
+async def set_aside(source: Connection, move: int) -> None:
+    """As a source does when its target serves."""
+    for parent in PARENTS:
+        name = partition(parent, SLOT)
+        await detach(source, parent, name)
+        await source.execute(
+            sql.SQL("ALTER TABLE {} RENAME TO {}").format(
+                sql.Identifier(name), sql.Identifier(kept(parent, SLOT, move))
+            )
+        )
+
+
+@pytest.fixture
+async def both(source: Connection, target: Connection, database: str) -> tuple[Connection, Connection]:
+    """Both sides after the move; the target has changed an edge and got a new one since."""
+    await follow(source, database, target)
+    async with asyncio.timeout(30):
+        await replication.probe(source, target, ATTEMPT, 1)
+    await set_aside(source, ATTEMPT.move)
+    await target.execute("UPDATE edges SET rev = 2000, liked = true WHERE user_id = 'u,5'")
+    await target.execute(
+        "INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id)"
+        " VALUES (2001, 2001, 2001, 3, true, 'p2', 'new')"
+    )
+    await target.execute(
+        "UPDATE posts SET version = version + 2, like_count = like_count + 2 WHERE post_id = 'p2'"
+    )
+    return source, target
+
+
+async def test_equal_sides_are_found_equal(both: tuple[Connection, Connection]) -> None:
+    """Whatever the target has changed since."""
+    verdict = await verify(*both, SLOT, ATTEMPT.move, LAST_REV)
+    assert (verdict.problem, verdict.rows, verdict.changed_since) == ("", 9, 2)
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE edges SET intent = intent + 1 WHERE user_id = 'u,7'", "digest"),
+        ("UPDATE edges SET liked = NOT liked WHERE user_id = 'u,7'", "digest"),
+        ("DELETE FROM edges WHERE user_id = 'u,7'", "digest"),
+        ("UPDATE edges SET first_rev = 7 WHERE user_id = 'u,10'", "digest"),
+        ("UPDATE posts SET like_count = like_count + 1 WHERE post_id = 'p0'", "number of likes"),
+        ("DELETE FROM posts WHERE post_id = 'p0'", "number of likes"),
+    ],
+)
+async def test_every_difference_is_found(
+    both: tuple[Connection, Connection], statement: str, problem: str
+) -> None:
+    """One row is enough."""
+    source, target = both
+    await target.execute(statement.encode())
+    assert problem in (await verify(source, target, SLOT, ATTEMPT.move, LAST_REV)).problem
+
+
+class Moves:
+    """A store of moves that only lists them."""
+
+    def __init__(self, *moves: object) -> None:
+        self._moves = list(moves)
+
+    async def moves(self) -> list[object]:
+        """All of them."""
+        return self._moves
+
+
+async def test_nothing_is_left_of_a_move_that_has_ended(
+    source: Connection, target: Connection, database: str
+) -> None:
+    """On both sides; while it goes on nothing is touched."""
+    await follow(source, database, target)
+    current = Moves(slot_move(MoveState.CATCHING_UP))
+    for connection, name, own in ((source, "a", [SLOT]), (target, "b", [])):
+        assert await leftovers.clear(connection, current, name, lambda own=own: own) == 0  # type: ignore[arg-type,misc]
+    gone = Moves()
+    assert await leftovers.clear(source, gone, "a", lambda: [SLOT]) == 2  # type: ignore[arg-type]
+    assert await leftovers.clear(target, gone, "b", list) == 3  # type: ignore[arg-type]
+    inventory = await leftovers.take_inventory(source)
+    assert (inventory.publications, inventory.replication_slots) == ([], [])
+    assert inventory.tables == ["edges_s3", "posts_s3"]
+    assert await leftovers.take_inventory(target) == leftovers.Inventory([], [], [], [])
+
+
+async def test_a_new_attempt_finds_a_clean_slot(
+    source: Connection, target: Connection, database: str
+) -> None:
+    """The subscription of the attempt before would write into the new tables."""
+    await follow(source, database, target)
+    await leftovers.clear_slot(target, SLOT)
+    assert await leftovers.take_inventory(target) == leftovers.Inventory([], [], [], [])
+
+
+class Clock:
+    """A clock that only sleeping moves on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        """Takes no time."""
+        self.now += seconds
+
+
+async def test_rows_keep_to_their_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all copies together; a second may be saved up, a limit changed meanwhile."""
+    clock = Clock()
+    monkeypatch.setattr("shard_node.handoff.copying.asyncio.sleep", clock.sleep)
+    budget = RowBudget(clock)
+    await budget.take(10**6)
+    assert clock.now == 0.0
+    budget.limit(1000)
+    for _ in range(5):
+        await budget.take(1000)
+    assert clock.now == pytest.approx(5.0)
+    clock.now += 60
+    await budget.take(2000)
+    assert clock.now == pytest.approx(66.0)
