@@ -9,7 +9,7 @@ import platform
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from comparison import resize as resizing
 from comparison.figures import Sample, measured, others_share
 from comparison.report import (
     figure_to_json,
@@ -71,6 +72,44 @@ def run(
     output.write_text(json.dumps(result, indent=1) + "\n")
     typer.echo(f"wrote {output}")
     if any(cluster["checks"]["problems"] for cluster in result["clusters"].values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def resize(
+    rate: Annotated[float, typer.Option(min=1, help="Calls a second while the ring is resized.")] = 400.0,
+    likes: Annotated[int, typer.Option(min=1000, help="Likes stored before.")] = 200_000,
+    part: Annotated[list[str] | None, typer.Option(help="Only these parts.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The figures as JSON.")] = Path(
+        "resize.json"
+    ),
+) -> None:
+    """Measure resizes. Exit code 1: a call failed, or the databases do not hold what was acknowledged."""
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, style="dim", highlight=False)
+
+    async def run(part: Callable[[Path], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="likering-resize-") as directory:
+            return await part(Path(directory))
+
+    parts: dict[str, Callable[[Path], Awaitable[dict[str, Any]]]] = {
+        "under load": lambda directory: resizing.under_load(directory, say, rate=rate, likes=likes),
+        "copy rate": lambda directory: resizing.copy_rate(directory, say, likes=likes),
+        "empty slots": lambda directory: resizing.empty_slots(directory, say),
+        "hottest slot": lambda directory: resizing.hottest_slot(directory, say),
+    }
+    figures: dict[str, dict[str, Any]] = {}
+    for name, measure in parts.items():
+        if part is None or name in part:
+            figures[name] = asyncio.run(run(measure))
+            console.print(name, figures[name])
+    if part is None or "planning" in part:
+        figures["planning"] = resizing.planning()
+        console.print("planning", figures["planning"])
+    output.write_text(json.dumps(figures, indent=1) + "\n")
+    if any(one.get("failed") or one.get("problem") for one in figures.values()):
         raise typer.Exit(1)
 
 

@@ -200,8 +200,11 @@ class MoveStore(Protocol):
     async def resizes(self, limit: int, *, resize: int | None = None) -> list[Resize]:
         """The newest resizes, newest first; or that one only."""
 
-    def changes(self) -> AsyncGenerator[None, None]:
-        """One item at once, then one after each change that the store tells of; some may be left out, the last not."""
+    def changes(self) -> AsyncGenerator[str, None]:
+        """Names of nodes that have something to do, empty for all of them: one at once, then after such changes.
+
+        Some may be left out, the last is not. Raises TopologyUnavailable when the connection breaks.
+        """
 
     async def close(self) -> None:
         """Give back what the store holds."""

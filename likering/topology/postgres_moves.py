@@ -41,18 +41,25 @@ _AGES = {
 _COLUMNS = SQL(", ").join(_AGES.get(column.name, Identifier(column.name)) for column in fields(SlotMove))
 _LIMITS = SQL(", ").join(Identifier(column.name) for column in fields(MoveLimits))
 _TELL = f"NOTIFY {CHANNEL}"
-# What somebody else has to do something about. Told of everything, all nodes would read the moves in a slot's pause.
-_TOLD = frozenset(
-    (
-        MoveState.PLANNED,
-        MoveState.ABORTED,
-        MoveState.ACTIVE,
-        MoveState.MOVED,
-        MoveState.VERIFIED,
-        MoveState.CANCELLED,
-        MoveState.REVERTED,
-    )
-)
+_EVERYBODY = ""
+
+
+def _to_tell(move: SlotMove, to: MoveState) -> str | None:
+    """Who has to do something about a transition: a node's name, or everybody. None: nobody but who made it.
+
+    Told of everything, all nodes would read the moves while the slot's writes wait.
+    """
+    match to:
+        case MoveState.PLANNED | MoveState.MOVED:
+            return move.target
+        case MoveState.ACTIVE:
+            return move.source
+        case MoveState.ABORTED | MoveState.CANCELLED | MoveState.REVERTED:
+            return _EVERYBODY
+        case _:
+            return None
+
+
 _FACTS = frozenset(("rows_total", "rows_copied", "lag_us", "pause_us", "last_rev", "waits_for", "last_error"))
 
 
@@ -313,7 +320,7 @@ class PostgresMoveStore:
 
         return await self._run(work)
 
-    async def changes(self) -> AsyncGenerator[None, None]:
+    async def changes(self) -> AsyncGenerator[str, None]:
         """See MoveStore. Holds a connection of its own until the generator is closed."""
         session = Session(self._conninfo, timeout=self._timeout)
 
@@ -324,10 +331,10 @@ class PostgresMoveStore:
         try:
             with clear_errors(self._timeout):
                 await session.run(listen)
-                yield None
+                yield _EVERYBODY
                 async with aclosing(session.notifications()) as payloads:
-                    async for _ in payloads:
-                        yield None
+                    async for payload in payloads:
+                        yield payload
         finally:
             self._listeners.discard(session)
             await session.close()
@@ -438,7 +445,8 @@ async def _send_advance(
             "WITH changed AS (UPDATE moves SET {changes} WHERE {same} RETURNING *), noted AS ("
             "INSERT INTO move_events (move, attempt, state, who, detail)"
             " SELECT move, attempt, state, %(_who)s, %(_detail)s FROM changed)"
-            " SELECT {columns}, CASE WHEN %(_tell)s THEN pg_notify(%(_channel)s, '')::text END AS told FROM changed"
+            " SELECT {columns}, CASE WHEN %(_tell)s::text IS NOT NULL"
+            " THEN pg_notify(%(_channel)s, %(_tell)s)::text END AS told FROM changed"
         ).format(changes=_changes(values), same=_SAME, columns=_COLUMNS),
         {
             **values,
@@ -446,7 +454,7 @@ async def _send_advance(
             "_who": who,
             "_detail": Jsonb(dict(detail)),
             "_channel": CHANNEL,
-            "_tell": to in _TOLD,
+            "_tell": _to_tell(move, to),
         },
     )
 

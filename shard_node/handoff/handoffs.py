@@ -14,6 +14,7 @@ from likering.topology.moves import MoveLimits, MoveStore
 from likering.topology.watch import TopologyWatch
 from shard_node.handoff.copying import RowBudget
 from shard_node.handoff.leftovers import take_inventory
+from shard_node.handoff.links import Links
 from shard_node.handoff.mover import Mover
 from shard_node.handoff.peers import Peers
 from shard_node.handoff.pull import Target
@@ -57,6 +58,7 @@ class Handoffs:
         self._limits = MoveLimits()
         self._budget = RowBudget()
         self._peers = Peers(identity.cluster_id, watch)
+        self._links = Links(f"likering-move-{identity.node_name}")
         self._source = Source(identity.node_name, identity.system_identifier, ownership, writer, pool, moves)
         target = Target(
             name=identity.node_name,
@@ -66,6 +68,7 @@ class Handoffs:
             writer=writer,
             moves=moves,
             peers=self._peers,
+            links=self._links,
             budget=self._budget,
             limits=lambda: self._limits,
             generation=generation,
@@ -83,6 +86,7 @@ class Handoffs:
             await self._mover.run()
         finally:
             await self._peers.close()
+            await self._links.close()
 
     def look_soon(self) -> None:
         """Looks at the moves now."""

@@ -117,8 +117,9 @@ class Mover:
         while True:
             try:
                 async with aclosing(self._moves.changes()) as changes:
-                    async for _ in changes:
-                        self._look.set()
+                    async for name in changes:
+                        if name in ("", self._node_name):
+                            self._look.set()
             except LikeringError:
                 pass  # the rounds say why
             await asyncio.sleep(FIRST_PAUSE)

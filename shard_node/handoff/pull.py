@@ -19,10 +19,10 @@ from psycopg.conninfo import make_conninfo
 from likering.errors import LikeringError, TopologyUnavailable
 from likering.shard.v1 import shard_service_pb2 as pb
 from likering.topology.moves import MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
-from shard_node.database import conninfo
 from shard_node.handoff import replication, steps
 from shard_node.handoff.copying import RowBudget, copy_tables, estimate_rows, export_snapshot
 from shard_node.handoff.leftovers import clear_slot
+from shard_node.handoff.links import Links
 from shard_node.handoff.names import Attempt
 from shard_node.handoff.peers import Peers
 from shard_node.handoff.replication import SEAL, Sums
@@ -61,6 +61,7 @@ class Target:
     writer: Writer
     moves: MoveStore
     peers: Peers
+    links: Links
     budget: RowBudget
     limits: Callable[[], MoveLimits]
     generation: Callable[[], int]
@@ -83,7 +84,10 @@ class Pull:
         if self._move.state is MoveState.PLANNED:
             if not await self._begin():
                 return
-            async with self._source() as source, self._own() as own:
+            async with (
+                await self._target.links.to(self._source_dsn) as source,
+                await self._target.links.to(self._target.dsn) as own,
+            ):
                 await self._copy(source, own)
                 await self._catch_up(source, own)
                 await self._freeze_and_commit(own)
@@ -312,7 +316,10 @@ class Pull:
         move = self._move
         description = await self._target.peers.describe_source(move.source)
         self._source_dsn = description.replication_dsn
-        async with self._source() as source, self._own() as own:
+        async with (
+            await self._target.links.to(self._source_dsn) as source,
+            await self._target.links.to(self._target.dsn) as own,
+        ):
             verdict = await verify(source, own, move.slot, move.move, move.last_rev or 0)
         if verdict.problem:
             log.error(
@@ -372,22 +379,6 @@ class Pull:
         ) or await replication.replication_slot_problem(source, self._attempt)
         if problem:
             raise PullFailed(problem)
-
-    @asynccontextmanager
-    async def _source(self) -> AsyncIterator[Connection]:
-        connection = await psycopg.AsyncConnection.connect(
-            conninfo(self._source_dsn, f"likering-move-{self._target.name}"), autocommit=True
-        )
-        async with connection:
-            yield connection
-
-    @asynccontextmanager
-    async def _own(self) -> AsyncIterator[Connection]:
-        connection = await psycopg.AsyncConnection.connect(
-            conninfo(self._target.dsn, "likering-move"), autocommit=True
-        )
-        async with connection:
-            yield connection
 
     @asynccontextmanager
     async def _replicating(self) -> AsyncIterator[Connection]:

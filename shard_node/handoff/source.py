@@ -19,7 +19,7 @@ from likering.errors import ShardUnavailable, SlotMoving
 from likering.shard.v1 import shard_service_pb2 as pb
 from likering.topology.moves import ENDED, MoveChanged, MoveState, MoveStore, SlotMove
 from shard_node.handoff import steps
-from shard_node.handoff.names import kept
+from shard_node.handoff.names import Attempt, kept
 from shard_node.handoff.replication import sums
 from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.partitions import PARENTS, partition
@@ -149,6 +149,7 @@ class Source:
             raise SlotMoving(f"slot {request.slot} is not {self._node_name}'s to freeze") from error
         except (psycopg.Error, ConnectionError, TimeoutError) as error:
             raise ShardUnavailable from error
+        steps.reached("sealed", Attempt(request.slot, request.move, request.attempt))
 
     def stop_reads(self, request: pb.StopReadsRequest) -> None:
         """Ends the reads of a slot that is frozen for this attempt."""
@@ -219,6 +220,7 @@ class Source:
                 await execute(connection, "slot_moved", {"slot": move.slot, "move": move.move})
 
             await self._writer.change_slots(note)
+            steps.reached("leaving", move)
         async with self._pool.connection() as connection:
             for parent in PARENTS:
                 name = partition(parent, move.slot)
@@ -229,6 +231,7 @@ class Source:
                             Identifier(name), Identifier(kept(parent, move.slot, move.move))
                         )
                     )
+        steps.reached("set_aside", move)
         await self._advance(move, MoveState.MOVED)
 
     async def _retire(self, move: SlotMove) -> None:
@@ -239,6 +242,7 @@ class Source:
                     SQL("DROP TABLE IF EXISTS {}").format(Identifier(kept(parent, move.slot, move.move)))
                 )
             await connection.execute("DELETE FROM seals WHERE move = %s", [move.move])
+        steps.reached("dropped", move)
 
         async def forget(connection: Connection, fence: Fence) -> None:
             await execute(connection, "forget_slot", {"slot": move.slot, "move": move.move})

@@ -8,24 +8,18 @@ from typing import Any
 import structlog
 
 from likering.topology.moves import SlotMove
+from shard_node.handoff.names import Attempt
 
 log = structlog.get_logger(__name__)
 
-Step = Callable[[str, SlotMove], None]
+Step = Callable[[str, SlotMove | Attempt], None]
 
 
-def logged(step: str, move: SlotMove, **more: Any) -> None:
-    """The step has been done."""
-    log.info(
-        "handoff",
-        step=step,
-        slot=move.slot,
-        move=move.move,
-        attempt=move.attempt,
-        source=move.source,
-        target=move.target,
-        **more,
-    )
+def logged(step: str, move: SlotMove | Attempt, **more: Any) -> None:
+    """The step has been done. Who is asked to freeze a slot knows the attempt only."""
+    if isinstance(move, SlotMove):
+        more = {"source": move.source, "target": move.target, **more}
+    log.info("handoff", step=step, slot=move.slot, move=move.move, attempt=move.attempt, **more)
 
 
 reached: Step = logged

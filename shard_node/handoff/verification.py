@@ -3,6 +3,9 @@
 The source's copy stands still, the target's rows go on changing. Rows are compared by sums of their hashes: all of the
 source's, less those whose keys have changed on the target since, must be the target's that have not changed since.
 Sums can be subtracted, so no snapshot must be held while it lasts.
+
+A like that is repeated with a newer intent leaves its edge's revision alone. So intents are no part of the hashes; of
+the edges that have not changed since, they can only have grown.
 """
 
 from __future__ import annotations
@@ -18,21 +21,26 @@ from shard_node.store import Connection
 _PIECE = 10_000
 """Keys of one question to the source."""
 _HASH = SQL(
-    "hashtextextended(concat_ws(',', rev, intent, coalesce(first_rev, -1), slot, liked, length(post_id), post_id,"
+    "hashtextextended(concat_ws(',', rev, coalesce(first_rev, -1), slot, liked, length(post_id), post_id,"
     " user_id), 0)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """Number of rows and the sum of their hashes."""
+    """Number of rows, the sum of their hashes, and that of their intents."""
 
     rows: int
     total: int
+    intents: int
 
     def less(self, other: Digest) -> Digest:
         """Without the other's rows."""
-        return Digest(self.rows - other.rows, self.total - other.total)
+        return Digest(self.rows - other.rows, self.total - other.total, self.intents - other.intents)
+
+    def has_become(self, later: Digest) -> bool:
+        """Whether these rows can be the same as later ones."""
+        return (self.rows, self.total) == (later.rows, later.total) and self.intents <= later.intents
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,7 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
         SQL(
             "SELECT count(*) FILTER (WHERE rev <= %(rev)s),"
             " coalesce(sum({hash}::numeric) FILTER (WHERE rev <= %(rev)s), 0),"
+            " coalesce(sum(intent) FILTER (WHERE rev <= %(rev)s), 0),"
             " coalesce(array_agg(post_id) FILTER (WHERE rev > %(rev)s), '{{}}'),"
             " coalesce(array_agg(user_id) FILTER (WHERE rev > %(rev)s), '{{}}') FROM {table}"
         ).format(hash=_HASH, table=here),
@@ -63,18 +72,19 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
     )
     row = await cursor.fetchone()
     assert row is not None
-    kept_here = Digest(int(row[0]), int(row[1]))
-    changed = list(zip(row[2], row[3], strict=True))
+    kept_here = Digest(int(row[0]), int(row[1]), int(row[2]))
+    changed = list(zip(row[3], row[4], strict=True))
     expected = await _digest(source, there)
     for start in range(0, len(changed), _PIECE):
         piece = changed[start : start + _PIECE]
         expected = expected.less(await _digest_of(source, there, piece))
-    if expected != kept_here:
+    if not expected.has_become(kept_here):
         return Verdict(
             kept_here.rows,
             len(changed),
-            f"the source has {expected.rows} unchanged edges with digest {expected.total},"
-            f" the target {kept_here.rows} with digest {kept_here.total}",
+            f"the source has {expected.rows} unchanged edges with digest {expected.total} and intents"
+            f" {expected.intents}, the target {kept_here.rows} with digest {kept_here.total} and intents"
+            f" {kept_here.intents}",
         )
     wrong = await _wrong_counts(target, slot)
     problem = f"{wrong} posts of the target have a count that is not their number of likes" if wrong else ""
@@ -83,24 +93,26 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
 
 async def _digest(connection: Connection, table: Composable) -> Digest:
     cursor = await connection.execute(
-        SQL("SELECT count(*), coalesce(sum({hash}::numeric), 0) FROM {table}").format(hash=_HASH, table=table)
+        SQL(
+            "SELECT count(*), coalesce(sum({hash}::numeric), 0), coalesce(sum(intent), 0) FROM {table}"
+        ).format(hash=_HASH, table=table)
     )
     row = await cursor.fetchone()
     assert row is not None
-    return Digest(int(row[0]), int(row[1]))
+    return Digest(*map(int, row))
 
 
 async def _digest_of(connection: Connection, table: Composable, keys: list[tuple[str, str]]) -> Digest:
     cursor = await connection.execute(
         SQL(
-            "SELECT count(*), coalesce(sum({hash}::numeric), 0) FROM {table}"
+            "SELECT count(*), coalesce(sum({hash}::numeric), 0), coalesce(sum(intent), 0) FROM {table}"
             " JOIN unnest(%s::text[], %s::text[]) AS changed (post_id, user_id) USING (post_id, user_id)"
         ).format(hash=_HASH, table=table),
         [[post_id for post_id, _ in keys], [user_id for _, user_id in keys]],
     )
     row = await cursor.fetchone()
     assert row is not None
-    return Digest(int(row[0]), int(row[1]))
+    return Digest(*map(int, row))
 
 
 async def _wrong_counts(connection: Connection, slot: int) -> int:

@@ -181,7 +181,8 @@ async def both(source: Connection, target: Connection, database: str) -> tuple[C
 
 
 async def test_equal_sides_are_found_equal(both: tuple[Connection, Connection]) -> None:
-    """Whatever the target has changed since."""
+    """Whatever the target has changed since; a like that was repeated has only a newer intent."""
+    await both[1].execute("UPDATE edges SET intent = intent + 1 WHERE user_id = 'u,7'")
     verdict = await verify(*both, SLOT, ATTEMPT.move, LAST_REV)
     assert (verdict.problem, verdict.rows, verdict.changed_since) == ("", 9, 2)
 
@@ -189,7 +190,7 @@ async def test_equal_sides_are_found_equal(both: tuple[Connection, Connection]) 
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [
-        ("UPDATE edges SET intent = intent + 1 WHERE user_id = 'u,7'", "digest"),
+        ("UPDATE edges SET intent = intent - 1 WHERE user_id = 'u,7'", "digest"),
         ("UPDATE edges SET liked = NOT liked WHERE user_id = 'u,7'", "digest"),
         ("DELETE FROM edges WHERE user_id = 'u,7'", "digest"),
         ("UPDATE edges SET first_rev = 7 WHERE user_id = 'u,10'", "digest"),

@@ -13,15 +13,25 @@ import psycopg
 import pytest
 
 from likering.dev.postgres import PostgresServer
-from likering.errors import LikeringError, TopologyUnavailable, WrongCluster
+from likering.errors import LikeringError, NodeOwnsSlots, TopologyUnavailable, WrongCluster
+from likering.ring.plan import Move
 from likering.ring.topology import Node, NodeState, Topology
-from likering.topology.postgres import CHANNEL, SCHEMA, PostgresTopologyStore, create_cluster
+from likering.topology.postgres import (
+    CHANNEL,
+    SCHEMA,
+    PostgresTopologyStore,
+    create_cluster,
+    upgrade_cluster,
+)
+from likering.topology.postgres_moves import PostgresMoveStore
 from likering.topology.store import (
     ClusterExists,
     ClusterMissing,
     NodeRefused,
     NodeRegistration,
     NodeSuperseded,
+    NodeUnknown,
+    SchemaOutdated,
     TopologyConflict,
 )
 from tests.parts.frozen import frozen
@@ -96,6 +106,8 @@ async def test_without_a_cluster_every_call_says_so(database: str, emptied: bool
             store.get(),
             store.register(registration("a")),
             store.assign(1, {0: "a"}),
+            store.set_node("a", weight=2),
+            store.remove_node("a"),
             anext(store.changes()),
         ):
             with pytest.raises(ClusterMissing, match="likering cluster init"):
@@ -129,7 +141,7 @@ async def test_registering_the_same_again_changes_nothing(store: PostgresTopolog
 
 @pytest.mark.parametrize(
     "change",
-    [{"address": "other:1"}, {"generation": 2}, {"weight": 7}, {"system_identifier": "7000000000000000002"}],
+    [{"address": "other:1"}, {"generation": 2}, {"system_identifier": "7000000000000000002"}],
 )
 async def test_what_a_node_says_of_itself_may_change(
     store: PostgresTopologyStore, database: str, change: dict[str, Any]
@@ -148,6 +160,98 @@ async def test_registering_again_keeps_state_and_slots(store: PostgresTopologySt
     topology = await store.register(registration("a", generation=2))
     assert topology.nodes["a"].state is NodeState.DRAINING
     assert topology.slots_of("a") == {0: 1}
+
+
+async def test_only_the_first_registration_sets_the_weight(store: PostgresTopologyStore) -> None:
+    first = await store.register(registration("a", weight=3))
+    assert await store.register(registration("a", weight=7)) is first
+    await store.set_node("a", weight=5)
+    topology = await store.register(registration("a", weight=3, generation=2))
+    assert (topology.nodes["a"].weight, topology.nodes["a"].generation) == (5, 2)
+
+
+async def test_a_nodes_weight_and_state_are_set(store: PostgresTopologyStore) -> None:
+    before = await store.register(registration("a"))
+    after = await store.set_node("a", weight=4)
+    assert (after.version, after.nodes["a"].weight) == (before.version + 1, 4)
+    assert after.nodes["a"].state is NodeState.ACTIVE
+    after = await store.set_node("a", state=NodeState.DRAINING)
+    assert (after.nodes["a"].weight, after.nodes["a"].state) == (4, NodeState.DRAINING)
+    assert await store.set_node("a", weight=4, state=NodeState.DRAINING) is after
+    assert await store.set_node("a") is after
+    with pytest.raises(ValueError, match="weight is from 1 to 1000, not 0"):
+        await store.set_node("a", weight=0)
+
+
+async def test_a_node_without_slots_and_moves_is_removed(store: PostgresTopologyStore) -> None:
+    await store.register(registration("a"))
+    before = await store.register(registration("b"))
+    after = await store.remove_node("b")
+    assert after.version == before.version + 1
+    assert list(after.nodes) == ["a"]
+    assert list((await store.register(registration("b"))).nodes) == ["a", "b"]
+
+
+async def test_a_node_that_owns_a_slot_stays(store: PostgresTopologyStore) -> None:
+    topology = await store.register(registration("a"))
+    topology = await store.assign(topology.version, {0: "a", 1: "a"})
+    with pytest.raises(NodeOwnsSlots, match="Node a owns 2 of the slots"):
+        await store.remove_node("a")
+    assert await store.get() is topology
+
+
+async def test_a_node_stays_until_its_moves_have_ended(store: PostgresTopologyStore, database: str) -> None:
+    """Those that have are kept with its name."""
+    await store.register(registration("a"))
+    topology = await store.register(registration("b"))
+    topology = await store.assign(topology.version, dict.fromkeys(range(SLOTS), "a"))
+    moves = PostgresMoveStore(database)
+    try:
+        await moves.apply(topology.version, [Move(3, "a", "b", 1), Move(4, "a", "b", 1)], {}, "test")
+        with pytest.raises(NodeOwnsSlots, match="move 1 of slot 3, which is planned and 1 more"):
+            await store.remove_node("b")
+        await moves.cancel([1], "test")
+        with pytest.raises(NodeOwnsSlots, match="move 2 of slot 4, which is planned:"):
+            await store.remove_node("b")
+        await moves.cancel([2], "test")
+        assert list((await store.remove_node("b")).nodes) == ["a"]
+        assert [move.target for move in await moves.moves(ended=True)] == ["b", "b"]
+    finally:
+        await moves.close()
+
+
+async def test_an_unknown_node_is_named_with_those_known(store: PostgresTopologyStore) -> None:
+    with pytest.raises(NodeUnknown, match="No node x has registered; known are: none"):
+        await store.remove_node("x")
+    await store.register(registration("a"))
+    topology = await store.register(registration("b"))
+    for call in (store.set_node("x", weight=2), store.remove_node("x")):
+        with pytest.raises(NodeUnknown, match="No node x has registered; known are: a, b"):
+            await call
+    assert await store.get() is topology
+
+
+async def test_a_cluster_of_an_older_version_is_upgraded(store: PostgresTopologyStore, database: str) -> None:
+    topology = await store.register(registration("a"))
+    await execute(database, "DROP TABLE move_events, moves, resizes, move_limits")
+    await execute(database, "DELETE FROM schema_migrations WHERE version = 2")
+    moves = PostgresMoveStore(database)
+    try:
+        for call in (store.remove_node("a"), moves.moves(), moves.limits(), moves.resizes(1)):
+            with pytest.raises(SchemaOutdated, match="likering cluster upgrade"):
+                await call
+        assert await upgrade_cluster(database) == ["0002_moves"]
+        assert await upgrade_cluster(database) == []
+        assert await moves.moves() == []
+    finally:
+        await moves.close()
+    assert await store.get() is topology
+
+
+async def test_where_there_is_no_cluster_there_is_nothing_to_upgrade(database: str) -> None:
+    with pytest.raises(ClusterMissing):
+        await upgrade_cluster(database)
+    assert await execute(database, f"SELECT to_regnamespace('{SCHEMA}')") == [(None,)]
 
 
 async def test_an_older_generation_is_refused(store: PostgresTopologyStore) -> None:

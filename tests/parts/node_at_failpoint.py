@@ -1,0 +1,101 @@
+"""``python -m tests.parts.node_at_failpoint``: a shard node that stands still at the step of a handoff a test names.
+
+The files of a directory say where; both sides use ``Failpoints``. Only this module reads them: a node that is started
+in the usual way knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.parts.until import until
+
+DIRECTORY = "FAILPOINTS"
+"""Names the environment variable that names the directory."""
+_LOOK = 0.005
+
+
+class Failpoints:
+    """Where nodes are to stand still, each once only: the files of a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def arm(self, node: str, step: str) -> None:
+        """Has the node stand still, the whole process, the next time that it reaches the step."""
+        new = self._directory / f"{node}.new"
+        new.write_text(step)
+        new.rename(self._armed(node))
+
+    async def held(self, node: str, seconds: float = 30.0) -> None:
+        """Returns once the node stands still at the step."""
+        await until(self._held(node).exists, seconds)
+
+    def release(self, node: str) -> None:
+        """Lets a node that stands still go on, if it lives; nothing is armed any more."""
+        self._armed(node).unlink(missing_ok=True)
+        self._held(node).unlink(missing_ok=True)
+
+    @contextmanager
+    def kept_dead(self, node: str) -> Iterator[None]:
+        """A process of the node that is started meanwhile does nothing before the end of the ``with`` block."""
+        self._dead(node).touch()
+        try:
+            yield
+        finally:
+            self._dead(node).unlink()
+
+    def await_birth(self, node: str) -> None:
+        """The node's side of ``kept_dead``."""
+        while self._dead(node).exists():
+            time.sleep(_LOOK)
+
+    def stand_still(self, node: str, step: str) -> None:
+        """The node's side of ``arm``: blocks while the test wants it."""
+        try:
+            if self._armed(node).read_text() != step:
+                return
+            # Renamed before anything else: the process that replaces this one must pass.
+            self._armed(node).rename(self._held(node))
+        except FileNotFoundError:
+            return
+        while self._held(node).exists():
+            time.sleep(_LOOK)
+
+    def _armed(self, node: str) -> Path:
+        return self._directory / f"{node}.armed"
+
+    def _held(self, node: str) -> Path:
+        return self._directory / f"{node}.held"
+
+    def _dead(self, node: str) -> Path:
+        return self._directory / f"{node}.dead"
+
+
+def main() -> None:
+    """Runs the node whose ``--name`` is given, with failpoints, and tidies up more often than it usually does."""
+    node = sys.argv[sys.argv.index("--name") + 1]
+    failpoints = Failpoints(Path(os.environ[DIRECTORY]))
+    failpoints.await_birth(node)
+
+    # Not before: importing takes longer than anything else at a start.
+    from likering.topology.moves import SlotMove
+    from shard_node import app
+    from shard_node.handoff import mover, steps
+
+    def reached(step: str, move: SlotMove) -> None:
+        steps.logged(step, move)
+        failpoints.stand_still(node, step)
+
+    steps.reached = reached
+    mover.CLEARING = 0.5
+    app.main()
+
+
+if __name__ == "__main__":
+    main()
