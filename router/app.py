@@ -16,10 +16,13 @@ from likering.serving.admission import Admission
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import refuse
+from likering.topology.moves import MoveStore
 from likering.topology.postgres import PostgresTopologyStore
+from likering.topology.postgres_moves import PostgresMoveStore
 from likering.topology.store import TopologyStore
 from likering.topology.watch import TopologyWatch
 from likering.v1 import like_service_pb2
+from router.admin.server import AdminServer
 from router.dispatch import Dispatch
 from router.lane import LaneLimits
 from router.seeds import SeededStore
@@ -33,7 +36,7 @@ _log = structlog.get_logger(__name__)
 class Router:
     """One worker of a router."""
 
-    def __init__(self, settings: RouterSettings, store: TopologyStore) -> None:
+    def __init__(self, settings: RouterSettings, store: TopologyStore, moves: MoveStore) -> None:
         self._settings = settings
         self._dispatch = Dispatch(
             LaneLimits(
@@ -60,6 +63,9 @@ class Router:
                 shared_port=settings.worker_index is not None,
             ),
         )
+        # Of several workers one: operators call rarely, and a port of its own need not be shared.
+        serves_operators = settings.admin_listen and settings.worker_index in (None, 0)
+        self._admin = AdminServer(store, moves, self._watch) if serves_operators else None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until ``stop`` is set. Raises ListenFailed, or TopologyUnavailable when there is none in time."""
@@ -70,20 +76,34 @@ class Router:
         starting = asyncio.create_task(self._watch.start(self._settings.start_timeout), name="first topology")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
+            await self._start_admin()
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
                 await self._server.set_serving(True)
+                if self._admin is not None:
+                    await self._admin.set_serving(True)
                 _log.info("serving", address=self._server.address)
                 await stopping
             _log.info("draining", address=self._server.address)
         finally:
             starting.cancel()
             stopping.cancel()
-            await self._server.drain(delay=self._settings.drain_delay, grace=self._settings.drain_grace)
+            await asyncio.gather(
+                *(
+                    server.drain(delay=self._settings.drain_delay, grace=self._settings.drain_grace)
+                    for server in (self._server, self._admin)
+                    if server is not None
+                )
+            )
             await self._dispatch.close()
             await self._watch.stop()
         _log.info("drained")
+
+    async def _start_admin(self) -> None:
+        if self._admin is not None and self._settings.admin_listen is not None:
+            await self._admin.start(self._settings.admin_listen)
+            _log.info("listening for operators", address=self._admin.address)
 
 
 async def serve(settings: RouterSettings) -> None:
@@ -102,13 +122,15 @@ async def serve(settings: RouterSettings) -> None:
         loop.add_reader(sys.stdin, orphaned)
     try:
         store: TopologyStore = PostgresTopologyStore(settings.topology.get_secret_value())
+        moves = PostgresMoveStore(settings.topology.get_secret_value())
     except ValueError as error:
         refuse(PROGRAM, f"--topology: {error}")
     if settings.seeds:
         store = SeededStore(store, settings.seeds)
     try:
-        await Router(settings, store).run(stop)
+        await Router(settings, store, moves).run(stop)
     finally:
+        await moves.close()
         await store.close()
 
 

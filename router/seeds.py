@@ -10,7 +10,7 @@ import grpc.aio
 import structlog
 
 from likering.errors import TopologyUnavailable
-from likering.ring.topology import Topology
+from likering.ring.topology import NodeState, Topology
 from likering.serving.channels import internal_channel_options
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
@@ -57,6 +57,16 @@ class SeededStore:
     async def assign(self, expected_version: int, owners: Mapping[int, str]) -> Topology:
         """See TopologyStore."""
         return await self._store.assign(expected_version, owners)
+
+    async def set_node(
+        self, name: str, *, weight: int | None = None, state: NodeState | None = None
+    ) -> Topology:
+        """See TopologyStore."""
+        return await self._store.set_node(name, weight=weight, state=state)
+
+    async def remove_node(self, name: str) -> Topology:
+        """See TopologyStore."""
+        return await self._store.remove_node(name)
 
     def changes(self) -> AsyncGenerator[int, None]:
         """See TopologyStore."""

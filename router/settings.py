@@ -24,6 +24,9 @@ class RouterSettings(BaseSettings):
 
     config: Path | None = Field(None, description="TOML file with any of these settings")
     listen: str = Field("127.0.0.1:50051", description="host:port to serve on; port 0 takes a free one")
+    admin_listen: str | None = Field(
+        None, description="host:port to serve operators on (likering ring, likering node); absent: not at all"
+    )
     topology: SecretStr = Field(description="connection string of the topology database")
     seeds: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port,… of nodes to ask for the topology while its database is away"
@@ -53,9 +56,11 @@ class RouterSettings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("listen")
+    @field_validator("listen", "admin_listen")
     @classmethod
-    def _has_port(cls, value: str) -> str:
+    def _has_port(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         host, _, port = value.rpartition(":")
         if not host or not port.isdecimal() or int(port) > 65535:
             raise ValueError(f"{value!r} is not host:port")

@@ -166,13 +166,14 @@ SELECT system_identifier::text FROM pg_control_system()
 SELECT max(version) FROM schema_migrations
 
 -- name: slot_sizes
--- Rows and bytes of each slot's tables, by the statistics.
-SELECT substring(relname FROM '_s(\d+)$')::integer AS slot, sum(greatest(reltuples, 0))::bigint,
+-- Rows and bytes of each slot's tables, by the statistics: those of the last ANALYZE, or of the rows written since.
+SELECT substring(relname FROM '_s(\d+)$')::integer AS slot,
+       sum(greatest(reltuples, pg_stat_get_live_tuples(oid)))::bigint,
        sum(pg_total_relation_size(oid))::bigint
 FROM pg_class
 WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relname ~ '^(edges|posts)_s\d+$'
 GROUP BY 1
 
 -- name: count_rows
-SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class
+SELECT coalesce(sum(greatest(reltuples, pg_stat_get_live_tuples(oid))), 0)::bigint FROM pg_class
 WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relname ~ '^edges_s\d+$'

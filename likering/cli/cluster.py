@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
-from enum import StrEnum
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import psycopg
 import typer
@@ -14,25 +13,19 @@ from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
 from rich.table import Column, Table
 
-from likering.cli.exit_codes import ExitCode
+from likering.cli.exit_codes import ExitCode, fail, nothing_to_do
+from likering.cli.output import Output, OutputOption
 from likering.errors import LikeringError
 from likering.ring.hashing import check_slot_count
 from likering.ring.placement import place
 from likering.ring.plan import balance, moves_between
 from likering.ring.topology import Topology
-from likering.topology.postgres import PostgresTopologyStore, create_cluster
+from likering.topology.postgres import PostgresTopologyStore, create_cluster, upgrade_cluster
 from likering.topology.store import ClusterExists, TopologyConflict
 
 app = typer.Typer(help="Make a cluster, give its slots to nodes, show who owns what.", no_args_is_help=True)
 
 _NUMBERS = ("weight", "generation", "slots", "share")
-
-
-class Output(StrEnum):
-    """How a command prints its result."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 def _check_dsn(value: str) -> str:
@@ -103,9 +96,7 @@ def assign(
 @app.command()
 def show(
     topology: Dsn,
-    output: Annotated[
-        Output, typer.Option("-o", "--output", help="A table, or the topology as JSON.")
-    ] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show the cluster, its nodes and how many slots each one owns."""
     with _exit_codes():
@@ -114,6 +105,19 @@ def show(
         typer.echo(newest.to_json())
     else:
         _print(newest)
+
+
+@app.command()
+def upgrade(topology: Dsn) -> None:
+    """Bring the topology database of an existing cluster up to what this version of likering needs.
+
+    Before its routers and nodes. Exit code 3: it is up to date already.
+    """
+    with _exit_codes():
+        applied = asyncio.run(upgrade_cluster(topology))
+    if not applied:
+        nothing_to_do("The topology database is up to date already.")
+    typer.echo(f"applied {', '.join(applied)}")
 
 
 async def _get(dsn: str) -> Topology:
@@ -129,8 +133,7 @@ async def _assign(dsn: str, wait_nodes: int, timeout: float) -> Topology:
                 async for _ in changes:
                     topology = await store.get()
                     if not topology.unowned:
-                        typer.echo("Every slot has an owner already.", err=True)
-                        raise typer.Exit(ExitCode.NOTHING_TO_DO)
+                        nothing_to_do("Every slot has an owner already.")
                     if len(topology.weights) < wait_nodes:
                         typer.echo(f"Waiting for nodes: {len(topology.weights)} of {wait_nodes}", err=True)
                         continue
@@ -139,7 +142,7 @@ async def _assign(dsn: str, wait_nodes: int, timeout: float) -> Topology:
                         return await store.assign(topology.version, _first_owners(topology))
         except TimeoutError:
             names = ", ".join(topology.weights) or "none"
-            _fail(f"Only these of {wait_nodes} nodes within {timeout:g} s: {names}", ExitCode.TIMED_OUT)
+            fail(f"Only these of {wait_nodes} nodes within {timeout:g} s: {names}", ExitCode.TIMED_OUT)
     raise AssertionError("the changes of a store end only by an error")
 
 
@@ -180,19 +183,14 @@ def _print(topology: Topology) -> None:
     console.print(table)
 
 
-def _fail(message: str, code: ExitCode) -> NoReturn:
-    typer.echo(f"likering: {message}", err=True)
-    raise typer.Exit(code)
-
-
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     """End the command with a sentence and an exit code instead of an error."""
     try:
         yield
     except ClusterExists as error:
-        _fail(error.message, ExitCode.REFUSED)
+        fail(error.message, ExitCode.REFUSED)
     except LikeringError as error:
         # The cause names the host and what the driver met: for whoever runs a command, unlike for a caller.
         cause = error.__cause__ if isinstance(error.__cause__, psycopg.OperationalError) else None
-        _fail(f"{error.message} ({cause})" if cause else error.message, ExitCode.FAILED)
+        fail(f"{error.message} ({cause})" if cause else error.message, ExitCode.FAILED)

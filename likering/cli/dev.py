@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from likering.cli.exit_codes import ExitCode
+from likering.cli.output import Output, OutputOption, print_json
 from likering.dev import layout
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.control import ask
@@ -32,13 +32,6 @@ Data = Annotated[
 NodeName = Annotated[str, typer.Argument(metavar="NAME", help="The node's name.")]
 _DATA = Path(".likering")
 _NODES = 3
-
-
-class Output(StrEnum):
-    """How ``status`` prints."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 class PartName(StrEnum):
@@ -75,26 +68,25 @@ def up(
 
 @app.command()
 def status(
-    output: Annotated[
-        Output, typer.Option("-o", "--output", help="A table, or all there is as JSON.")
-    ] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
     data: Data = _DATA,
 ) -> None:
     """Show the parts of the running cluster. JSON also has the connection strings, with their passwords."""
     with _sentences():
         answer = ask(data, "status")
     if output is Output.JSON:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
     else:
         _print(answer)
 
 
 @app.command()
 def env(data: Data = _DATA) -> None:
-    """Print settings for `eval`, so that `likering cluster` and `likering bench` find the running cluster."""
+    """Print settings for `eval`, so that `likering ring`, `node`, `cluster` and `bench` find the running cluster."""
     with _sentences():
         answer = ask(data, "status")
     typer.echo(f"export LIKERING_ADDRESS='{answer['router']['address']}'")
+    typer.echo(f"export LIKERING_ADMIN='{answer['router']['admin_address']}'")
     typer.echo(f"export LIKERING_TOPOLOGY='{answer['topology']['dsn']}'")
 
 
@@ -149,7 +141,12 @@ def _print(answer: dict[str, Any]) -> None:
             name, kind, part["state"], str(part["port"]), str(part["pid"] or ""), str(part["restarts"])
         )
     console = Console()
-    console.print(f"router on {answer['router']['address']}, data in {answer['directory']}", soft_wrap=True)
+    router = answer["router"]
+    console.print(
+        f"router on {router['address']}, for operators on {router['admin_address']},"
+        f" data in {answer['directory']}",
+        soft_wrap=True,
+    )
     console.print(table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from likering.cli import bench, cluster, dev
+from likering.cli import bench, cluster, dev, node, ring
 
 app = typer.Typer(
     help="likering: a like service on a ring of Postgres shards.",
@@ -13,6 +13,8 @@ app = typer.Typer(
 )
 app.add_typer(dev.app, name="dev")
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(ring.app, name="ring")
+app.add_typer(node.app, name="node")
 app.add_typer(bench.app, name="bench")
 
 

@@ -50,10 +50,13 @@ class EmbeddedCluster:
         slots: int = 64,
         supervise: bool = True,
         progress: Callable[[str], None] | None = None,
+        node_module: str = "shard_node",
     ) -> None:
         """``nodes`` and ``slots`` count at the first start in a directory only; later it knows its own.
 
-        ``port`` is the router's (0: a free one). ``progress`` gets a line for each part that comes up, dies or goes.
+        ``port`` is the router's (0: a free one); its port for operators is the next one, if that is free.
+        ``progress`` gets a line for each part that comes up, dies or goes.
+        ``node_module`` is what ``python -m`` runs for each node: a test may put itself in between.
         """
         self.directory = directory.absolute()
         self._node_names = layout.node_names(nodes) if isinstance(nodes, int) else list(nodes)
@@ -62,6 +65,7 @@ class EmbeddedCluster:
         self._slots = slots
         self._supervise = supervise
         self._progress = progress
+        self._node_module = node_module
         self._progress_lock = threading.Lock()
         self._changing = threading.RLock()
         self._giving_up = False
@@ -93,6 +97,11 @@ class EmbeddedCluster:
     def address(self) -> str:
         """Of the router, host:port."""
         return _started(self._router).address
+
+    @property
+    def admin_address(self) -> str:
+        """Of the router's port for operators, host:port."""
+        return f"{HOST}:{_started(self._layout).admin_port}"
 
     @property
     def topology_dsn(self) -> str:
@@ -182,9 +191,15 @@ class EmbeddedCluster:
         )
         self._topology_part = self._part(self._topology)
         port = choose_port(self._port, kept=0, what="the router")
+        # Beside a port that somebody chose: where operators' commands look for it by default.
+        kept_port = self._layout.admin_port or (self._port + 1 if 0 < self._port < 65535 else 0)
+        self._layout.admin_port = choose_port(0, kept=kept_port, what="the router's port for operators")
         self._router = Service(
             "router",
-            ["--listen", f"{HOST}:{port}", "--workers", str(self._router_workers)],
+            [
+                *("--listen", f"{HOST}:{port}", "--admin-listen", self.admin_address),
+                *("--workers", str(self._router_workers)),
+            ],
             port=port,
             environment=lambda: {
                 "LIKERING_ROUTER_TOPOLOGY": self.topology_dsn,
@@ -214,6 +229,7 @@ class EmbeddedCluster:
             topology_dsn=lambda: self.topology_dsn,
             supervise=self._supervise,
             report=self._say,
+            module=self._node_module,
         )
 
     def _bring_up_all(self) -> None:

@@ -19,6 +19,7 @@ RESERVED_NAMES = ("router", "topology")
 class Layout:
     """The nodes of a cluster (name → port) and the number of its slots, as kept in ``cluster.json``.
 
+    ``admin_port``: the router's for operators, 0 while none was chosen.
     ``complete``: all of it has been up once, so that all directories must be there.
     """
 
@@ -26,6 +27,7 @@ class Layout:
     slots: int
     nodes: dict[str, int] = field(default_factory=dict)
     complete: bool = False
+    admin_port: int = 0
 
     @property
     def topology(self) -> Path:
@@ -40,7 +42,13 @@ class Layout:
 
     def save(self) -> None:
         state.save(
-            _file(self.directory), {"slots": self.slots, "nodes": self.nodes, "complete": self.complete}
+            _file(self.directory),
+            {
+                "slots": self.slots,
+                "nodes": self.nodes,
+                "complete": self.complete,
+                "admin_port": self.admin_port,
+            },
         )
 
 
@@ -56,7 +64,9 @@ def load(directory: Path) -> Layout | None:
         return None
     try:
         nodes = {check_name(name): int(port) for name, port in saved["nodes"].items()}
-        return Layout(directory, int(saved["slots"]), nodes, bool(saved["complete"]))
+        # An earlier version kept no such port.
+        admin_port = int(saved.get("admin_port", 0))
+        return Layout(directory, int(saved["slots"]), nodes, bool(saved["complete"]), admin_port)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise DevError(f"{path} is not what likering wrote there; remove {directory} to begin anew") from None
 

@@ -27,7 +27,9 @@ class EmbeddedNode:
         topology_dsn: Callable[[], str],
         supervise: bool,
         report: Callable[[str], None],
+        module: str = "shard_node",
     ) -> None:
+        """``module`` is what ``python -m`` runs as the node's process."""
         self.name = name
         self._postgres = PostgresServer(
             directory / "postgres", log=logs / f"{name}-postgres.log", what=f"Postgres of node {name}"
@@ -36,7 +38,7 @@ class EmbeddedNode:
             directory / "valkey", log=logs / f"{name}-valkey.log", what=f"Valkey of node {name}"
         )
         self._service = Service(
-            "shard_node",
+            module,
             ["--name", name, "--listen", f"127.0.0.1:{port}"],
             port=port,
             environment=lambda: {

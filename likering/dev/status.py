@@ -15,7 +15,12 @@ def snapshot(cluster: EmbeddedCluster) -> dict[str, Any]:
     return {
         "directory": str(cluster.directory),
         "pid": os.getpid(),
-        "router": {"address": cluster.address, "workers": cluster.router_pids, **_part(router)},
+        "router": {
+            "address": cluster.address,
+            "admin_address": cluster.admin_address,
+            "workers": cluster.router_pids,
+            **_part(router),
+        },
         "topology": {"dsn": cluster.topology_dsn, **_part(topology)},
         "nodes": [
             {

@@ -44,6 +44,10 @@ class Supervisor:
             self._run_example()
             if not once:
                 self._say(
+                    f"operators: `likering ring status --admin {self._cluster.admin_address}`, and without"
+                    ' --admin after `eval "$(likering dev env)"`'
+                )
+                self._say(
                     f"likering serves on {self._cluster.address}; Ctrl-C or `likering dev down` stops it"
                 )
                 self._leave.wait()

@@ -2,16 +2,20 @@
 
 The wrapper is put on at registration, so a new method cannot be without it, and it is no ServerInterceptor, which
 would cost 7 to 10 % of a call. It parses the request, gives the call a request id and a deadline, turns errors into
-statuses, logs slow and failed calls, and counts the calls in progress.
+statuses, logs slow and failed calls, and counts the calls in progress. Methods that answer with a stream, such as
+watches, are wrapped as well, but for the deadline; they end when the server drains.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
+import math
 import secrets
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from time import monotonic
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -44,7 +48,7 @@ class Call:
         self.request_id = request_id
         """The caller's x-request-id, or one made up here."""
         self.deadline = deadline
-        """When the caller stops waiting, on the clock of ``time.monotonic``."""
+        """When the caller stops waiting, on the clock of ``time.monotonic``; infinite for a stream without deadline."""
         self.context = context
 
 
@@ -56,22 +60,29 @@ class Context(Protocol):
     def set_code(self, code: grpc.StatusCode) -> None: ...
     def set_details(self, details: str) -> None: ...
     def set_trailing_metadata(self, metadata: tuple[tuple[str, str | bytes], ...]) -> None: ...
+    async def write(self, message: bytes) -> None: ...
 
 
 Behaviour: TypeAlias = Callable[[Any, Call], Awaitable[Message]]
+StreamBehaviour: TypeAlias = Callable[[Any, Call], AsyncGenerator[Message, None]]
+
+
+class _Draining(Exception):
+    """A stream is to end because its server does."""
 
 
 class ServiceHandlers(grpc.GenericRpcHandler):
     """The wrapped methods of one service.
 
-    ``servicer`` has an ``async def Method(self, request, call: Call) -> response`` for each method of the service; a
-    missing one is a TypeError here. It raises LikeringError for what the caller is to know.
+    ``servicer`` has an ``async def Method(self, request, call: Call) -> response`` for each method of the service, an
+    async generator of responses for one that answers with a stream; a missing one is a TypeError here. It raises
+    LikeringError for what the caller is to know.
 
-    ``default_deadline``: seconds that a call without a deadline is given.
-    ``slow_call``: seconds above which a call is logged.
+    ``default_deadline``: seconds that a call without a deadline is given. A stream is given none.
+    ``slow_call``: seconds above which a call is logged. A stream never is.
     ``nul_for_undecodable``: the servicer refuses ids with a NUL one by one, so it is given one in place of each
     string that is not valid UTF-8; without it the whole call is refused.
-    ``admission``: where large requests wait for their turn.
+    ``admission``: where large requests wait for their turn; those for a stream do not.
     """
 
     def __init__(
@@ -92,6 +103,9 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         self._in_progress = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._until_drain: set[asyncio.Timeout] = set()
+        """One per stream that waits for its next response; none runs out before the drain."""
+        self._streams_ended = False
         self._log_lines = Throttle(per_second=50)
         # Unique over processes and restarts, and cheap per call.
         self._id_prefix = secrets.token_hex(6)
@@ -119,10 +133,26 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         """Waits until no call is in progress."""
         await self._idle.wait()
 
+    def end_streams(self) -> None:
+        """Ends the streams with UNAVAILABLE, and each one that begins from now on: a drain waits for no watcher."""
+        if self._streams_ended:
+            return
+        self._streams_ended = True
+        now = asyncio.get_running_loop().time()
+        for timeout in self._until_drain:
+            timeout.reschedule(now)
+
     def _handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
-        if method.client_streaming or method.server_streaming:
-            raise TypeError(f"{method.full_name} is a stream, which has no wrapper yet")
+        if method.client_streaming:
+            raise TypeError(f"{method.full_name} takes a stream of requests, which has no wrapper")
         behaviour = getattr(servicer, method.name, None)
+        if method.server_streaming:
+            if not inspect.isasyncgenfunction(behaviour):
+                raise TypeError(f"{type(servicer).__name__} has no async generator {method.name}")
+            return grpc.unary_stream_rpc_method_handler(
+                # The type stubs know only of synchronous streams.
+                cast(Any, self._wrap_stream(method, cast(StreamBehaviour, behaviour)))
+            )
         if not asyncio.iscoroutinefunction(behaviour):
             raise TypeError(f"{type(servicer).__name__} has no async method {method.name}")
         # Without (de)serialisers gRPC hands over bytes: failures in them would be answered UNKNOWN with the exception.
@@ -178,6 +208,68 @@ class ServiceHandlers(grpc.GenericRpcHandler):
 
         return handle
 
+    def _wrap_stream(
+        self, method: MethodDescriptor, behaviour: StreamBehaviour
+    ) -> Callable[[bytes, Context], Awaitable[None]]:
+        name = f"{method.containing_service.full_name}/{method.name}"
+        parse = cast(Callable[[bytes], Message], GetMessageClass(method.input_type).FromString)
+
+        # Writes instead of being a generator itself: gRPC does not close the generator of a call that is cancelled
+        # while it sends, so the servicer's last lines would run at some time later.
+        async def handle(data: bytes, context: Context) -> None:
+            started = monotonic()
+            call = Call(self._request_id(context), _deadline(started, context), context)
+            request_id_of_call.set(call.request_id)
+            self._in_progress += 1
+            self._idle.clear()
+            try:
+                try:
+                    request = parse(data)
+                except DecodeError:
+                    request = self._parse_again(method, data)
+                async with aclosing(behaviour(request, call)) as responses:
+                    while (response := await self._next(responses)) is not None:
+                        await context.write(response.SerializeToString())
+            except _Draining:
+                # No reason of ours: it is what gRPC itself says to the calls that come too late.
+                context.set_code(grpc.StatusCode.UNAVAILABLE)
+                context.set_details("The server is stopping")
+            except LikeringError as error:
+                self._fail(error, name, call, started)
+            except Exception as error:  # the boundary, as for a call with one response
+                self._fail(InternalError(), name, call, started, bug=error)
+            finally:
+                self._in_progress -= 1
+                if not self._in_progress:
+                    self._idle.set()
+
+        return handle
+
+    async def _next(self, responses: AsyncGenerator[Message, None]) -> Message | None:
+        """The next response of a stream, None after the last one. Raises _Draining."""
+        # Only here can a stream be ended: gRPC fails to send the status while a write is in progress.
+        if self._streams_ended:
+            raise _Draining
+        until_drain = asyncio.timeout(None)
+        try:
+            async with until_drain:
+                self._until_drain.add(until_drain)
+                return await anext(responses)
+        except StopAsyncIteration:
+            return None
+        except TimeoutError as error:
+            if until_drain.expired():
+                raise _Draining from error
+            raise
+        finally:
+            self._until_drain.discard(until_drain)
+
+    def _request_id(self, context: Context) -> str:
+        for key, value in context.invocation_metadata():
+            if key == REQUEST_ID_KEY and 0 < len(value) <= _MAX_REQUEST_ID:
+                return str(value)
+        return f"{self._id_prefix}{next(self._id_numbers):x}"
+
     def _parse_again(self, method: MethodDescriptor, data: bytes) -> Message:
         if self._nul_for_undecodable:
             repaired = undecodable.with_nul(method.input_type, data)
@@ -211,3 +303,8 @@ class ServiceHandlers(grpc.GenericRpcHandler):
             **({"lines_left_out": left_out} if left_out else {}),
             **more,
         )
+
+
+def _deadline(started: float, context: Context) -> float:
+    remaining = context.time_remaining()
+    return math.inf if remaining is None else started + remaining

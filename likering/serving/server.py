@@ -89,12 +89,14 @@ class Server:
     async def drain(self, *, delay: float, grace: float) -> None:
         """Stops without failing a call in progress.
 
-        Health says NOT_SERVING for ``delay`` seconds, in which callers turn away; then no new call is taken, and those
-        in progress have ``grace`` seconds.
+        Health says NOT_SERVING for ``delay`` seconds, in which callers turn away; then streams end, no new call is
+        taken, and those in progress have ``grace`` seconds.
         """
         await self._health.drain()
         await asyncio.sleep(delay)
         self._health.end_watches()
+        for service in self._services:
+            service.end_streams()
         await self._server.stop(grace)
         # stop() has been seen to return while handlers still ran their last lines.
         try:

@@ -54,6 +54,8 @@ def _undecodable(
     """Path, message and place of each string of the mirror that is not valid UTF-8."""
     for field, value in mirror.ListFields():
         kind = real.fields_by_number[field.number]
+        if kind.message_type is not None and kind.message_type.GetOptions().map_entry:
+            continue  # no id is in a map
         repeated = field.is_repeated
         for index, item in enumerate(value if repeated else [value]):
             place = f"{path}{field.name}[{index}]" if repeated else f"{path}{field.name}"
@@ -101,6 +103,8 @@ def _add(file: FileDescriptor, pool: descriptor_pool.DescriptorPool, done: set[s
 
 def _strings_to_bytes(message: descriptor_pb2.DescriptorProto) -> None:
     for field in message.field:
+        if message.options.map_entry and field.name == "key":
+            continue  # bytes cannot be the key of a map
         if field.type == FieldDescriptor.TYPE_STRING:
             field.type = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
     for nested in message.nested_type:

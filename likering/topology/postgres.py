@@ -335,8 +335,7 @@ async def _check_known(connection: Connection, name: str) -> None:
     cursor = await connection.execute("SELECT FROM nodes WHERE name = %s", [name])
     if await cursor.fetchone() is None:
         cursor = await connection.execute("SELECT name FROM nodes ORDER BY name")
-        names = ", ".join(row[0] for row in await cursor.fetchall())
-        raise NodeUnknown(f"No node {name} has registered; known are: {names or 'none'}")
+        raise NodeUnknown.of(name, [row[0] for row in await cursor.fetchall()])
 
 
 async def _check_free(connection: Connection, name: str) -> None:

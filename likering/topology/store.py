@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +50,11 @@ class NodeUnknown(NodeRefused):
     """No node of that name has registered."""
 
     code = StatusCode.NOT_FOUND
+
+    @staticmethod
+    def of(name: str, known: Iterable[str]) -> NodeUnknown:
+        """The error that names the nodes that are known."""
+        return NodeUnknown(f"No node {name} has registered; known are: {', '.join(known) or 'none'}")
 
 
 @dataclass(frozen=True, slots=True)

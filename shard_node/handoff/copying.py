@@ -78,7 +78,8 @@ async def export_snapshot(connection: AsyncConnection[TupleRow], name: str) -> s
 async def estimate_rows(source: Connection, slot: int) -> int:
     """About how many rows the slot's tables have."""
     cursor = await source.execute(
-        "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class WHERE oid = ANY(%s::regclass[])",
+        "SELECT coalesce(sum(greatest(reltuples, pg_stat_get_live_tuples(oid))), 0)::bigint FROM pg_class"
+        " WHERE oid = ANY(%s::regclass[])",
         [[partition(parent, slot) for parent in PARENTS]],
     )
     row = await cursor.fetchone()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
@@ -94,7 +94,8 @@ class Handoffs:
 
     async def freeze(self, request: pb.FreezeSlotRequest) -> pb.FreezeSlotResponse:
         """See Source."""
-        return await self._source.freeze(request)
+        with _database_needed():
+            return await self._source.freeze(request)
 
     def stop_reads(self, request: pb.StopReadsRequest) -> None:
         """See Source."""
@@ -165,8 +166,14 @@ class Handoffs:
 
 @asynccontextmanager
 async def _readable(pool: AsyncConnectionPool[Connection]) -> AsyncIterator[Connection]:
-    try:
+    with _database_needed():
         async with pool.connection() as connection:
             yield connection
+
+
+@contextmanager
+def _database_needed() -> Iterator[None]:
+    try:
+        yield
     except (psycopg.OperationalError, PoolTimeout, TooManyRequests) as error:
         raise ShardUnavailable("the node cannot reach its database") from error

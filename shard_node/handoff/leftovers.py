@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
+from psycopg.errors import ObjectInUse
 from psycopg.sql import SQL, Identifier
 
 from likering.topology.moves import MoveState, MoveStore, SlotMove
@@ -23,6 +24,7 @@ log = structlog.get_logger(__name__)
 _REPLICATING = frozenset(
     (MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.COMMITTED, MoveState.ACTIVATING)
 )
+_TRIES = 5
 _PUBLISHING = _REPLICATING | {MoveState.ACTIVE}
 """The source's part goes last, or the target's would complain until it goes too."""
 
@@ -153,15 +155,27 @@ async def drop_subscription(connection: Connection, name: str) -> None:
 
 
 async def drop_replication_slot(connection: Connection, name: str) -> None:
-    """Drops a replication slot, ending whoever still reads from it."""
-    await connection.execute(
-        "SELECT pg_terminate_backend(active_pid, 1000) FROM pg_replication_slots"
-        " WHERE slot_name = %s AND active_pid IS NOT NULL",
-        [name],
-    )
-    await connection.execute(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [name]
-    )
+    """Drops a replication slot, ending whoever still reads from it.
+
+    A subscription that has not been dropped yet comes back at once, so that takes a few tries; raises ObjectInUse when
+    it is always there first.
+    """
+    for attempt in range(_TRIES):
+        await connection.execute(
+            "SELECT pg_terminate_backend(active_pid, 1000) FROM pg_replication_slots"
+            " WHERE slot_name = %s AND active_pid IS NOT NULL",
+            [name],
+        )
+        try:
+            await connection.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+                [name],
+            )
+        except ObjectInUse:
+            if attempt == _TRIES - 1:
+                raise
+        else:
+            return
 
 
 def _current(moves: dict[int, SlotMove], attempt: Attempt, states: frozenset[MoveState]) -> bool:

@@ -8,12 +8,13 @@ import threading
 import uuid
 from collections.abc import Callable
 
+import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
 from likering.cli import cluster
 from likering.ring.topology import Topology
-from likering.topology.postgres import PostgresTopologyStore
+from likering.topology.postgres import SCHEMA, PostgresTopologyStore
 from tests.parts.registration import registration
 
 Run = Callable[..., Result]
@@ -92,14 +93,26 @@ def test_the_topology_must_be_given() -> None:
     assert "--topology" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [("assign",), ("show",)])
+def test_an_older_cluster_is_upgraded_once(run: Run, database: str) -> None:
+    run("init", "--slots", "16")
+    assert run("upgrade").exit_code == 3
+    with psycopg.connect(database, autocommit=True, options=f"-csearch_path={SCHEMA}") as connection:
+        connection.execute("DROP TABLE move_events, moves, resizes, move_limits")
+        connection.execute("DELETE FROM schema_migrations WHERE version > 1")
+    result = run("upgrade")
+    assert result.exit_code == 0
+    assert result.stdout == "applied 0002_moves\n"
+    assert run("upgrade").exit_code == 3
+
+
+@pytest.mark.parametrize("arguments", [("assign",), ("show",), ("upgrade",)])
 def test_without_a_cluster_it_says_what_to_do(run: Run, arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 1
     assert "likering cluster init --slots N" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [("init",), ("assign",), ("show",)])
+@pytest.mark.parametrize("arguments", [("init",), ("assign",), ("show",), ("upgrade",)])
 def test_a_database_that_cannot_be_reached_is_named(run: Run, arguments: tuple[str, ...]) -> None:
     result = run(*arguments, topology="postgresql://somebody@127.0.0.1:1/nothing")
     assert result.exit_code == 1

@@ -17,13 +17,14 @@ import grpc.aio
 import psutil
 import pytest
 
+from likering.admin.v1 import ring_service_pb2 as admin
 from likering.dev.postgres import PostgresServer
 from likering.topology.postgres import PostgresTopologyStore, create_cluster
 from likering.topology.store import NodeRegistration
 from likering.v1 import like_service_pb2 as api
 from tests.parts.fake_shard import SLOTS, FakeShard, fake_shards
 from tests.parts.router_process import RouterProcess, router_process
-from tests.parts.stubs import health, like_stub
+from tests.parts.stubs import health, like_stub, ring_stub
 from tests.parts.until import until
 
 NAME = "likering.v1.LikeService"
@@ -129,6 +130,52 @@ async def test_it_serves_likes_health_and_json_lines(database: str) -> None:
             assert router.logged("drained")
             assert not [line for line in router.lines if "text" in line]
             assert {line["service"] for line in router.lines} == {"likering-router"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_operators_have_a_port_of_their_own(database: str, workers: int) -> None:
+    """One worker serves them, with health; a watcher does not hold up the drain."""
+    async with fake_shards("a") as (a,):
+        await set_up(database, a)
+        async with serving(database, "--admin-listen", "127.0.0.1:0", workers=workers) as router:
+            (line,) = router.logged("listening for operators")
+            async with (
+                grpc.aio.insecure_channel(line["address"]) as channel,
+                grpc.aio.insecure_channel(router.address) as callers,
+            ):
+                await until_serving(channel)
+                assert await health(channel, "likering.admin.v1.RingService") == "SERVING"
+                watching = ring_stub(channel).WatchTopology(admin.WatchTopologyRequest())
+                assert await watching.read() is not grpc.aio.EOF
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await ring_stub(callers).GetTopology(admin.GetTopologyRequest())
+                assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+                router.process.terminate()
+                async with asyncio.timeout(10):
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        await watching.read()
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert await router.ended() == 0
+
+
+async def until_serving(channel: grpc.aio.Channel) -> None:
+    """The worker with that port may be the last to serve."""
+    async with asyncio.timeout(20):
+        while await health(channel) != "SERVING":
+            pass
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_taken_port_for_operators_is_one_sentence_too(database: str, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with router_process(
+            *("--listen", "127.0.0.1:0", "--workers", workers, "--admin-listen", address),
+            LIKERING_ROUTER_TOPOLOGY=database,
+        ) as router:
+            assert await router.ended() == 2
+    (line,) = [line["text"] for line in router.lines if "text" in line]
+    assert line.startswith(f"likering-router: Cannot listen on {address}: ")
 
 
 async def test_sigterm_fails_no_call_in_flight(database: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,8 +43,20 @@ def test_status_shows_all_parts(up: DevUp) -> None:
             assert connection.execute("SHOW wal_level").fetchone() == ("logical",)
     table = up.run("status")
     assert table.returncode == 0
-    for word in ("router", "topology", "postgres", "valkey", "serving", status["router"]["address"]):
+    addresses = (status["router"]["address"], status["router"]["admin_address"])
+    for word in ("router", "topology", "postgres", "valkey", "serving", *addresses):
         assert word in table.stdout
+
+
+def test_operators_are_served_on_a_port_of_their_own(up: DevUp) -> None:
+    """``likering ring`` finds the router there, and it keeps it over restarts."""
+    address = up.status()["router"]["admin_address"]
+    command = [sys.executable, "-m", "likering.cli", "ring", "status", "--admin", address, "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    nodes = json.loads(done.stdout)["topology"]["nodes"]
+    assert [(node["name"], node["slots"]) for node in nodes] == [("a", 32), ("b", 32)]
+    kept = json.loads((up.data / "cluster.json").read_text())["admin_port"]
+    assert address == f"127.0.0.1:{kept}"
 
 
 def test_no_secret_is_shown_to_other_users(up: DevUp) -> None:
@@ -126,6 +140,7 @@ def test_env_prints_settings_for_a_shell(up: DevUp) -> None:
     status = up.status()
     assert up.run("env").stdout.splitlines() == [
         f"export LIKERING_ADDRESS='{status['router']['address']}'",
+        f"export LIKERING_ADMIN='{status['router']['admin_address']}'",
         f"export LIKERING_TOPOLOGY='{status['topology']['dsn']}'",
     ]
 

@@ -1,0 +1,89 @@
+"""Asks all nodes of a topology the same thing at once, and does without those that do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+import grpc.aio
+import structlog
+
+from likering.ring.topology import Topology
+from likering.serving.channels import internal_channel_options
+from likering.shard.v1 import shard_service_pb2 as shard
+from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
+
+if TYPE_CHECKING:
+    from likering.shard.v1.shard_service_pb2_grpc import ShardServiceAsyncStub
+
+_log = structlog.get_logger(__name__)
+
+LOAD_SECONDS: Final = 0.8
+"""Patience with a node that is asked each second."""
+INVENTORY_SECONDS: Final = 5.0
+"""Patience with a node that has to ask its database about every slot."""
+
+T = TypeVar("T")
+
+
+class Nodes:
+    """Calls to the nodes of one cluster, over connections that are kept."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def __repr__(self) -> str:
+        return f"<Nodes, {len(self._channels)} connections>"
+
+    async def inventories(
+        self, topology: Topology, names: Iterable[str] | None = None
+    ) -> dict[str, shard.GetInventoryResponse | None]:
+        """By name what each node's database holds, of all nodes or of those named; None: it did not answer."""
+        request = shard.GetInventoryRequest(cluster_id=topology.cluster_id)
+        return await self._ask(
+            topology,
+            names,
+            "inventory",
+            lambda stub: stub.GetInventory(request, timeout=INVENTORY_SECONDS),
+        )
+
+    async def loads(self, topology: Topology) -> dict[str, shard.GetLoadResponse | None]:
+        """By name how much each node does; None: it did not answer."""
+        request = shard.GetLoadRequest(cluster_id=topology.cluster_id)
+        return await self._ask(
+            topology, None, "load", lambda stub: stub.GetLoad(request, timeout=LOAD_SECONDS)
+        )
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            await channel.close()
+
+    async def _ask(
+        self,
+        topology: Topology,
+        names: Iterable[str] | None,
+        what: str,
+        call: Callable[[ShardServiceAsyncStub], Awaitable[T]],
+    ) -> dict[str, T | None]:
+        asked = sorted(topology.nodes if names is None else names)
+        answers = await asyncio.gather(
+            *(self._answer(name, topology.nodes[name].address, what, call) for name in asked)
+        )
+        return dict(zip(asked, answers, strict=True))
+
+    async def _answer(
+        self, name: str, address: str, what: str, call: Callable[[ShardServiceAsyncStub], Awaitable[T]]
+    ) -> T | None:
+        channel = self._channels.get(address)
+        if channel is None:
+            # Those of addresses that nodes have left stay: they are few, and a call may be using one.
+            channel = grpc.aio.insecure_channel(address, options=internal_channel_options())
+            self._channels[address] = channel
+        try:
+            return await call(cast("ShardServiceAsyncStub", ShardServiceStub(channel)))
+        except grpc.aio.AioRpcError as error:
+            _log.debug("no answer", node=name, asked_for=what, code=error.code().name, why=error.details())
+            return None
