@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from likering.serving.settings import read_settings
+from likering.serving.settings import HostPort, read_settings
 
 PROGRAM = "likering-router"
 ENVIRONMENT_PREFIX = "LIKERING_ROUTER_"
@@ -23,8 +23,8 @@ class RouterSettings(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
 
     config: Path | None = Field(None, description="TOML file with any of these settings")
-    listen: str = Field("127.0.0.1:50051", description="host:port to serve on; port 0 takes a free one")
-    admin_listen: str | None = Field(
+    listen: HostPort = Field("127.0.0.1:50051", description="host:port to serve on; port 0 takes a free one")
+    admin_listen: HostPort | None = Field(
         None, description="host:port to serve operators on (likering ring, likering node); absent: not at all"
     )
     topology: SecretStr = Field(description="connection string of the topology database")
@@ -54,16 +54,6 @@ class RouterSettings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
-
-    @field_validator("listen", "admin_listen")
-    @classmethod
-    def _has_port(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
-            raise ValueError(f"{value!r} is not host:port")
         return value
 
 

@@ -6,15 +6,11 @@ from collections.abc import Sequence
 
 from psycopg.sql import SQL, Identifier
 
+from likering.topology.move_names import partition
 from shard_node.store import Connection
 
 PARENTS = ("edges", "posts")
 """The partitioned tables."""
-
-
-def partition(parent: str, slot: int) -> str:
-    """What a slot's partition is called, on whichever node."""
-    return f"{parent}_s{slot}"
 
 
 async def create_partitions(connection: Connection, slots: Sequence[int]) -> None:

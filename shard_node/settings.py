@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from likering.ring.topology import MAX_WEIGHT
-from likering.serving.settings import read_settings
+from likering.serving.settings import HostPort, read_settings
 
 PROGRAM = "likering-node"
 ENVIRONMENT_PREFIX = "LIKERING_NODE_"
@@ -25,8 +25,8 @@ class NodeSettings(BaseSettings):
     name: str = Field(
         min_length=1, max_length=63, description="the node's name in the topology; stays the same"
     )
-    listen: str = Field(description="host:port to serve on; port 0 takes a free one")
-    advertise: str | None = Field(
+    listen: HostPort = Field(description="host:port to serve on; port 0 takes a free one")
+    advertise: HostPort | None = Field(
         None, description="host:port that routers call; default: the one of --listen"
     )
     weight: int = Field(1, ge=1, le=MAX_WEIGHT, description="the node's share of the slots")
@@ -51,15 +51,6 @@ class NodeSettings(BaseSettings):
 
     queued_operations: int = Field(50_000, ge=1, description="most writes that wait for their commit")
     read_connections: int = Field(4, ge=1, le=64, description="connections for reads")
-
-    @field_validator("listen", "advertise")
-    @classmethod
-    def _has_port(cls, value: str | None) -> str | None:
-        if value is not None:
-            host, _, port = value.rpartition(":")
-            if not host or not port.isdecimal() or int(port) > 65535:
-                raise ValueError(f"{value!r} is not host:port")
-        return value
 
 
 def read(arguments: Sequence[str]) -> NodeSettings:

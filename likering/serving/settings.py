@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -18,6 +18,17 @@ from pydantic_settings import (
 )
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+def _check_host_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{value!r} is not host:port")
+    return value
+
+
+HostPort = Annotated[str, AfterValidator(_check_host_port)]
+"""A setting that is an address with a port; port 0 takes a free one."""
 
 EXIT_CONFIGURATION = 2
 """Exit code of a process that cannot start for a mistake in its configuration."""

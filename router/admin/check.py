@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from likering.admin.v1 import ring_service_pb2 as api
 from likering.ring.topology import Topology
 from likering.shard.v1 import shard_service_pb2 as shard
+from likering.topology.move_names import parse_replication, parse_table
 from likering.topology.moves import SETTLED, MoveState, SlotMove
-
-_REPLICATION = re.compile(r"likering_s(\d+)_m(\d+)_a(\d+)")
-_TABLE = re.compile(r"(edges|posts)_s(\d+)(?:_m(\d+)(?:_a(\d+))?)?")
 
 _TAKING_UP: Final = frozenset((MoveState.COMMITTED, MoveState.ACTIVATING))
 """The target is the owner by the topology, and not yet by its own database."""
@@ -122,11 +119,11 @@ class Check:
         )
         for kind, names, statement in kinds:
             for name in sorted(names):
-                match = _REPLICATION.fullmatch(name)
-                if match is None:
+                made_by = parse_replication(name)
+                if made_by is None:
                     yield _unknown(node, kind, name)
                     continue
-                number, attempt = int(match[2]), int(match[3])
+                number, attempt = made_by.move, made_by.attempt
                 move = self._by_number.get(number)
                 at = None if move is None else move.target if kind == "subscription" else move.source
                 current = move is not None and at == node and move.attempt == attempt
@@ -139,15 +136,15 @@ class Check:
 
     def _tables(self, node: str, inventory: shard.GetInventoryResponse) -> Iterator[api.Finding]:
         for name in sorted(inventory.tables):
-            match = _TABLE.fullmatch(name)
-            if match is None:
+            table = parse_table(name)
+            if table is None:
                 yield _unknown(node, "table", name)
-            elif match[3] is None:
-                finding = self._partition(node, name, match[1], int(match[2]))
+            elif table.move is None:
+                finding = self._partition(node, name, table.parent, table.slot)
                 if finding is not None:
                     yield finding
             else:
-                yield self._copy(node, name, int(match[3]), int(match[4]) if match[4] else None)
+                yield self._copy(node, name, table.move, table.attempt)
 
     def _partition(self, node: str, name: str, parent: str, slot: int) -> api.Finding | None:
         owner = self._topology.owners[slot] if slot < self._topology.slot_count else None

@@ -14,8 +14,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from shard_node.handoff.names import Attempt
-from shard_node.partitions import PARENTS, create_slot_table, partition
+from likering.topology.move_names import Attempt, partition
+from shard_node.partitions import PARENTS, create_slot_table
 from shard_node.store import Connection
 
 PIECE = 10_000

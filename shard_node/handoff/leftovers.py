@@ -13,8 +13,8 @@ import structlog
 from psycopg.errors import ObjectInUse
 from psycopg.sql import SQL, Identifier
 
+from likering.topology.move_names import Attempt, parse_replication, parse_table
 from likering.topology.moves import MoveState, MoveStore, SlotMove
-from shard_node.handoff.names import Attempt, parse_replication, parse_table
 from shard_node.handoff.source import detach
 from shard_node.partitions import PARENTS
 from shard_node.store import Connection

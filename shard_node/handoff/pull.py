@@ -18,12 +18,12 @@ from psycopg.conninfo import make_conninfo
 
 from likering.errors import LikeringError, TopologyUnavailable
 from likering.shard.v1 import shard_service_pb2 as pb
+from likering.topology.move_names import Attempt
 from likering.topology.moves import MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
 from shard_node.handoff import replication, steps
 from shard_node.handoff.copying import RowBudget, copy_tables, estimate_rows, export_snapshot
 from shard_node.handoff.leftovers import clear_slot
 from shard_node.handoff.links import Links
-from shard_node.handoff.names import Attempt
 from shard_node.handoff.peers import Peers
 from shard_node.handoff.replication import SEAL, Sums
 from shard_node.handoff.verification import verify

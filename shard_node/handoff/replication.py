@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
-from shard_node.handoff.names import Attempt
-from shard_node.partitions import PARENTS, attach_partition, partition
+from likering.topology.move_names import Attempt, partition
+from shard_node.partitions import PARENTS, attach_partition
 from shard_node.store import Connection
 
 SEAL = 0

@@ -17,12 +17,12 @@ from psycopg_pool import AsyncConnectionPool
 
 from likering.errors import ShardUnavailable, SlotMoving
 from likering.shard.v1 import shard_service_pb2 as pb
+from likering.topology.move_names import Attempt, kept, partition
 from likering.topology.moves import ENDED, MoveChanged, MoveState, MoveStore, SlotMove
 from shard_node.handoff import steps
-from shard_node.handoff.names import Attempt, kept
 from shard_node.handoff.replication import sums
 from shard_node.ownership import HeldSlot, Ownership, SlotState
-from shard_node.partitions import PARENTS, partition
+from shard_node.partitions import PARENTS
 from shard_node.store import Connection, Fence, execute
 from shard_node.writer import RefusedJob, Writer
 

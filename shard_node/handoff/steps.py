@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 
+from likering.topology.move_names import Attempt
 from likering.topology.moves import SlotMove
-from shard_node.handoff.names import Attempt
 
 log = structlog.get_logger(__name__)
 

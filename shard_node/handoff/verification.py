@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from psycopg.sql import SQL, Composable, Identifier
 
-from shard_node.handoff.names import kept
-from shard_node.partitions import partition
+from likering.topology.move_names import kept, partition
 from shard_node.store import Connection
 
 _PIECE = 10_000

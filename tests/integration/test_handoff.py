@@ -11,15 +11,15 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from likering.dev.postgres import PostgresServer
+from likering.topology.move_names import Attempt, kept, partition
 from likering.topology.moves import MoveState
 from shard_node.database import conninfo
 from shard_node.handoff import copying, leftovers, replication
 from shard_node.handoff.copying import RowBudget, copy_tables, export_snapshot
-from shard_node.handoff.names import Attempt, kept
 from shard_node.handoff.replication import Sums
 from shard_node.handoff.source import detach
 from shard_node.handoff.verification import verify
-from shard_node.partitions import PARENTS, partition
+from shard_node.partitions import PARENTS
 from shard_node.store import Connection
 from tests.integration.node_database import prepared
 from tests.parts.moves import slot_move

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from likering.topology.move_names import Attempt, TableName, parse_replication, parse_table
 from likering.topology.moves import ENDED, MoveState
 from shard_node.handoff.leftovers import Inventory, superfluous
-from shard_node.handoff.names import Attempt, TableName, parse_replication, parse_table
 from tests.parts.moves import slot_move
 
 EVERYTHING = Inventory(
@@ -31,9 +31,9 @@ def test_names_tell_what_they_belong_to() -> None:
     """There and back; what is somebody else's is nobody's attempt."""
     attempt = Attempt(slot=3, move=7, attempt=2)
     assert parse_replication(attempt.replication) == attempt
-    assert parse_table(attempt.staging("edges")) == TableName(3, 7, 2)
-    assert parse_table("posts_s3_m7") == TableName(3, 7, None)
-    assert parse_table("posts_s12") == TableName(12, None, None)
+    assert parse_table(attempt.staging("edges")) == TableName("edges", 3, 7, 2)
+    assert parse_table("posts_s3_m7") == TableName("posts", 3, 7, None)
+    assert parse_table("posts_s12") == TableName("posts", 12, None, None)
     assert parse_replication("likering_s3_m7") is None
     assert parse_replication("backup") is None
     assert parse_table("edges") is None

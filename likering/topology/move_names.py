@@ -1,4 +1,4 @@
-"""What the objects of a move are called in the databases, so that each one tells which attempt it belongs to."""
+"""What the objects of slots and moves are called in the nodes' databases: each tells which attempt it belongs to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 _REPLICATION = re.compile(r"likering_s(\d+)_m(\d+)_a(\d+)")
-_TABLE = re.compile(r"(?:edges|posts)_s(\d+)(?:_m(\d+)(?:_a(\d+))?)?")
+_TABLE = re.compile(r"(edges|posts)_s(\d+)(?:_m(\d+)(?:_a(\d+))?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,15 @@ class Attempt:
 class TableName:
     """A slot's table: its partition (no move), a copy that a source keeps (no attempt), or one being filled."""
 
+    parent: str
     slot: int
     move: int | None
     attempt: int | None
+
+
+def partition(parent: str, slot: int) -> str:
+    """A slot's partition of a partitioned table, on whichever node."""
+    return f"{parent}_s{slot}"
 
 
 def kept(parent: str, slot: int, move: int) -> str:
@@ -52,4 +58,5 @@ def parse_table(name: str) -> TableName | None:
     match = _TABLE.fullmatch(name)
     if match is None:
         return None
-    return TableName(int(match[1]), *(int(part) if part else None for part in match.groups()[1:]))
+    parent, slot, move, attempt = match.groups()
+    return TableName(parent, int(slot), int(move) if move else None, int(attempt) if attempt else None)
