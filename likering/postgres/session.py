@@ -115,6 +115,8 @@ class Session:
             if not in_time:
                 self._interrupt()
                 await asyncio.wait((task,))
+                # Even if the answer came in that very moment: its socket is shut down.
+                await self._drop()
             self._task = None
             if not task.cancelled():
                 task.exception()  # seen, so asyncio does not complain when nobody asks for the result

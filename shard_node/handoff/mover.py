@@ -18,7 +18,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from likering.errors import LikeringError
 from likering.topology.moves import UNDER_WAY, MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
 from shard_node.handoff import leftovers
-from shard_node.handoff.pull import Pull, Target
+from shard_node.handoff.pull import Pull, PullFailed, Target
 from shard_node.handoff.source import Source
 from shard_node.store import Connection
 from shard_node.writer import Writer
@@ -172,26 +172,34 @@ class Mover:
             else:
                 await pull.run()
         except MoveChanged as error:
-            log.info("a move went another way", slot=move.slot, move=move.move, reason=error.message)
-            self._failed(move)
-        except (
-            Exception
-        ) as error:  # the boundary of a task: whatever it is, the move says so and is tried again
-            expected = isinstance(error, TROUBLE)
-            log.warning(
-                "a move failed",
-                slot=move.slot,
-                move=move.move,
-                error=repr(error),
-                exc_info=None if expected else error,
-            )
-            self._failed(move)
-            try:
-                await pull.give_up(error)
-            except TROUBLE as second:
-                log.info("the move could not be given up yet", move=move.move, error=repr(second))
+            self._went_another_way(move, error)
+        except Exception as error:  # the boundary of a task: the move says what it was, and is tried again
+            await self._give_up(pull, move, error)
         self._clear_at = 0.0
         self._look.set()
+
+    async def _give_up(self, pull: Pull, move: SlotMove, error: Exception) -> None:
+        try:
+            await pull.give_up(error)
+        except MoveChanged as changed:
+            # Cancelled, most likely, and what it worked on was cleared away under it.
+            self._went_another_way(move, changed)
+            return
+        except TROUBLE as second:
+            log.info("the move could not be given up yet", move=move.move, error=repr(second))
+        expected = isinstance(error, (*TROUBLE, PullFailed))
+        log.warning(
+            "a move failed",
+            slot=move.slot,
+            move=move.move,
+            error=repr(error),
+            exc_info=None if expected else error,
+        )
+        self._failed(move)
+
+    def _went_another_way(self, move: SlotMove, error: MoveChanged) -> None:
+        log.info("a move went another way", slot=move.slot, move=move.move, reason=error.message)
+        self._failed(move)
 
     def _failed(self, move: SlotMove) -> None:
         failures, _ = self._failures.get(move.move, (0, 0.0))

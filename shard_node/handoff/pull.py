@@ -139,6 +139,8 @@ class Pull:
             await self._wait(reason)
             return False
         self._move = await self._target.moves.move(self._move.move)
+        if self._move.state is not MoveState.COPYING or self._move.attempt != self._attempt.attempt:
+            raise MoveChanged(f"The {self._move} is {self._move.state} by now")
         self._source_dsn = description.replication_dsn
         self._waits_for = ""
         steps.reached("copying", self._move)
@@ -365,13 +367,14 @@ class Pull:
 
     async def _report_rows(self, total: int, copied: Callable[[], int]) -> None:
         while True:
+            # Not at once: a report that is cut off by the end of a short copy costs the store its connection.
+            await asyncio.sleep(REPORT_INTERVAL)
             try:
                 await self._target.moves.report(
                     self._move, rows_total=max(total, copied()), rows_copied=copied()
                 )
             except TopologyUnavailable as error:
                 log.info("cannot report progress", reason=error.message)
-            await asyncio.sleep(REPORT_INTERVAL)
 
     async def _check_replication(self, source: Connection, own: Connection) -> None:
         problem = await replication.subscription_error(
