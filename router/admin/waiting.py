@@ -21,6 +21,7 @@ _COMMANDS: Final = (
     ("paused", _RESUME),
     ("at once", "likering ring limits --slots-at-once N"),
     ("budget", "likering ring limits --pause-budget MILLISECONDS"),
+    ("does not answer", "start that node"),
 )
 
 

@@ -98,7 +98,13 @@ class Pull:
 
     async def give_up(self, error: Exception) -> None:
         """Says what went wrong, and makes way for another attempt where that is possible."""
-        message = f"{type(error).__name__}: {error}" if not isinstance(error, PullFailed) else str(error)
+        match error:
+            case LikeringError():
+                message = error.message
+            case PullFailed():
+                message = str(error)
+            case _:
+                message = f"{type(error).__name__}: {error}"
         move = self._move
         self._target.ownership.arrives_not(move.slot)
         if move.state is MoveState.FREEZING:
@@ -124,7 +130,11 @@ class Pull:
             raise PullFailed(
                 f"node {self._target.name} holds slot {self._move.slot} itself, at epoch {held.epoch}"
             )
-        description = await self._target.peers.describe_source(self._move.source)
+        try:
+            description = await self._target.peers.describe_source(self._move.source)
+        except LikeringError as error:
+            await self._wait(f"node {self._move.source} does not answer", last_error=error.message)
+            return False
         if description.obstacles:
             await self._wait(f"node {self._move.source}: {'; '.join(description.obstacles)}")
             return False
