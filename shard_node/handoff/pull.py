@@ -25,7 +25,7 @@ from shard_node.handoff.copying import RowBudget, copy_tables, estimate_rows, ex
 from shard_node.handoff.leftovers import clear_slot
 from shard_node.handoff.links import Links
 from shard_node.handoff.peers import Peers
-from shard_node.handoff.replication import SEAL, Sums
+from shard_node.handoff.replication import SEAL, Origin, Sums
 from shard_node.handoff.verification import verify
 from shard_node.ownership import READ_LEASE, Ownership, SlotState
 from shard_node.store import Connection, Fence, execute
@@ -75,6 +75,9 @@ class Pull:
         self._move = move
         self._attempt = Attempt(move.slot, move.move, move.attempt)
         self._waits_for = move.waits_for
+        # Known from the begin of the copy on: where the source's Postgres is, and which one it is.
+        self._source_dsn = ""
+        self._origin: Origin | None = None
 
     def __repr__(self) -> str:
         return f"<Pull of {self._move}, {self._move.state}>"
@@ -161,6 +164,7 @@ class Pull:
         await replication.publish(source, self._attempt)
         steps.reached("published", self._move)
         async with self._replicating() as replicating:
+            self._origin = await replication.identify(replicating)
             snapshot = await export_snapshot(replicating, self._attempt.replication)
             steps.reached("snapshot", self._move)
             total = await estimate_rows(source, self._move.slot)
@@ -225,6 +229,13 @@ class Pull:
             answer = await self._target.peers.freeze_slot(self._move)
             frozen_at = time.monotonic() - answer.frozen_us / 1e6
             steps.reached("frozen", self._move)
+            origin = Origin(answer.system_identifier, answer.timeline)
+            if origin != self._origin:
+                # What came by replication may be more, or less, than what the promoted standby has.
+                await self._abort(
+                    f"the source's Postgres is {origin} by now; the copy was made of {self._origin}"
+                )
+                raise MoveChanged("aborted")
             left = frozen_at + budget * COMMIT_SHARE - time.monotonic()
             try:
                 async with asyncio.timeout(left):

@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Identifier, Literal
 
 from likering.topology.move_names import Attempt, partition
@@ -30,6 +32,22 @@ class Sums:
     posts: int
     versions: int
     likes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which history of which server changes come from; another timeline begins with each promotion of a standby."""
+
+    system_identifier: str
+    timeline: int
+
+
+async def identify(replicating: AsyncConnection[TupleRow]) -> Origin:
+    """The origin behind a replication connection."""
+    cursor = await replicating.execute("IDENTIFY_SYSTEM")
+    row = await cursor.fetchone()
+    assert row is not None
+    return Origin(str(row[0]), int(row[1]))
 
 
 async def publish(source: Connection, attempt: Attempt) -> None:
