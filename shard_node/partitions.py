@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import psycopg
 from psycopg.sql import SQL, Identifier
 
 from likering.topology.move_names import partition
-from shard_node.store import Connection
+from shard_node.store import Connection, FenceLost
 
 PARENTS = ("edges", "posts")
 """The partitioned tables."""
@@ -49,3 +50,41 @@ async def attach_partition(connection: Connection, parent: str, name: str, slot:
             parent=Identifier(parent), name=Identifier(name), slot=slot
         )
     )
+
+
+async def rename_unowned(
+    connection: Connection,
+    slot: int,
+    names: Mapping[str, str],
+    generation: int,
+    oids: Mapping[str, int] | None = None,
+) -> bool:
+    """Gives the partitions of a slot that is not this database's other names (by parent), of which nobody else knows.
+
+    What is done to a table by its partition's name may hit the one of a later move: by a process that was stopped in
+    between, or just by a look that is no longer true. So whoever wants a partition gone first takes its name away, in
+    one transaction that looks at the slot's row and at the fence last, and only if it still is the table of ``oids``.
+    Returns False, and changes nothing, when the slot is owned or frozen here. Raises FenceLost.
+    """
+    owned = False
+    async with connection.transaction() as transaction:
+        await connection.execute("SET LOCAL lock_timeout = '500ms'")
+        for parent, new_name in names.items():
+            name = partition(parent, slot)
+            cursor = await connection.execute("SELECT to_regclass(%s::text)::oid::bigint", [name])
+            row = await cursor.fetchone()
+            if row is None or row[0] is None or (oids is not None and oids.get(name) != row[0]):
+                continue
+            await connection.execute(
+                SQL("ALTER TABLE {} RENAME TO {}").format(Identifier(name), Identifier(new_name))
+            )
+        cursor = await connection.execute(
+            "SELECT 1 FROM writer WHERE generation = %s FOR SHARE", [generation]
+        )
+        if await cursor.fetchone() is None:
+            raise FenceLost
+        cursor = await connection.execute("SELECT 1 FROM slots WHERE slot = %s AND state <> 'moved'", [slot])
+        owned = await cursor.fetchone() is not None
+        if owned:
+            raise psycopg.Rollback(transaction)
+    return not owned

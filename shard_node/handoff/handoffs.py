@@ -59,7 +59,9 @@ class Handoffs:
         self._budget = RowBudget()
         self._peers = Peers(identity.cluster_id, watch)
         self._links = Links(f"likering-move-{identity.node_name}")
-        self._source = Source(identity.node_name, identity.system_identifier, ownership, writer, pool, moves)
+        self._source = Source(
+            identity.node_name, identity.system_identifier, ownership, writer, pool, moves, generation
+        )
         target = Target(
             name=identity.node_name,
             dsn=dsn,

@@ -1,22 +1,29 @@
 """Finds and drops what moves have left in this node's database: of dead attempts, of moves that ended.
 
-Everything is named by its attempt. What is listed before the moves are read, and belongs to no current attempt then,
-belongs to none that is to come either: it can be dropped whoever made it.
+Everything but a partition is named by its attempt. What is listed before the moves are read, and belongs to no current
+attempt then, belongs to none that is to come either: it can be dropped whoever made it. A partition has its slot's
+name, which a later attempt uses again, so that name is taken away first (``partitions.rename_unowned``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 from psycopg.errors import ObjectInUse
 from psycopg.sql import SQL, Identifier
 
-from likering.topology.move_names import Attempt, parse_replication, parse_table
+from likering.topology.move_names import (
+    Attempt,
+    TableName,
+    parse_replication,
+    parse_table,
+    partition,
+)
 from likering.topology.moves import MoveState, MoveStore, SlotMove
 from shard_node.handoff.source import detach
-from shard_node.partitions import PARENTS
+from shard_node.partitions import PARENTS, rename_unowned
 from shard_node.store import Connection
 
 log = structlog.get_logger(__name__)
@@ -37,6 +44,8 @@ class Inventory:
     subscriptions: Sequence[str]
     replication_slots: Sequence[str]
     tables: Sequence[str]
+    oids: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Of the tables: a later table may have the name of an earlier one."""
 
 
 async def take_inventory(connection: Connection) -> Inventory:
@@ -49,14 +58,15 @@ async def take_inventory(connection: Connection) -> Inventory:
                        AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1),
                ARRAY(SELECT slot_name::text FROM pg_replication_slots
                      WHERE slot_name LIKE 'likering\\_s%' AND database = current_database() ORDER BY 1),
-               ARRAY(SELECT relname::text FROM pg_class
-                     WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
-                       AND relname ~ '^(edges|posts)_s[0-9]' ORDER BY 1)
+               (SELECT coalesce(jsonb_object_agg(relname, oid::bigint), '{}') FROM pg_class
+                WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
+                  AND relname ~ '^(edges|posts)_s[0-9]')
         """
     )
     row = await cursor.fetchone()
     assert row is not None
-    return Inventory(*row)
+    publications, subscriptions, replication_slots, oids = row
+    return Inventory(publications, subscriptions, replication_slots, sorted(oids), oids)
 
 
 def superfluous(
@@ -95,15 +105,21 @@ def superfluous(
         subscriptions=[name for name in inventory.subscriptions if not needed_by(name, _REPLICATING)],
         replication_slots=[name for name in inventory.replication_slots if not needed_by(name, _PUBLISHING)],
         tables=[name for name in inventory.tables if not needed(name)],
+        oids=inventory.oids,
     )
 
 
 async def clear(
-    connection: Connection, moves: MoveStore, node_name: str, own: Callable[[], Collection[int]]
+    connection: Connection,
+    moves: MoveStore,
+    node_name: str,
+    own: Callable[[], Collection[int]],
+    generation: int,
 ) -> int:
     """Drops what nobody needs; returns how many things that were. ``connection`` is in autocommit.
 
-    ``own``: see ``superfluous``; it is asked after the inventory, for a slot may have come meanwhile.
+    ``own``: see ``superfluous``; it is asked after the inventory, for a slot may have come meanwhile. ``generation``:
+    of this process; raises FenceLost when another one has taken over.
     """
     inventory = await take_inventory(connection)
     left = superfluous(inventory, await moves.moves(), node_name, own())
@@ -113,29 +129,53 @@ async def clear(
         await drop_replication_slot(connection, name)
     for name in left.publications:
         await connection.execute(SQL("DROP PUBLICATION IF EXISTS {}").format(Identifier(name)))
+    dropped = [*left.subscriptions, *left.replication_slots, *left.publications]
     for name in left.tables:
-        await drop_table(connection, name)
-    dropped = [*left.subscriptions, *left.replication_slots, *left.publications, *left.tables]
+        table = parse_table(name)
+        assert table is not None
+        if table.move is not None:
+            await drop_table(connection, name)
+        elif not await _drop_partition(connection, table, left.oids[name], generation):
+            continue
+        dropped.append(name)
     if dropped:
         log.info("dropped what moves have left", names=dropped)
     return len(dropped)
 
 
-async def clear_slot(connection: Connection, slot: int) -> None:
+async def clear_slot(connection: Connection, attempt: Attempt, generation: int) -> None:
     """Drops what earlier attempts have left of a slot that is about to be copied to this node.
 
     A subscription of theirs would go on writing old changes into the tables of the new one, which have its names.
+    ``generation``: see ``clear``.
     """
     inventory = await take_inventory(connection)
     for name in inventory.subscriptions:
-        attempt = parse_replication(name)
-        if attempt is not None and attempt.slot == slot:
+        other = parse_replication(name)
+        if other is not None and other.slot == attempt.slot and _earlier(other, attempt):
             await drop_subscription(connection, name)
     for name in inventory.tables:
         table = parse_table(name)
-        is_copy_of_a_source = table is not None and table.move is not None and table.attempt is None
-        if table is not None and table.slot == slot and not is_copy_of_a_source:
+        if table is None or table.slot != attempt.slot:
+            continue
+        if table.move is None:
+            await _drop_partition(connection, table, inventory.oids[name], generation)
+        elif table.attempt is not None and _earlier(Attempt(table.slot, table.move, table.attempt), attempt):
             await drop_table(connection, name)
+
+
+def _earlier(one: Attempt, other: Attempt) -> bool:
+    return (one.move, one.attempt) < (other.move, other.attempt)
+
+
+async def _drop_partition(connection: Connection, table: TableName, oid: int, generation: int) -> bool:
+    """Drops a partition under a name that no move ever has; False when its slot is this node's after all."""
+    name = partition(table.parent, table.slot)
+    doomed = f"{name}_m0_a{oid}"
+    if not await rename_unowned(connection, table.slot, {table.parent: doomed}, generation, {name: oid}):
+        return False
+    await drop_table(connection, doomed)
+    return True
 
 
 async def drop_table(connection: Connection, name: str) -> None:

@@ -20,7 +20,7 @@ from likering.topology.moves import UNDER_WAY, MoveChanged, MoveLimits, MoveStat
 from shard_node.handoff import leftovers
 from shard_node.handoff.pull import Pull, PullFailed, Target
 from shard_node.handoff.source import Source
-from shard_node.store import Connection
+from shard_node.store import Connection, FenceLost
 from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 """Seconds before a move that failed is tried again: doubled with each failure, up to this."""
 
-TROUBLE = (LikeringError, psycopg.Error, PoolTimeout, OSError, TimeoutError)
+TROUBLE = (LikeringError, psycopg.Error, PoolTimeout, OSError, TimeoutError, FenceLost)
 """What databases and peers that are away for a while raise."""
 
 _ONCE_BEGUN = frozenset((MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.ABORTED))
@@ -144,7 +144,9 @@ class Mover:
         if time.monotonic() >= self._clear_at:
             self._clear_at = time.monotonic() + CLEARING
             async with self._pool.connection() as connection:
-                await leftovers.clear(connection, self._moves, self._node_name, self._own)
+                await leftovers.clear(
+                    connection, self._moves, self._node_name, self._own, self._target.generation()
+                )
 
     def _begin(self, move: SlotMove) -> None:
         if move.state not in _PULLED | _ONCE_BEGUN:

@@ -160,7 +160,7 @@ class Pull:
         return True
 
     async def _copy(self, source: Connection, own: Connection) -> None:
-        await clear_slot(own, self._move.slot)
+        await clear_slot(own, self._attempt, self._target.generation())
         await replication.publish(source, self._attempt)
         steps.reached("published", self._move)
         async with self._replicating() as replicating:

@@ -10,14 +10,13 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Identifier, Literal
 
 from likering.topology.move_names import Attempt, partition
 from shard_node.partitions import PARENTS, attach_partition
-from shard_node.store import Connection
+from shard_node.store import Connection, FenceLost
 
 SEAL = 0
 """The probe that the source writes when it freezes the slot."""
@@ -68,11 +67,8 @@ async def publish(source: Connection, attempt: Attempt) -> None:
 
 
 async def attach(target: Connection, attempt: Attempt, generation: int) -> None:
-    """Gives the staging tables their names and makes them partitions, unless another process leads by now."""
+    """Gives the staging tables their names and makes them partitions. Raises FenceLost."""
     async with target.transaction():
-        cursor = await target.execute("SELECT 1 FROM writer WHERE generation = %s", [generation])
-        if await cursor.fetchone() is None:
-            raise psycopg.errors.SerializationFailure("another process of this node has taken over")
         for parent in PARENTS:
             name = partition(parent, attempt.slot)
             await target.execute(
@@ -82,6 +78,10 @@ async def attach(target: Connection, attempt: Attempt, generation: int) -> None:
             )
             await target.execute(SQL("ALTER TABLE {} RESET (autovacuum_enabled)").format(Identifier(name)))
             await attach_partition(target, parent, name, attempt.slot)
+        # Last, for it holds up the writer until the commit.
+        cursor = await target.execute("SELECT 1 FROM writer WHERE generation = %s FOR SHARE", [generation])
+        if await cursor.fetchone() is None:
+            raise FenceLost
 
 
 async def subscribe(target: Connection, source_dsn: str, attempt: Attempt) -> None:

@@ -7,7 +7,7 @@ move, by a compare-and-set that the target's commit may win.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
 import psycopg
@@ -17,12 +17,12 @@ from psycopg_pool import AsyncConnectionPool
 
 from likering.errors import ShardUnavailable, SlotMoving
 from likering.shard.v1 import shard_service_pb2 as pb
-from likering.topology.move_names import Attempt, kept, partition
+from likering.topology.move_names import Attempt, kept
 from likering.topology.moves import ENDED, MoveChanged, MoveState, MoveStore, SlotMove
 from shard_node.handoff import steps
 from shard_node.handoff.replication import sums
 from shard_node.ownership import HeldSlot, Ownership, SlotState
-from shard_node.partitions import PARENTS
+from shard_node.partitions import PARENTS, rename_unowned
 from shard_node.store import Connection, Fence, execute
 from shard_node.writer import RefusedJob, Writer
 
@@ -86,7 +86,9 @@ class Source:
         writer: Writer,
         pool: AsyncConnectionPool[Connection],
         moves: MoveStore,
+        generation: Callable[[], int],
     ) -> None:
+        self._generation = generation
         self._node_name = node_name
         self._system_identifier = system_identifier
         self._ownership = ownership
@@ -221,16 +223,11 @@ class Source:
 
             await self._writer.change_slots(note)
             steps.reached("leaving", move)
+        names = {parent: kept(parent, move.slot, move.move) for parent in PARENTS}
         async with self._pool.connection() as connection:
-            for parent in PARENTS:
-                name = partition(parent, move.slot)
+            await rename_unowned(connection, move.slot, names, self._generation())
+            for parent, name in names.items():
                 await detach(connection, parent, name)
-                if await _exists(connection, name):
-                    await connection.execute(
-                        SQL("ALTER TABLE {} RENAME TO {}").format(
-                            Identifier(name), Identifier(kept(parent, move.slot, move.move))
-                        )
-                    )
         steps.reached("set_aside", move)
         await self._advance(move, MoveState.MOVED)
 
@@ -275,9 +272,3 @@ async def detach(connection: Connection, parent: str, name: str) -> None:
     await connection.execute(
         SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(Identifier(parent), Identifier(name), how)
     )
-
-
-async def _exists(connection: Connection, name: str) -> bool:
-    cursor = await connection.execute("SELECT to_regclass(%s::text) IS NOT NULL", [name])
-    row = await cursor.fetchone()
-    return bool(row and row[0])

@@ -19,8 +19,8 @@ from shard_node.handoff.copying import RowBudget, copy_tables, export_snapshot
 from shard_node.handoff.replication import Sums
 from shard_node.handoff.source import detach
 from shard_node.handoff.verification import verify
-from shard_node.partitions import PARENTS
-from shard_node.store import Connection
+from shard_node.partitions import PARENTS, create_partitions, rename_unowned
+from shard_node.store import Connection, FenceLost
 from tests.integration.node_database import prepared
 from tests.parts.moves import slot_move
 
@@ -225,10 +225,10 @@ async def test_nothing_is_left_of_a_move_that_has_ended(
     await follow(source, database, target)
     current = Moves(slot_move(MoveState.CATCHING_UP))
     for connection, name, own in ((source, "a", [SLOT]), (target, "b", [])):
-        assert await leftovers.clear(connection, current, name, lambda own=own: own) == 0  # type: ignore[arg-type,misc]
+        assert await leftovers.clear(connection, current, name, lambda own=own: own, 1) == 0  # type: ignore[arg-type,misc]
     gone = Moves()
-    assert await leftovers.clear(source, gone, "a", lambda: [SLOT]) == 2  # type: ignore[arg-type]
-    assert await leftovers.clear(target, gone, "b", list) == 3  # type: ignore[arg-type]
+    assert await leftovers.clear(source, gone, "a", lambda: [SLOT], 1) == 2  # type: ignore[arg-type]
+    assert await leftovers.clear(target, gone, "b", list, 1) == 3  # type: ignore[arg-type]
     inventory = await leftovers.take_inventory(source)
     assert (inventory.publications, inventory.replication_slots) == ([], [])
     assert inventory.tables == ["edges_s3", "posts_s3"]
@@ -240,8 +240,30 @@ async def test_a_new_attempt_finds_a_clean_slot(
 ) -> None:
     """The subscription of the attempt before would write into the new tables."""
     await follow(source, database, target)
-    await leftovers.clear_slot(target, SLOT)
+    await leftovers.clear_slot(target, Attempt(SLOT, move=7, attempt=2), generation=1)
     assert await leftovers.take_inventory(target) == leftovers.Inventory([], [], [], [])
+
+
+async def test_a_slot_of_the_nodes_own_is_never_cleared(source: Connection) -> None:
+    """Whatever moves and memory say: the slot's row is looked at in the transaction that takes the name away."""
+    assert await leftovers.clear(source, Moves(), "a", list, 1) == 0  # type: ignore[arg-type]
+    assert (await leftovers.take_inventory(source)).tables == ["edges_s3", "posts_s3"]
+
+
+async def test_a_process_of_an_earlier_generation_clears_nothing(target: Connection) -> None:
+    """It may have been stopped between its look and what it does."""
+    await create_partitions(target, [SLOT])
+    with pytest.raises(FenceLost):
+        await leftovers.clear(target, Moves(), "b", list, 0)  # type: ignore[arg-type]
+    assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3"]
+
+
+async def test_a_later_table_of_the_same_name_is_spared(target: Connection) -> None:
+    """A look at the tables is no longer true when another attempt has attached its own."""
+    await create_partitions(target, [SLOT])
+    names = {"edges": "edges_s3_m0_a1"}
+    assert await rename_unowned(target, SLOT, names, 1, {"edges_s3": 1})
+    assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3"]
 
 
 class Clock:

@@ -1,0 +1,48 @@
+"""The model of moving a slot: it holds in every configuration, and each seeded mistake in it is caught."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "model"
+NAMES = subprocess.run([SCRIPT, "--list"], capture_output=True, text=True, check=True).stdout.split()
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_run(name: str) -> None:
+    """A mistake has its name in capitals; of all else, an exhaustive search finds no error."""
+    missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
+    if missing and os.environ.get("CI") != "true":
+        pytest.skip(f"{' and '.join(missing)} not installed (on Debian: apt-get install spin gcc)")
+    run = subprocess.run([SCRIPT, name], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = run.stdout.split()
+    assert found[0] == name
+    if name.isupper():
+        assert found[5] == "caught:"
+    else:
+        assert found[5:] == ["ends" if name.endswith("-ends") else "holds"]
+
+
+def test_the_mistakes_of_the_model_are_all_tried() -> None:
+    """Each ``-D`` that the model names as a mistake is one of the runs."""
+    model = (SCRIPT.parents[1] / "docs" / "handoff.pml").read_text()
+    _, _, rest = model.partition("THE MISTAKES")
+    words = [line.split()[1] for line in rest.partition("*/")[0].splitlines() if len(line.split()) > 2]
+    assert {word for word in words if word.isupper() and "_" in word} == {
+        name for name in NAMES if name.isupper()
+    }
+
+
+def test_an_unknown_name_is_refused() -> None:
+    """With one sentence and exit code 2."""
+    run = subprocess.run([SCRIPT, "no-such-run"], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "there is no run no-such-run" in run.stderr
