@@ -53,6 +53,12 @@ def must_wait(move: SlotMove, moves: Sequence[SlotMove], limits: MoveLimits) -> 
     return ""
 
 
+def _say_bugs(task: asyncio.Task[None]) -> None:
+    """Lets the event loop report what nobody awaits."""
+    if not task.cancelled():
+        task.result()
+
+
 class Mover:
     """The moves of one node. ``run`` it as a task."""
 
@@ -77,6 +83,7 @@ class Mover:
         self._own = own
         self._on_limits = on_limits
         self._pulls: dict[int, asyncio.Task[None]] = {}
+        self._keeping_house: asyncio.Task[None] | None = None
         self._failures: dict[int, tuple[int, float]] = {}
         self._look = asyncio.Event()
         self._clear_at = 0.0
@@ -108,7 +115,11 @@ class Mover:
                 except TimeoutError:
                     pass
         finally:
-            tasks = [listening, *self._pulls.values()]
+            tasks = [
+                listening,
+                *self._pulls.values(),
+                *([self._keeping_house] if self._keeping_house else []),
+            ]
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -140,13 +151,31 @@ class Mover:
             for number, failed in self._failures.items()
             if any(move.move == number for move in moves)
         }
-        await self._source.tend(moves, limits.grace_seconds)
-        if time.monotonic() >= self._clear_at:
-            self._clear_at = time.monotonic() + CLEARING
+        await self._source.tend_frozen(moves)
+        if self._keeping_house is None or self._keeping_house.done():
+            # Apart: it may wait for whoever reads the tables, and a frozen slot must not.
+            self._keeping_house = asyncio.create_task(
+                self._keep_house(moves, limits.grace_seconds), name="housekeeping"
+            )
+            self._keeping_house.add_done_callback(_say_bugs)
+
+    async def _keep_house(self, moves: Sequence[SlotMove], grace: float) -> None:
+        """Tends the copies that this node keeps, and drops what moves have left; each failure is its own."""
+        for move in moves:
+            try:
+                await self._source.tend_copy(move, grace)
+            except TROUBLE as error:
+                log.info("cannot tend a copy yet", slot=move.slot, move=move.move, error=repr(error))
+        if time.monotonic() < self._clear_at:
+            return
+        self._clear_at = time.monotonic() + CLEARING
+        try:
             async with self._pool.connection() as connection:
                 await leftovers.clear(
                     connection, self._moves, self._node_name, self._own, self._target.generation()
                 )
+        except TROUBLE as error:
+            log.info("cannot clear what moves have left yet", error=repr(error))
 
     def _begin(self, move: SlotMove) -> None:
         if move.state not in _PULLED | _ONCE_BEGUN:

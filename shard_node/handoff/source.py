@@ -159,22 +159,22 @@ class Source:
         if held is not None and (held.move, held.attempt) == (request.move, request.attempt):
             self._ownership.stop_reads(request.slot)
 
-    async def tend(self, moves: Sequence[SlotMove], grace: float) -> None:
-        """Does what the moves ask of their source: those of this node's, and those that froze a slot here.
-
-        ``grace``: seconds for which the copy of a verified slot is kept. Raises psycopg.Error and TopologyUnavailable.
-        """
+    async def tend_frozen(self, moves: Sequence[SlotMove]) -> None:
+        """Lets frozen slots go on as soon as their moves say so. Raises psycopg.Error and TopologyUnavailable."""
         by_number = {move.move: move for move in moves}
         for slot, held in list(self._ownership.held.items()):
             if held.state is SlotState.FROZEN and held.move is not None:
                 await self._tend_frozen(slot, held, by_number.get(held.move))
-        for move in moves:
-            if move.source != self._node_name:
-                continue
-            if move.state is MoveState.ACTIVE:
-                await self._set_aside(move)
-            elif move.state is MoveState.VERIFIED and move.state_age >= grace:
-                await self._retire(move)
+
+    async def tend_copy(self, move: SlotMove, grace: float) -> None:
+        """Sets the copy of a slot aside that its target serves, and drops it when it has been verified for ``grace``.
+
+        In seconds. Raises psycopg.Error and TopologyUnavailable. May wait for readers of the tables.
+        """
+        if move.source == self._node_name and move.state is MoveState.ACTIVE:
+            await self._set_aside(move)
+        elif move.source == self._node_name and move.state is MoveState.VERIFIED and move.state_age >= grace:
+            await self._retire(move)
 
     async def _tend_frozen(self, slot: int, held: HeldSlot, move: SlotMove | None) -> None:
         assert held.move is not None

@@ -13,8 +13,8 @@ import pytest
 
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.node import EmbeddedNode
-from tests.parts.history import contradictions
-from tests.parts.load import Callers, stored_in
+from tests.parts.callers import Callers, stored_in
+from tests.parts.oracle import contradictions, judged
 from tests.parts.until import until
 
 pytestmark = pytest.mark.timeout(180)
@@ -29,9 +29,9 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster
 
 async def assert_nothing_lost(cluster: EmbeddedCluster, callers: Callers) -> None:
     """The history and the databases of all nodes agree."""
-    assert callers.stale_reads == []
     stored = await stored_in([node.postgres_dsn for node in cluster.nodes.values()], callers.posts)
-    assert contradictions(callers.history, stored) == [], f"seed {callers.seed}"
+    problems = contradictions(callers.history, stored, trouble=True)
+    assert not problems, judged(problems, callers.seed)
     assert callers.acknowledged > 0
 
 
