@@ -68,16 +68,8 @@ async def rename_unowned(
     """
     owned = False
     async with connection.transaction() as transaction:
+        # The row first, as every commit has it: a commit holds it while it waits for a partition.
         await connection.execute("SET LOCAL lock_timeout = '500ms'")
-        for parent, new_name in names.items():
-            name = partition(parent, slot)
-            cursor = await connection.execute("SELECT to_regclass(%s::text)::oid::bigint", [name])
-            row = await cursor.fetchone()
-            if row is None or row[0] is None or (oids is not None and oids.get(name) != row[0]):
-                continue
-            await connection.execute(
-                SQL("ALTER TABLE {} RENAME TO {}").format(Identifier(name), Identifier(new_name))
-            )
         cursor = await connection.execute(
             "SELECT 1 FROM writer WHERE generation = %s FOR SHARE", [generation]
         )
@@ -87,4 +79,15 @@ async def rename_unowned(
         owned = await cursor.fetchone() is not None
         if owned:
             raise psycopg.Rollback(transaction)
+        # Commits wait meanwhile, and whoever uses the partition queues behind a rename that waits for a reader.
+        await connection.execute("SET LOCAL lock_timeout = '30ms'")
+        for parent, new_name in names.items():
+            name = partition(parent, slot)
+            cursor = await connection.execute("SELECT to_regclass(%s::text)::oid::bigint", [name])
+            row = await cursor.fetchone()
+            if row is None or row[0] is None or (oids is not None and oids.get(name) != row[0]):
+                continue
+            await connection.execute(
+                SQL("ALTER TABLE {} RENAME TO {}").format(Identifier(name), Identifier(new_name))
+            )
     return not owned

@@ -226,6 +226,7 @@ class Source:
         names = {parent: kept(parent, move.slot, move.move) for parent in PARENTS}
         async with self._pool.connection() as connection:
             await rename_unowned(connection, move.slot, names, self._generation())
+            steps.reached("renamed", move)
             for parent, name in names.items():
                 await detach(connection, parent, name)
         steps.reached("set_aside", move)
