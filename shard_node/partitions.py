@@ -63,7 +63,8 @@ async def rename_unowned(
 
     What is done to a table by its partition's name may hit the one of a later move: by a process that was stopped in
     between, or just by a look that is no longer true. So whoever wants a partition gone first takes its name away, in
-    one transaction that holds the fence and has looked at the slot's row, and only if it still is the table of ``oids``.
+    one transaction that holds the fence and has looked at the slot's row, and only if it still is the table of
+    ``oids``.
     Returns False, and changes nothing, when the slot is owned or frozen here. Raises FenceLost.
     """
     owned = False
