@@ -77,7 +77,8 @@ def test_a_pause_holds_nothing_else(state: MoveState) -> None:
             "the predicted pause of 140 ms is above the budget of 100 ms",
             "likering ring limits --pause-budget MILLISECONDS",
         ),
-        ("node a does not answer", ""),
+        ("node a does not answer", "start that node"),
+        ("changes take more than 5 s to arrive", ""),
     ],
 )
 def test_what_a_node_waits_for_comes_with_the_command_that_helps(reason: str, command: str) -> None:

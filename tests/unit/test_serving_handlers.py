@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import structlog
 from google.rpc import error_details_pb2, status_pb2
 
 from likering.admin.v1 import ring_service_pb2 as admin
@@ -28,6 +29,12 @@ SERVICE = api.DESCRIPTOR.services_by_name["LikeService"]
 STREAMING = admin.DESCRIPTOR.services_by_name["RingService"]
 Behaviour = Callable[[Any, Call], Awaitable[Any]]
 StreamBehaviour = Callable[[Any, Call], AsyncGenerator[Any, None]]
+
+
+@pytest.fixture(autouse=True)
+def _a_logger_of_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logger keeps the level that was configured when it was first used, which may have been another test's."""
+    monkeypatch.setattr("likering.serving.handlers._log", structlog.get_logger("likering.serving.handlers"))
 
 
 class Servicer:
