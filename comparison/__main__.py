@@ -77,8 +77,13 @@ def run(
 
 @app.command()
 def resize(
-    rate: Annotated[float, typer.Option(min=1, help="Calls a second while the ring is resized.")] = 400.0,
+    load: Annotated[
+        float,
+        typer.Option(min=0.01, max=1.0, help="Calls while the ring is resized ÷ those that are possible."),
+    ] = 0.3,
     likes: Annotated[int, typer.Option(min=1000, help="Likes stored before.")] = 200_000,
+    slots: Annotated[int, typer.Option(min=8, help="Slots of the ring that is resized under load.")] = 256,
+    handoffs: Annotated[int, typer.Option(min=1, help="Slots to move under load, at least.")] = 500,
     part: Annotated[list[str] | None, typer.Option(help="Only these parts.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The figures as JSON.")] = Path(
         "resize.json"
@@ -95,7 +100,9 @@ def resize(
             return await part(Path(directory))
 
     parts: dict[str, Callable[[Path], Awaitable[dict[str, Any]]]] = {
-        "under load": lambda directory: resizing.under_load(directory, say, rate=rate, likes=likes),
+        "under load": lambda directory: resizing.under_load(
+            directory, say, load=load, likes=likes, slots=slots, handoffs=handoffs
+        ),
         "copy rate": lambda directory: resizing.copy_rate(directory, say, likes=likes),
         "empty slots": lambda directory: resizing.empty_slots(directory, say),
         "hottest slot": lambda directory: resizing.hottest_slot(directory, say),

@@ -25,7 +25,7 @@ from likering.dev.cluster import EmbeddedCluster
 from likering.ring.placement import quotas
 from likering.ring.plan import plan
 from likering.ring.topology import Node, NodeState, Topology
-from likering.topology.moves import SETTLED, MoveState, SlotMove
+from likering.topology.moves import SETTLED, MoveEvent, MoveState, SlotMove
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.postgres_moves import PostgresMoveStore
 
@@ -62,10 +62,9 @@ class Foreground:
         self.errors += result.errors
         self.messages += [f"{count} × {message}" for message, count in result.messages.items()]
 
-    @property
-    def p99(self) -> float:
-        """In ms."""
-        return self.latency.percentile(99.0) / 1000
+    def percentile(self, percent: float) -> float:
+        """A latency in ms."""
+        return self.latency.percentile(percent) / 1000
 
 
 class Ring:
@@ -144,9 +143,14 @@ async def ring(directory: Path, say: Say, **options: Any) -> Any:
         await asyncio.to_thread(cluster.stop)
 
 
-async def under_load(directory: Path, say: Say, *, rate: float, likes: int) -> dict[str, Any]:
-    """3 → 4 → 5 → 3 nodes with default limits, while calls come at a steady rate."""
-    async with ring(directory, say, nodes=3, slots=64) as one:
+async def under_load(
+    directory: Path, say: Say, *, load: float, likes: int, slots: int, handoffs: int
+) -> dict[str, Any]:
+    """3 → 4 → 5 → 3 nodes with default limits while calls come at a steady rate, until so many slots have moved.
+
+    ``load``: the rate, as a part of what the three nodes can do.
+    """
+    async with ring(directory, say, nodes=3, slots=slots) as one:
         for name in ("d", "e"):
             # Before anything is measured: making a database is not what a resize costs its callers.
             await asyncio.to_thread(one.cluster.add_node, name)
@@ -154,37 +158,50 @@ async def under_load(directory: Path, say: Say, *, rate: float, likes: int) -> d
         while one.written.likes < likes:
             await one.load(mix=_FILL, seconds=1.0, warmup=0.1, in_flight=16)
         say(f"{one.written.likes:,} likes stored")
+        await one.moves.set_limits(slots_at_once=1)
+        capacity = (await one.load(seconds=8.0, warmup=2.0, in_flight=256)).calls_per_second
+        rate = load * capacity
+        say(f"{capacity:,.0f} calls/s are possible, {rate:,.0f} are made")
         before, during = Foreground(), Foreground()
-        before.add(await one.load(rate=rate, seconds=10.0, warmup=2.0))
+        before.add(await one.load(rate=rate, seconds=15.0, warmup=2.0))
+        say(f"before: p50 {before.percentile(50):.1f}, p99 {before.percentile(99):.1f} ms")
         steps: list[tuple[str, Resized]] = []
 
         async def steps_of_resize() -> None:
-            for what, names, state in (
-                ("3 to 4", ("d",), NodeState.ACTIVE),
-                ("4 to 5", ("e",), NodeState.ACTIVE),
-                ("5 to 3", ("d", "e"), NodeState.DRAINING),
-            ):
-                for name in names:
-                    await one.topology.set_node(name, state=state)
-                resized = await one.resize()
-                steps.append((what, resized))
-                say(f"{what} nodes: {len(resized.moves)} slots in {resized.seconds:.1f} s")
+            while sum(len(resized.moves) for _, resized in steps) < handoffs:
+                for what, names, state in (
+                    ("3 to 4", ("d",), NodeState.ACTIVE),
+                    ("4 to 5", ("e",), NodeState.ACTIVE),
+                    ("5 to 3", ("d", "e"), NodeState.DRAINING),
+                ):
+                    for name in names:
+                        await one.topology.set_node(name, state=state)
+                    resized = await one.resize()
+                    steps.append((what, resized))
+                    say(f"{what} nodes: {len(resized.moves)} slots in {resized.seconds:.1f} s")
 
         await _while(steps_of_resize(), lambda: one.load(rate=rate, seconds=3.0, warmup=0.0), during)
         moves = [move for _, resized in steps for move in resized.moves]
         events = await one.moves.events([move.move for move in moves])
-        pauses = sorted((move.pause_us or 0) / 1000 for move in moves)
+        aborted = _aborted_freezes(events)
+        pauses = sorted([(move.pause_us or 0) / 1000 for move in moves] + aborted)
         return {
+            "capacity calls/s": capacity,
+            "rate calls/s": rate,
             "calls": during.calls,
             "failed": during.errors,
             "messages": during.messages[:5],
-            "p99 before ms": before.p99,
-            "p99 during ms": during.p99,
-            "p99 during ÷ before": during.p99 / before.p99,
+            "p50 before ms": before.percentile(50),
+            "p50 during ms": during.percentile(50),
+            "p99 before ms": before.percentile(99),
+            "p99 during ms": during.percentile(99),
+            "p99 during ÷ before": during.percentile(99) / before.percentile(99),
             "pause p50 ms": median(pauses),
             "pause p99 ms": pauses[min(len(pauses) - 1, int(len(pauses) * 0.99))],
             "pause max ms": pauses[-1],
-            "aborted freezes": sum(event.state is MoveState.ABORTED for event in events),
+            "pause by step, p50 ms": _by_step(events, 0.5),
+            "pause by step, p99 ms": _by_step(events, 0.99),
+            "aborted freezes": len(aborted),
             "slots moved": len(moves),
             "slots moved ÷ minimum": len(moves) / sum(resized.minimum for _, resized in steps),
             "balanced": all(resized.balanced for _, resized in steps),
@@ -193,6 +210,25 @@ async def under_load(directory: Path, say: Say, *, rate: float, likes: int) -> d
             "likes": one.written.likes,
             "problem": one.problem(),
         }
+
+
+def _aborted_freezes(events: Sequence[MoveEvent]) -> list[float]:
+    """How long each of them lasted, in ms: from before the freeze until the end of the attempt was certain."""
+    began = {(event.move, event.attempt): event.at for event in events if event.state is MoveState.FREEZING}
+    return [
+        (event.at - began[event.move, event.attempt]).total_seconds() * 1000
+        for event in events
+        if event.state is MoveState.ABORTED
+    ]
+
+
+def _by_step(events: Sequence[MoveEvent], share: float) -> dict[str, float]:
+    """For each step of a pause: milliseconds from the freeze until it was done, in so many of the moves."""
+    ends: dict[str, list[float]] = {}
+    for event in events:
+        for step, ms in event.detail.get("pause_ms", {}).items():
+            ends.setdefault(step, []).append(ms)
+    return {step: sorted(all_ms)[int((len(all_ms) - 1) * share)] for step, all_ms in ends.items()}
 
 
 async def _while(
@@ -267,8 +303,14 @@ async def empty_slots(directory: Path, say: Say) -> dict[str, Any]:
     """32 slots without rows from one node to another, with default limits."""
     async with ring(directory, say, nodes=1, slots=64) as one:
         await asyncio.to_thread(one.cluster.add_node, "b")
+        await one.moves.set_limits(slots_at_once=1)
         resized = await one.resize()
-        return {"slots": len(resized.moves), "seconds": resized.seconds}
+        events = await one.moves.events([move.move for move in resized.moves])
+        return {
+            "slots": len(resized.moves),
+            "seconds": resized.seconds,
+            "pause by step, p50 ms": _by_step(events, 0.5),
+        }
 
 
 async def hottest_slot(directory: Path, say: Say) -> dict[str, Any]:

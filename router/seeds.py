@@ -14,7 +14,7 @@ from likering.ring.topology import NodeState, Topology
 from likering.serving.channels import internal_channel_options
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
-from likering.topology.store import NodeRegistration, TopologyStore
+from likering.topology.store import NodeRegistration, TopologyChange, TopologyStore
 
 if TYPE_CHECKING:
     from likering.shard.v1.shard_service_pb2_grpc import ShardServiceAsyncStub
@@ -35,10 +35,10 @@ class SeededStore:
     def __repr__(self) -> str:
         return f"SeededStore({self._store!r}, seeds={self._seeds!r})"
 
-    async def get(self) -> Topology:
+    async def get(self, known: Topology | None = None) -> Topology:
         """See TopologyStore."""
         try:
-            topology = await self._store.get()
+            topology = await self._store.get(known)
         except TopologyUnavailable:
             if self._known:
                 raise
@@ -68,7 +68,7 @@ class SeededStore:
         """See TopologyStore."""
         return await self._store.remove_node(name)
 
-    def changes(self) -> AsyncGenerator[int, None]:
+    def changes(self) -> AsyncGenerator[TopologyChange, None]:
         """See TopologyStore."""
         return self._store.changes()
 

@@ -277,15 +277,14 @@ class Writer:
                 future.set_result(None)
 
     async def _slots_transaction(self, job: SlotsJob) -> None:
-        # In few round trips, for a slot's pause waits for them. The fence is judged by its second UPDATE alone, the one
-        # of slots_seq; nothing is committed before.
+        # In two round trips, the second for COMMIT: a slot's pause waits for them. The fence is judged by its second
+        # UPDATE alone, the one of slots_seq; nothing is committed before.
         connection, fence = self._leadership.connection, self._leadership.fence
-        async with connection.transaction():
-            async with connection.pipeline():
-                await store.raise_fence(connection, fence, self._last_rev)
-                await job(connection, fence)
-                raising = await store.raise_slots_seq(connection, fence)
-                holding = await store.held_slots(connection)
+        async with connection.pipeline(), connection.transaction():
+            await store.raise_fence(connection, fence, self._last_rev)
+            await job(connection, fence)
+            raising = await store.raise_slots_seq(connection, fence)
+            holding = await store.held_slots(connection)
             slots_seq, last_rev = await store.slots_seq_raised(raising)
             held = await store.slots_held(holding)
         self._leadership.slots_seq_is(slots_seq)

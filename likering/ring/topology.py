@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -76,6 +76,17 @@ class Topology:
     def slots_of(self, node_name: str) -> dict[int, int]:
         """The slots that a node owns, each with its epoch."""
         return {slot: self.epochs[slot] for slot, owner in enumerate(self.owners) if owner == node_name}
+
+    def with_owner(self, version: int, slot: int, owner: str, epoch: int) -> Topology:
+        """The topology of the next version, in which one slot has another owner. Raises ValueError when none can be."""
+        if version != self.version + 1 or not 0 <= slot < self.slot_count:
+            raise ValueError(f"Version {version} with a new owner of slot {slot} does not follow {self!r}")
+        return replace(
+            self,
+            version=version,
+            owners=(*self.owners[:slot], owner, *self.owners[slot + 1 :]),
+            epochs=(*self.epochs[:slot], epoch, *self.epochs[slot + 1 :]),
+        )
 
     @property
     def unowned(self) -> tuple[int, ...]:

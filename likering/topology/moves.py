@@ -111,7 +111,7 @@ class MoveLimits:
     """
 
     paused: bool = False
-    slots_at_once: int = 2
+    slots_at_once: int = 1
     rows_per_second: int = 20_000
     pause_budget_ms: int = 100
     grace_seconds: int = 900
@@ -156,7 +156,7 @@ class MoveStore(Protocol):
         """Begin a resize; returns its number. ``weights`` (node name → weight) are set along with it, or neither is.
 
         Raises PlanStale unless the topology is still at ``expected_version`` and each slot with its owner and epoch,
-        and when a slot of the plan is moving already.
+        and while any slot moves.
         """
 
     async def moves(self, *, resize: int | None = None, ended: bool = False) -> list[SlotMove]:
@@ -177,7 +177,10 @@ class MoveStore(Protocol):
         """
 
     async def commit(self, move: SlotMove, who: str, detail: Mapping[str, Any], **facts: Any) -> SlotMove:
-        """FREEZING → COMMITTED and the slot's owner → the target at the next epoch: one transaction."""
+        """FREEZING → COMMITTED and the slot's owner → the target at the next epoch: one transaction.
+
+        Who watches the topology is told when the move is ACTIVE: before that the target serves nobody.
+        """
 
     async def revert(self, move: int, who: str) -> SlotMove:
         """COMMITTED → REVERTED and the slot's owner → the source, at an epoch above the target's."""

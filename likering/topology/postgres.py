@@ -20,11 +20,13 @@ from likering.ring.topology import Node, NodeState, Topology
 from likering.topology.store import (
     ClusterExists,
     ClusterMissing,
+    NewOwner,
     NodeRefused,
     NodeRegistration,
     NodeSuperseded,
     NodeUnknown,
     SchemaOutdated,
+    TopologyChange,
     TopologyConflict,
     check_weight,
 )
@@ -46,7 +48,7 @@ SELECT cluster_id::text, version, slot_count, changed,
        CASE WHEN changed THEN (SELECT array_agg(epoch ORDER BY slot) FROM slots) END AS epochs
 FROM (SELECT *, (cluster_id::text, version) IS DISTINCT FROM (%(cluster_id)s, %(version)s) AS changed FROM cluster) AS c
 """
-LOCK_CLUSTER = "SELECT cluster_id::text, version FROM cluster FOR UPDATE"
+_LOCK_CLUSTER = "SELECT cluster_id::text, version FROM cluster FOR UPDATE"
 _SAME_NODES = """
 SELECT name, uuid::text, address, generation, system_identifier
 FROM nodes WHERE name = %(name)s OR uuid = %(uuid)s
@@ -88,14 +90,17 @@ class PostgresTopologyStore:
         self._timeout = timeout
         self._session = Session(self._conninfo, timeout=timeout)
         self._listeners: set[Session] = set()
-        self._newest: Topology | None = None
 
     def __repr__(self) -> str:
-        return f"PostgresTopologyStore({self._session!r}, {self._newest!r})"
+        return f"PostgresTopologyStore({self._session!r})"
 
-    async def get(self) -> Topology:
-        """See TopologyStore. An unchanged topology costs a look at one row, and is the very object of last time."""
-        return await self._run(self._read)
+    async def get(self, known: Topology | None = None) -> Topology:
+        """See TopologyStore. With the newest one known it costs a look at one row."""
+
+        async def work(connection: Connection) -> Topology:
+            return await _read(connection, known)
+
+        return await self._run(work)
 
     async def register(self, registration: NodeRegistration) -> Topology:
         """See TopologyStore. Registering the same again changes nothing, the version included."""
@@ -112,7 +117,7 @@ class PostgresTopologyStore:
                 if await _is_news(connection, registration):
                     await connection.execute(_UPSERT_NODE, _parameters(registration))
                     await connection.execute(RAISE_VERSION)
-            return await self._read(connection)
+            return await _read(connection)
 
         return await self._run(work)
 
@@ -133,7 +138,7 @@ class PostgresTopologyStore:
                         f"Only {cursor.rowcount} of the {len(owners)} slots are there and without owner"
                     )
                 await connection.execute(RAISE_VERSION)
-            return await self._read(connection)
+            return await _read(connection)
 
         return await self._run(work)
 
@@ -151,7 +156,7 @@ class PostgresTopologyStore:
                 cursor = await connection.execute(_SET_NODE, {"name": name, "weight": weight, "state": state})
                 if cursor.rowcount:
                     await connection.execute(RAISE_VERSION)
-            return await self._read(connection)
+            return await _read(connection)
 
         return await self._run(work)
 
@@ -166,22 +171,22 @@ class PostgresTopologyStore:
                 await _check_free(connection, name)
                 await connection.execute("DELETE FROM nodes WHERE name = %s", [name])
                 await connection.execute(RAISE_VERSION)
-            return await self._read(connection)
+            return await _read(connection)
 
         return await self._run(work)
 
-    async def changes(self) -> AsyncGenerator[int, None]:
+    async def changes(self) -> AsyncGenerator[TopologyChange, None]:
         """See TopologyStore. Holds a connection of its own until the generator is closed."""
         session = Session(self._conninfo, timeout=self._timeout)
 
-        async def listen(connection: Connection) -> int:
+        async def listen(connection: Connection) -> TopologyChange:
             await connection.execute(f"LISTEN {CHANNEL}")
             # Only now: a change between a look and the LISTEN would be told to nobody.
             cursor = await connection.execute("SELECT version FROM cluster")
             row = await cursor.fetchone()
             if row is None:
                 raise ClusterMissing
-            return int(row[0])
+            return TopologyChange(int(row[0]))
 
         self._listeners.add(session)
         try:
@@ -189,7 +194,7 @@ class PostgresTopologyStore:
                 yield await session.run(listen)
                 async with aclosing(session.notifications()) as payloads:
                     async for payload in payloads:
-                        yield int(payload)
+                        yield _change(payload)
         finally:
             self._listeners.discard(session)
             await session.close()
@@ -202,20 +207,6 @@ class PostgresTopologyStore:
     async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         with clear_errors(self._timeout):
             return await self._session.run(work)
-
-    async def _read(self, connection: Connection) -> Topology:
-        known = self._newest
-        async with connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(
-                _GET,
-                {"cluster_id": known and known.cluster_id, "version": known and known.version},
-            )
-            row = await cursor.fetchone()
-        if row is None:
-            raise ClusterMissing
-        if row["changed"] or known is None:
-            self._newest = known = _topology(row)
-        return known
 
 
 async def create_cluster(dsn: str, slot_count: int, *, timeout: float = 30.0) -> str:
@@ -299,7 +290,7 @@ def clear_errors(timeout: float) -> Iterator[None]:
 
 
 async def lock_cluster(connection: Connection) -> tuple[str, int]:
-    cursor = await connection.execute(LOCK_CLUSTER)
+    cursor = await connection.execute(_LOCK_CLUSTER)
     row = await cursor.fetchone()
     if row is None:
         raise ClusterMissing
@@ -367,6 +358,25 @@ def _parameters(registration: NodeRegistration) -> dict[str, Any]:
         "generation": registration.generation,
         "system_identifier": registration.system_identifier,
     }
+
+
+async def _read(connection: Connection, known: Topology | None = None) -> Topology:
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(
+            _GET, {"cluster_id": known and known.cluster_id, "version": known and known.version}
+        )
+        row = await cursor.fetchone()
+    if row is None:
+        raise ClusterMissing
+    return _topology(row) if row["changed"] or known is None else known
+
+
+def _change(payload: str) -> TopologyChange:
+    version, *new_owner = payload.split(" ")
+    if not new_owner:
+        return TopologyChange(int(version))
+    slot, owner, epoch = new_owner
+    return TopologyChange(int(version), NewOwner(int(slot), owner, int(epoch)))
 
 
 def _topology(row: Mapping[str, Any]) -> Topology:

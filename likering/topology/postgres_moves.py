@@ -7,10 +7,9 @@ from contextlib import aclosing
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from psycopg import AsyncCursor
-from psycopg.errors import UniqueViolation
-from psycopg.rows import TupleRow, class_row, dict_row
-from psycopg.sql import SQL, Composable, Composed, Identifier, Placeholder
+from psycopg.errors import DivisionByZero
+from psycopg.rows import class_row, dict_row
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal, Placeholder
 from psycopg.types.json import Jsonb
 
 from likering.errors import MoveCommitted, PlanStale
@@ -18,6 +17,7 @@ from likering.postgres.session import Connection, Session, conninfo
 from likering.ring.plan import Move as PlannedMove
 from likering.topology.moves import (
     NEXT,
+    SETTLED,
     UNCOMMITTED,
     UNDER_WAY,
     MoveChanged,
@@ -27,8 +27,13 @@ from likering.topology.moves import (
     Resize,
     SlotMove,
 )
-from likering.topology.postgres import LOCK_CLUSTER, RAISE_VERSION, SCHEMA, clear_errors, lock_cluster
-from likering.topology.store import ClusterMissing
+from likering.topology.postgres import CHANNEL as TOPOLOGY_CHANNEL
+from likering.topology.postgres import (
+    RAISE_VERSION,
+    SCHEMA,
+    clear_errors,
+    lock_cluster,
+)
 
 CHANNEL = "likering_moves"
 
@@ -41,23 +46,27 @@ _AGES = {
 _COLUMNS = SQL(", ").join(_AGES.get(column.name, Identifier(column.name)) for column in fields(SlotMove))
 _LIMITS = SQL(", ").join(Identifier(column.name) for column in fields(MoveLimits))
 _TELL = f"NOTIFY {CHANNEL}"
+# What PostgresTopologyStore.changes reads: the version that the commit made, and all that is new in it.
+_TELL_TOPOLOGY = SQL(
+    "pg_notify({channel}, concat_ws(' ', topology_version, slot, target, epoch + 1))::text"
+).format(channel=Literal(TOPOLOGY_CHANNEL))
 _EVERYBODY = ""
 
 
-def _to_tell(move: SlotMove, to: MoveState) -> str | None:
-    """Who has to do something about a transition: a node's name, or everybody. None: nobody but who made it.
+def _to_tell(move: SlotMove, to: MoveState) -> tuple[str, ...]:
+    """Who has to do something about a transition: names of nodes, empty for everybody.
 
     Told of everything, all nodes would read the moves while the slot's writes wait.
     """
     match to:
         case MoveState.PLANNED | MoveState.MOVED:
-            return move.target
+            return (move.target,)
         case MoveState.ACTIVE:
-            return move.source
+            return (move.source,)
         case MoveState.ABORTED | MoveState.CANCELLED | MoveState.REVERTED:
-            return _EVERYBODY
+            return (_EVERYBODY,)
         case _:
-            return None
+            return ()
 
 
 _FACTS = frozenset(("rows_total", "rows_copied", "lag_us", "pause_us", "last_rev", "waits_for", "last_error"))
@@ -97,6 +106,7 @@ class PostgresMoveStore:
                         f"The plan is for version {expected_version} of the topology, which is at {version} by now:"
                         " make another plan"
                     )
+                await _check_settled(connection)
                 cursor = await connection.execute(
                     "INSERT INTO resizes (plan) VALUES (%s) RETURNING resize", [Jsonb(dict(plan))]
                 )
@@ -139,10 +149,7 @@ class PostgresMoveStore:
                 await connection.execute(_TELL)
             return int(resize)
 
-        try:
-            return await self._run(work)
-        except UniqueViolation as error:
-            raise PlanStale("A slot of the plan is moving already: wait, or cancel that move") from error
+        return await self._run(work)
 
     async def moves(self, *, resize: int | None = None, ended: bool = False) -> list[SlotMove]:
         """See MoveStore."""
@@ -204,20 +211,7 @@ class PostgresMoveStore:
         """See MoveStore."""
 
         async def work(connection: Connection) -> SlotMove:
-            # Two round trips: the slot's writes wait for it.
-            async with connection.transaction():
-                async with connection.pipeline():
-                    locking = await connection.execute(LOCK_CLUSTER)
-                    advancing = await _send_advance(connection, move, MoveState.COMMITTED, who, detail, facts)
-                    owner = await _send_owner(
-                        connection, move, move.source, move.epoch, move.target, move.epoch + 1
-                    )
-                if await locking.fetchone() is None:
-                    raise ClusterMissing
-                committed = await _advanced(advancing, move)
-                await _owner_changed(owner, move, move.source, move.epoch)
-                await connection.execute(RAISE_VERSION)
-                return committed
+            return await _commit(connection, move, who, detail, facts)
 
         return await self._change(work)
 
@@ -369,6 +363,20 @@ async def _read(connection: Connection, move: int, *, lock: bool = False) -> Slo
     return _slot_move(row)
 
 
+async def _check_settled(connection: Connection) -> None:
+    """A plan is made from who owns the slots, not from who will: with moves under way its balance would be wrong."""
+    cursor = await connection.execute(
+        "SELECT count(*), array_agg(DISTINCT resize ORDER BY resize) FROM moves WHERE state <> ALL(%s)",
+        [list(SETTLED)],
+    )
+    count, resizes = await cursor.fetchone() or (0, None)
+    if count:
+        raise PlanStale(
+            f"{count} slots are moving already (resize {', '.join(map(str, resizes))}): wait until they have, or cancel"
+            " those moves, and make another plan"
+        )
+
+
 async def _read_limits(connection: Connection, *, lock: bool = False) -> MoveLimits:
     async with connection.cursor(row_factory=class_row(MoveLimits)) as cursor:
         await cursor.execute(
@@ -401,6 +409,25 @@ def _changes(values: Mapping[str, Any]) -> Composed:
     return SQL(", ").join(assignments)
 
 
+_NOTED = SQL(
+    "INSERT INTO move_events (move, attempt, state, who, detail)"
+    " SELECT move, attempt, state, %(_who)s, %(_detail)s FROM changed"
+)
+_ADVANCE = SQL(
+    "WITH changed AS (UPDATE moves SET {changes} WHERE {same} RETURNING *), noted AS ({noted})"
+    " SELECT {columns}, {told} FROM changed"
+)
+# One statement, for the slot's writes wait for it. It locks the cluster's row first, as everybody does who changes an
+# owner. That the move is current and the slot is another's must not be: then the division fails, and so does all of it.
+_COMMIT = SQL(
+    "WITH locked AS MATERIALIZED (SELECT version + 1 AS next_version FROM cluster FOR UPDATE),"
+    " changed AS (UPDATE moves SET {changes}, topology_version = next_version FROM locked WHERE {same}"
+    " RETURNING moves.*),"
+    " owned AS (UPDATE slots SET owner = target, epoch = changed.epoch + 1 FROM changed"
+    " WHERE slots.slot = changed.slot AND slots.owner = changed.source AND slots.epoch = changed.epoch RETURNING 1),"
+    " raised AS (UPDATE cluster SET version = version + 1 FROM owned), noted AS ({noted})"
+    " SELECT {columns}, 1 / (SELECT count(*) FROM owned) FROM changed"
+)
 _SAME = SQL("move = %(_move)s AND state = %(_state)s AND attempt = %(_attempt)s")
 
 
@@ -423,67 +450,61 @@ async def _advance(
     detail: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> SlotMove:
-    return await _advanced(await _send_advance(connection, move, to, who, detail, facts), move)
-
-
-async def _send_advance(
-    connection: Connection,
-    move: SlotMove,
-    to: MoveState,
-    who: str,
-    detail: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> AsyncCursor[dict[str, Any]]:
-    """The compare-and-set, its event and its notification, in one statement that may be a transaction of its own."""
     if to not in NEXT[move.state]:
         raise ValueError(f"No way leads from {move.state} to {to}")
-    assert facts.keys() <= _FACTS, facts
+    told: list[Composable] = [
+        SQL("pg_notify({}, {})::text").format(Literal(CHANNEL), Literal(name)) for name in _to_tell(move, to)
+    ]
+    if to is MoveState.ACTIVE:
+        told.append(_TELL_TOPOLOGY)
     values = {"state": to, "attempt": move.attempt + (to is MoveState.PLANNED), **facts}
-    cursor = connection.cursor(row_factory=dict_row)
-    return await cursor.execute(
-        SQL(
-            "WITH changed AS (UPDATE moves SET {changes} WHERE {same} RETURNING *), noted AS ("
-            "INSERT INTO move_events (move, attempt, state, who, detail)"
-            " SELECT move, attempt, state, %(_who)s, %(_detail)s FROM changed)"
-            " SELECT {columns}, CASE WHEN %(_tell)s::text IS NOT NULL"
-            " THEN pg_notify(%(_channel)s, %(_tell)s)::text END AS told FROM changed"
-        ).format(changes=_changes(values), same=_SAME, columns=_COLUMNS),
-        {
-            **values,
-            **_same(move),
-            "_who": who,
-            "_detail": Jsonb(dict(detail)),
-            "_channel": CHANNEL,
-            "_tell": _to_tell(move, to),
-        },
+    return await _change(
+        connection, _ADVANCE, move, values, who, detail, told=SQL(", ").join(told or [SQL("NULL")])
     )
 
 
-async def _advanced(cursor: AsyncCursor[dict[str, Any]], move: SlotMove) -> SlotMove:
-    row = await cursor.fetchone()
+async def _commit(
+    connection: Connection, move: SlotMove, who: str, detail: Mapping[str, Any], facts: Mapping[str, Any]
+) -> SlotMove:
+    if MoveState.COMMITTED not in NEXT[move.state]:
+        raise ValueError(f"No way leads from {move.state} to {MoveState.COMMITTED}")
+    try:
+        return await _change(connection, _COMMIT, move, {"state": MoveState.COMMITTED, **facts}, who, detail)
+    except DivisionByZero as error:
+        raise MoveChanged(
+            f"Slot {move.slot} is not {move.source}'s at epoch {move.epoch} any more"
+        ) from error
+
+
+async def _change(
+    connection: Connection,
+    statement: SQL,
+    move: SlotMove,
+    values: Mapping[str, Any],
+    who: str,
+    detail: Mapping[str, Any],
+    **parts: Composable,
+) -> SlotMove:
+    """Runs a compare-and-set with its event: one statement, which is a transaction of its own or part of one."""
+    assert values.keys() <= _FACTS | {"state", "attempt"}, values
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(
+            statement.format(changes=_changes(values), same=_SAME, noted=_NOTED, columns=_COLUMNS, **parts),
+            {**values, **_same(move), "_who": who, "_detail": Jsonb(dict(detail))},
+        )
+        row = await cursor.fetchone()
     if row is None:
         raise MoveChanged(f"The {move} is not {move.state} at attempt {move.attempt} any more")
-    del row["told"]
-    return _slot_move(row)
+    return _slot_move({column.name: row[column.name] for column in fields(SlotMove)})
 
 
 async def _change_owner(
     connection: Connection, move: SlotMove, owner: str, epoch: int, new_owner: str, new_epoch: int
 ) -> None:
-    changing = await _send_owner(connection, move, owner, epoch, new_owner, new_epoch)
-    await _owner_changed(changing, move, owner, epoch)
-    await connection.execute(RAISE_VERSION)
-
-
-async def _send_owner(
-    connection: Connection, move: SlotMove, owner: str, epoch: int, new_owner: str, new_epoch: int
-) -> AsyncCursor[TupleRow]:
-    return await connection.execute(
-        "UPDATE slots SET owner = %s, epoch = %s WHERE slot = %s AND owner = %s AND epoch = %s RETURNING 1",
+    cursor = await connection.execute(
+        "UPDATE slots SET owner = %s, epoch = %s WHERE slot = %s AND owner = %s AND epoch = %s",
         [new_owner, new_epoch, move.slot, owner, epoch],
     )
-
-
-async def _owner_changed(cursor: AsyncCursor[TupleRow], move: SlotMove, owner: str, epoch: int) -> None:
-    if await cursor.fetchone() is None:
+    if cursor.rowcount == 0:
         raise MoveChanged(f"Slot {move.slot} is not {owner}'s at epoch {epoch} any more")
+    await connection.execute(RAISE_VERSION)

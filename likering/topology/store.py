@@ -95,6 +95,23 @@ def check_weight(weight: int) -> None:
         raise ValueError(f"A node's weight is from 1 to {MAX_WEIGHT}, not {weight}")
 
 
+@dataclass(frozen=True, slots=True)
+class NewOwner:
+    """What a move changes of the topology."""
+
+    slot: int
+    owner: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopologyChange:
+    """There is a topology of ``version``. ``new_owner``: all that it changes, where that is known; else read it."""
+
+    version: int
+    new_owner: NewOwner | None = None
+
+
 class TopologyStore(Protocol):
     """Keeps the topology. Every call raises TopologyUnavailable, in bounded time, when the store does not answer.
 
@@ -102,8 +119,8 @@ class TopologyStore(Protocol):
     ``assign`` the topology is to be read again, and after ``remove_node`` a repetition may find no such node.
     """
 
-    async def get(self) -> Topology:
-        """The newest topology. Raises ClusterMissing when no cluster was made yet."""
+    async def get(self, known: Topology | None = None) -> Topology:
+        """The newest topology; ``known`` itself when that is it. Raises ClusterMissing when no cluster was made yet."""
 
     async def register(self, registration: NodeRegistration) -> Topology:
         """Add a node, or update what it says of itself (address, generation, system identifier).
@@ -134,7 +151,7 @@ class TopologyStore(Protocol):
         Raises NodeUnknown, and NodeOwnsSlots while it owns a slot or takes part in a move that has not ended.
         """
 
-    def changes(self) -> AsyncGenerator[int, None]:
+    def changes(self) -> AsyncGenerator[TopologyChange, None]:
         """The present version, then each new one that the store tells of; some may be left out, the newest is not.
 
         Raises TopologyUnavailable when the connection breaks; call it again then.

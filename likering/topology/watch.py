@@ -10,7 +10,7 @@ import structlog
 
 from likering.errors import LikeringError, TopologyUnavailable
 from likering.ring.topology import Topology
-from likering.topology.store import TopologyStore
+from likering.topology.store import TopologyChange, TopologyStore
 
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 0.25
@@ -21,7 +21,8 @@ _log = structlog.get_logger(__name__)
 class TopologyWatch:
     """Keeps the newest topology of a store, for one event loop.
 
-    A notification only says that there is something to read; each second the store is read anyway. When it does not
+    A notification says that there is something to read, or, of a move, what is new; each second the store is asked
+    anyway. When it does not
     answer, the last topology stays. A lower version, or another cluster, is never taken: a topology database that
     forgot something is an alarm, not an order.
     """
@@ -123,7 +124,7 @@ class TopologyWatch:
         while True:
             self._look.clear()
             try:
-                self._publish(await self._store.get())
+                self._publish(await self._store.get(self._current))
             except LikeringError as error:
                 self._note(error)
                 raise
@@ -135,10 +136,23 @@ class TopologyWatch:
                     await self._look.wait()
 
     async def _listen(self) -> None:
-        async with aclosing(self._store.changes()) as versions:
-            async for version in versions:
-                if self._current is None or version > self._current.version:
+        async with aclosing(self._store.changes()) as changes:
+            async for change in changes:
+                if self._current is None:
                     self.refresh_soon()
+                elif change.version > self._current.version:
+                    self._follow(self._current, change)
+
+    def _follow(self, current: Topology, change: TopologyChange) -> None:
+        """A resize changes the topology with each slot: were it read by all who watch, that would cost most of all."""
+        if change.new_owner is None or change.version > current.version + 1:
+            self.refresh_soon()
+            return
+        new = change.new_owner
+        try:
+            self._publish(current.with_owner(change.version, new.slot, new.owner, new.epoch))
+        except ValueError:
+            self.refresh_soon()  # of another cluster, or by a program that is no match for this one
 
     def _note(self, error: LikeringError) -> None:
         """Remember why there is nothing new; say it once, not with each attempt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -72,6 +73,7 @@ class Handoffs:
             peers=self._peers,
             links=self._links,
             budget=self._budget,
+            clearing=asyncio.Lock(),
             limits=lambda: self._limits,
             generation=generation,
         )

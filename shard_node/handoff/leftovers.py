@@ -46,6 +46,8 @@ class Inventory:
     tables: Sequence[str]
     oids: Mapping[str, int] = field(default_factory=dict, compare=False)
     """Of the tables: a later table may have the name of an earlier one."""
+    sealed: Sequence[int] = field(default_factory=list)
+    """The moves of which there are seals and probes."""
 
 
 async def take_inventory(connection: Connection) -> Inventory:
@@ -60,13 +62,14 @@ async def take_inventory(connection: Connection) -> Inventory:
                      WHERE slot_name LIKE 'likering\\_s%' AND database = current_database() ORDER BY 1),
                (SELECT coalesce(jsonb_object_agg(relname, oid::bigint), '{}') FROM pg_class
                 WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
-                  AND relname ~ '^(edges|posts)_s[0-9]')
+                  AND relname ~ '^(edges|posts)_s[0-9]'),
+               ARRAY(SELECT DISTINCT move FROM seals ORDER BY 1)
         """
     )
     row = await cursor.fetchone()
     assert row is not None
-    publications, subscriptions, replication_slots, oids = row
-    return Inventory(publications, subscriptions, replication_slots, sorted(oids), oids)
+    publications, subscriptions, replication_slots, oids, sealed = row
+    return Inventory(publications, subscriptions, replication_slots, sorted(oids), oids, sealed)
 
 
 def superfluous(
@@ -106,6 +109,7 @@ def superfluous(
         replication_slots=[name for name in inventory.replication_slots if not needed_by(name, _PUBLISHING)],
         tables=[name for name in inventory.tables if not needed(name)],
         oids=inventory.oids,
+        sealed=[number for number in inventory.sealed if number not in by_number],
     )
 
 
@@ -138,6 +142,8 @@ async def clear(
         elif not await _drop_partition(connection, table, left.oids[name], generation):
             continue
         dropped.append(name)
+    if left.sealed:
+        await connection.execute("DELETE FROM seals WHERE move = ANY(%s)", [left.sealed])
     if dropped:
         log.info("dropped what moves have left", names=dropped)
     return len(dropped)

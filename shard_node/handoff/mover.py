@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 
 import psycopg
@@ -37,18 +38,22 @@ TROUBLE = (LikeringError, psycopg.Error, PoolTimeout, OSError, TimeoutError, Fen
 """What databases and peers that are away for a while raise."""
 
 _ONCE_BEGUN = frozenset((MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.ABORTED))
+_UNSERVED = frozenset((MoveState.COMMITTED, MoveState.ACTIVATING))
+"""Callers wait for these, however often the move has failed before."""
 _PULLED = frozenset((MoveState.PLANNED, MoveState.COMMITTED, MoveState.ACTIVATING, MoveState.MOVED))
 
 
-def must_wait(move: SlotMove, moves: Sequence[SlotMove], limits: MoveLimits) -> str:
-    """Why a planned move may not begin now; empty when it may. ``MoveStore.begin`` has the last word."""
+def must_wait(move: SlotMove, busy: Mapping[str, int], limits: MoveLimits) -> str:
+    """Why a planned move may not begin now; empty when it may. ``MoveStore.begin`` has the last word.
+
+    ``busy``: in how many moves that are under way each node takes part.
+    """
     if move.state is not MoveState.PLANNED:
         return ""
     if limits.paused:
         return "moves are paused"
     for name in (move.source, move.target):
-        busy = sum(other.state in UNDER_WAY and name in (other.source, other.target) for other in moves)
-        if busy >= limits.slots_at_once:
+        if busy.get(name, 0) >= limits.slots_at_once:
             return f"node {name} takes part in as many moves as it may at once"
     return ""
 
@@ -139,11 +144,19 @@ class Mover:
         limits = await self._moves.limits()
         self._on_limits(limits)
         moves = await self._moves.moves()
+        # Those that this very round begins, and those that were begun and are not noted yet, are under way too.
+        busy = Counter(
+            name
+            for move in moves
+            if move.state in UNDER_WAY or move.move in self._pulls
+            for name in (move.source, move.target)
+        )
         for move in moves:
             if move.target == self._node_name and move.move not in self._pulls:
-                reason = must_wait(move, moves, limits)
+                reason = must_wait(move, busy, limits)
                 if not reason:
-                    self._begin(move)
+                    if self._begin(move):
+                        busy.update((move.source, move.target))
                 elif reason != move.waits_for:
                     await self._moves.report(move, waits_for=reason)
         self._failures = {
@@ -170,19 +183,18 @@ class Mover:
             return
         self._clear_at = time.monotonic() + CLEARING
         try:
-            async with self._pool.connection() as connection:
+            async with self._target.clearing, self._pool.connection() as connection:
                 await leftovers.clear(
                     connection, self._moves, self._node_name, self._own, self._target.generation()
                 )
         except TROUBLE as error:
             log.info("cannot clear what moves have left yet", error=repr(error))
 
-    def _begin(self, move: SlotMove) -> None:
+    def _begin(self, move: SlotMove) -> bool:
         if move.state not in _PULLED | _ONCE_BEGUN:
-            return
-        _, not_before = self._failures.get(move.move, (0, 0.0))
-        if time.monotonic() < not_before:
-            return
+            return False
+        if time.monotonic() < self._not_before(move):
+            return False
         task = asyncio.create_task(self._pull(move), name=f"pull {move.move}")
         self._pulls[move.move] = task
 
@@ -192,6 +204,7 @@ class Mover:
                 task.result()
 
         task.add_done_callback(ended)
+        return True
 
     async def _pull(self, move: SlotMove) -> None:
         pull = Pull(self._target, move)
@@ -234,8 +247,15 @@ class Mover:
 
     def _failed(self, move: SlotMove) -> None:
         failures, _ = self._failures.get(move.move, (0, 0.0))
-        pause = min(FIRST_PAUSE * 2.0**failures, LONGEST_PAUSE)
-        self._failures[move.move] = (failures + 1, time.monotonic() + pause)
+        self._failures[move.move] = (failures + 1, time.monotonic())
+
+    def _not_before(self, move: SlotMove) -> float:
+        failures, failed_at = self._failures.get(move.move, (0, 0.0))
+        if not failures:
+            return 0.0
+        if move.state in _UNSERVED:
+            return failed_at + FIRST_PAUSE
+        return failed_at + min(FIRST_PAUSE * 2.0 ** (failures - 1), LONGEST_PAUSE)
 
     def _note(self, error: Exception) -> None:
         """Says what is wrong once, not every second."""

@@ -24,6 +24,7 @@ from shard_node.handoff import replication, steps
 from shard_node.handoff.copying import RowBudget, copy_tables, estimate_rows, export_snapshot
 from shard_node.handoff.leftovers import clear_slot
 from shard_node.handoff.links import Links
+from shard_node.handoff.pause import Pause
 from shard_node.handoff.peers import Peers
 from shard_node.handoff.replication import SEAL, Origin, Sums
 from shard_node.handoff.verification import verify
@@ -63,6 +64,8 @@ class Target:
     peers: Peers
     links: Links
     budget: RowBudget
+    clearing: asyncio.Lock
+    """Held by whoever drops what moves have left: two at once would be in each other's way."""
     limits: Callable[[], MoveLimits]
     generation: Callable[[], int]
 
@@ -95,7 +98,11 @@ class Pull:
                 await self._catch_up(source, own)
                 await self._freeze_and_commit(own)
         if self._move.state in (MoveState.COMMITTED, MoveState.ACTIVATING):
-            await self._activate(time.monotonic())
+            stopping = self._begin_to_stop_reads()
+            try:
+                await self._activate(stopping)
+            finally:
+                await _end(stopping)
         if self._move.state is MoveState.MOVED:
             await self._verify()
 
@@ -118,9 +125,9 @@ class Pull:
             await self._target.moves.report(self._move, last_error=message)
 
     async def restart(self) -> None:
-        """Ends the attempt of a process that is gone: nobody can go on with it."""
+        """Ends an attempt that nobody works on any more, because its process is gone or could not give it up."""
         if self._move.state is MoveState.FREEZING:
-            await self._abort("the target was restarted while the slot was frozen")
+            await self._abort("the attempt was broken off while the slot was frozen")
         if self._move.state in (MoveState.COPYING, MoveState.CATCHING_UP, MoveState.ABORTED):
             await self._advance(MoveState.PLANNED)
 
@@ -160,7 +167,8 @@ class Pull:
         return True
 
     async def _copy(self, source: Connection, own: Connection) -> None:
-        await clear_slot(own, self._attempt, self._target.generation())
+        async with self._target.clearing:
+            await clear_slot(own, self._attempt, self._target.generation())
         await replication.publish(source, self._attempt)
         steps.reached("published", self._move)
         async with self._replicating() as replicating:
@@ -178,8 +186,7 @@ class Pull:
             try:
                 rows = await copy_tables(source, snapshot, own, self._attempt, self._target.budget, progress)
             finally:
-                reporting.cancel()
-                await asyncio.wait((reporting,))
+                await _end(reporting)
         steps.reached("copied", self._move)
         await replication.attach(own, self._attempt, self._target.generation())
         await replication.subscribe(own, self._source_dsn, self._attempt)
@@ -223,49 +230,47 @@ class Pull:
     async def _freeze_and_commit(self, own: Connection) -> None:
         await self._advance(MoveState.FREEZING)
         budget = self._target.limits().pause_budget_ms / 1000
-        arriving = asyncio.create_task(self._drained(own))
+        # Before the answer nothing is known to be frozen; from it on the pause counts.
+        answer = await self._target.peers.freeze_slot(self._move)
+        pause = Pause(answer.frozen_us)
+        pause.done("answered")
+        steps.reached("frozen", self._move)
+        origin = Origin(answer.system_identifier, answer.timeline)
+        if origin != self._origin:
+            # What came by replication may be more, or less, than what the promoted standby has.
+            await self._abort(
+                f"the source's Postgres is {origin} by now; the copy was made of {self._origin}"
+            )
+            raise MoveChanged("aborted")
+        arriving = asyncio.create_task(replication.arrival(own, self._attempt, SEAL))
         try:
-            # Before the answer nothing is known to be frozen; from it on the pause counts.
-            answer = await self._target.peers.freeze_slot(self._move)
-            frozen_at = time.monotonic() - answer.frozen_us / 1e6
-            steps.reached("frozen", self._move)
-            origin = Origin(answer.system_identifier, answer.timeline)
-            if origin != self._origin:
-                # What came by replication may be more, or less, than what the promoted standby has.
-                await self._abort(
-                    f"the source's Postgres is {origin} by now; the copy was made of {self._origin}"
-                )
-                raise MoveChanged("aborted")
-            left = frozen_at + budget * COMMIT_SHARE - time.monotonic()
-            try:
-                async with asyncio.timeout(left):
-                    here = await asyncio.shield(arriving)
-            except TimeoutError:
+            await asyncio.wait((arriving,), timeout=max(0.0, budget * COMMIT_SHARE - pause.seconds))
+            if not arriving.done():
                 patience = budget * COMMIT_SHARE * 1000
                 await self._abort(f"the last changes had not arrived {patience:.0f} ms after the freeze")
-                raise MoveChanged("aborted") from None
+                raise MoveChanged("aborted")
+            arriving.result()
         finally:
-            arriving.cancel()
-            await asyncio.wait((arriving,))
+            await _end(arriving)
+        here = await replication.sums(own, self._move.slot)
         there = Sums(answer.sums.posts, answer.sums.versions, answer.sums.likes)
         if here != there:
             await self._abort(f"after all changes the source has {there}, the target {here}")
             raise MoveChanged("aborted")
+        pause.done("drained")
         steps.reached("drained", self._move)
         self._target.ownership.arrives(self._move.slot, self._move.epoch + 1)
-        await self._commit(answer, frozen_at)
-        await self._activate(time.monotonic(), frozen_at)
+        # Before it has committed: reads that end too early do no harm, and the slot's writes need not wait for that.
+        stopping = self._begin_to_stop_reads()
+        try:
+            await self._commit(answer)
+            pause.done("committed")
+            await self._activate(stopping, pause)
+        finally:
+            await _end(stopping)
 
-    async def _drained(self, own: Connection) -> Sums:
-        await replication.arrival(own, self._attempt, SEAL)
-        return await replication.sums(own, self._move.slot)
-
-    async def _commit(self, answer: pb.FreezeSlotResponse, frozen_at: float) -> None:
-        detail = {
-            "posts": answer.sums.posts,
-            "likes": answer.sums.likes,
-            "drained_ms": round((time.monotonic() - frozen_at) * 1000, 1),
-        }
+    async def _commit(self, answer: pb.FreezeSlotResponse) -> None:
+        detail = {"posts": answer.sums.posts, "likes": answer.sums.likes}
         while True:
             try:
                 self._move = await self._target.moves.commit(
@@ -282,24 +287,21 @@ class Pull:
             break
         steps.reached("committed", self._move)
 
-    async def _activate(self, word_at: float, frozen_at: float | None = None) -> None:
-        """Serves the slot. ``word_at``: when the source was last spoken to, ``frozen_at`` when its freeze began."""
+    async def _activate(self, stopping: asyncio.Task[None], pause: Pause | None = None) -> None:
+        """Serves the slot, once the source's reads of it have ended. Without a ``pause``: of a process before."""
         move, target = self._move, self._target
         target.ownership.arrives(move.slot, move.epoch + 1)
-        stopping = asyncio.create_task(self._stop_reads(word_at))
-        try:
-            while self._move.state is MoveState.COMMITTED:
-                try:
-                    self._move = await target.moves.advance(self._move, MoveState.ACTIVATING, target.name)
-                except TopologyUnavailable:
-                    await asyncio.sleep(RETRY)
-                    self._move = await self._reread()
-                    if self._move.state not in (MoveState.COMMITTED, MoveState.ACTIVATING):
-                        raise MoveChanged(f"The {self._move} is {self._move.state} by now") from None
-            await stopping
-        finally:
-            stopping.cancel()
-            await asyncio.wait((stopping,))
+        while self._move.state is MoveState.COMMITTED:
+            try:
+                self._move = await target.moves.advance(self._move, MoveState.ACTIVATING, target.name)
+            except TopologyUnavailable:
+                await asyncio.sleep(RETRY)
+                self._move = await self._reread()
+                if self._move.state not in (MoveState.COMMITTED, MoveState.ACTIVATING):
+                    raise MoveChanged(f"The {self._move} is {self._move.state} by now") from None
+        await stopping
+        if pause is not None:
+            pause.done("activating")
         steps.reached("activating", self._move)
         last_rev = self._move.last_rev or 0
 
@@ -309,16 +311,20 @@ class Pull:
 
         if target.ownership.owned.get(move.slot) != move.epoch + 1:
             await target.writer.change_slots(take)
-        pause = None if frozen_at is None else round((time.monotonic() - frozen_at) * 1e6)
         steps.reached("serving", self._move)
-        facts = {} if pause is None else {"pause_us": pause}
+        detail: dict[str, object] = {}
+        facts: dict[str, object] = {}
+        if pause is not None:
+            pause.done("serving")
+            detail = {"pause_ms": pause.steps}
+            facts = {"pause_us": round(pause.steps["serving"] * 1000)}
         while self._move.state is MoveState.ACTIVATING:
             try:
                 self._move = await target.moves.advance(
                     self._move,
                     MoveState.ACTIVE,
                     target.name,
-                    dict(facts),
+                    detail,
                     waits_for="",
                     last_error="",
                     **facts,
@@ -327,6 +333,9 @@ class Pull:
                 await asyncio.sleep(RETRY)
                 self._move = await self._reread()
         steps.reached("active", self._move)
+
+    def _begin_to_stop_reads(self) -> asyncio.Task[None]:
+        return asyncio.create_task(self._stop_reads(time.monotonic()))
 
     async def _stop_reads(self, word_at: float) -> None:
         try:
@@ -417,3 +426,8 @@ class Pull:
         )
         async with connection:
             yield connection
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))

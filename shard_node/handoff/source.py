@@ -239,7 +239,6 @@ class Source:
                 await connection.execute(
                     SQL("DROP TABLE IF EXISTS {}").format(Identifier(kept(parent, move.slot, move.move)))
                 )
-            await connection.execute("DELETE FROM seals WHERE move = %s", [move.move])
         steps.reached("dropped", move)
 
         async def forget(connection: Connection, fence: Fence) -> None:

@@ -224,13 +224,14 @@ async def test_nothing_is_left_of_a_move_that_has_ended(
     """On both sides; while it goes on nothing is touched."""
     await follow(source, database, target)
     current = Moves(slot_move(MoveState.CATCHING_UP))
+    await replication.probe(source, target, Attempt(SLOT, move=7, attempt=1), 1)
     for connection, name, own in ((source, "a", [SLOT]), (target, "b", [])):
         assert await leftovers.clear(connection, current, name, lambda own=own: own, 1) == 0  # type: ignore[arg-type,misc]
     gone = Moves()
     assert await leftovers.clear(source, gone, "a", lambda: [SLOT], 1) == 2  # type: ignore[arg-type]
     assert await leftovers.clear(target, gone, "b", list, 1) == 3  # type: ignore[arg-type]
     inventory = await leftovers.take_inventory(source)
-    assert (inventory.publications, inventory.replication_slots) == ([], [])
+    assert (inventory.publications, inventory.replication_slots, inventory.sealed) == ([], [], [])
     assert inventory.tables == ["edges_s3", "posts_s3"]
     assert await leftovers.take_inventory(target) == leftovers.Inventory([], [], [], [])
 

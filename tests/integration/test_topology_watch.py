@@ -11,10 +11,13 @@ import pytest
 
 from likering.dev.postgres import PostgresServer
 from likering.errors import TopologyUnavailable
+from likering.ring.plan import Move
 from likering.ring.topology import Topology
 from likering.topology import watch as watch_module
+from likering.topology.moves import MoveState
 from likering.topology.postgres import SCHEMA, PostgresTopologyStore, create_cluster
-from likering.topology.store import ClusterMissing
+from likering.topology.postgres_moves import PostgresMoveStore
+from likering.topology.store import ClusterMissing, TopologyChange
 from likering.topology.watch import TopologyWatch
 from tests.parts.frozen import frozen
 from tests.parts.registration import registration
@@ -27,9 +30,25 @@ PATIENCE = 20.0
 class Deaf(PostgresTopologyStore):
     """Is told of no change, so only polling finds one."""
 
-    async def changes(self) -> AsyncGenerator[int, None]:
+    async def changes(self) -> AsyncGenerator[TopologyChange, None]:
         await asyncio.Event().wait()
-        yield 0
+        yield TopologyChange(0)
+
+
+class Asked(PostgresTopologyStore):
+    """Counts how often it is read, and says when it has begun to tell of changes."""
+
+    reads = 0
+    told = False
+
+    async def get(self, known: Topology | None = None) -> Topology:
+        self.reads += 1
+        return await super().get(known)
+
+    async def changes(self) -> AsyncGenerator[TopologyChange, None]:
+        async for change in super().changes():
+            self.told = True
+            yield change
 
 
 @pytest.fixture
@@ -72,6 +91,33 @@ async def test_a_change_arrives_by_notification(
         # Not at_least, which itself makes the watch look.
         await until(lambda version=topology.version: watch.current.version == version)  # type: ignore[misc]
         assert watch.current == topology
+
+
+async def test_what_a_move_changes_is_told_and_need_not_be_read(
+    database: str, store: PostgresTopologyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "POLL_SECONDS", 3600.0)
+    await store.register(registration("a"))
+    before = await store.register(registration("b"))
+    before = await store.assign(before.version, {1: "a", 2: "a"})
+    asked, moves = Asked(database), PostgresMoveStore(database)
+    watch = TopologyWatch(asked)
+    await watch.start(PATIENCE)
+    await until(lambda: asked.told)
+    reads = asked.reads
+    await moves.apply(before.version, [Move(slot, "a", "b", 1) for slot in (1, 2)], {}, "test")
+    for move in await moves.moves():
+        assert await moves.begin(move, "b") == ""
+        moved = await moves.move(move.move)
+        for state in (MoveState.CATCHING_UP, MoveState.FREEZING):
+            moved = await moves.advance(moved, state, "b")
+        await moves.commit(moved, "b", {})
+        await until(lambda slot=move.slot: watch.current.owners[slot] == "b")  # type: ignore[misc]
+    assert watch.current == await store.get()
+    assert watch.current.version == before.version + 2
+    assert asked.reads == reads
+    for closing in (watch.stop(), moves.close(), asked.close()):
+        await closing
 
 
 async def test_a_change_is_found_by_polling(database: str, store: PostgresTopologyStore) -> None:

@@ -46,6 +46,22 @@ def test_a_snapshot_never_changes() -> None:
         snapshot.version = 10  # type: ignore[misc]
 
 
+def test_a_new_owner_makes_the_next_version() -> None:
+    after = TOPOLOGY.with_owner(TOPOLOGY.version + 1, 2, "a", 4)
+    assert (after.owners[2], after.epochs[2]) == ("a", 4)
+    assert TOPOLOGY.owners[2] == "b"
+    back = after.with_owner(after.version + 1, 2, "b", TOPOLOGY.epochs[2])
+    assert dataclasses.replace(back, version=TOPOLOGY.version) == TOPOLOGY
+
+
+@pytest.mark.parametrize(
+    ("versions_on", "slot", "owner"), [(2, 2, "a"), (1, 4, "a"), (1, -1, "a"), (1, 2, "x")]
+)
+def test_what_does_not_follow_is_refused(versions_on: int, slot: int, owner: str) -> None:
+    with pytest.raises(ValueError, match=r"does not follow|unknown nodes"):
+        TOPOLOGY.with_owner(TOPOLOGY.version + versions_on, slot, owner, 4)
+
+
 @pytest.mark.parametrize(
     ("part", "message"),
     [
