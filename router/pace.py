@@ -21,7 +21,7 @@ LONGEST_LULL: Final = 0.02
 """Seconds without an arrival after which what has gathered is sent. Timers have no finer resolution than the first."""
 LULL_OF_BATCH: Final = 0.25
 """The lull, as a part of the time that a batch takes."""
-LONGEST: Final = 0.05
+LONGEST: Final = 0.025
 """Seconds after which is sent even though calls keep arriving."""
 
 

@@ -146,9 +146,13 @@ SET epoch = excluded.epoch, state = 'owner', move = NULL, attempt = NULL
 WHERE slots.state = 'moved' AND slots.epoch < excluded.epoch
 
 -- name: raise_slots_seq
-UPDATE writer SET slots_seq = slots_seq + 1
-WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
-RETURNING slots_seq, last_rev
+-- Ends the transaction that it is part of, by a division by zero, unless this process may write.
+WITH raised AS (
+    UPDATE writer SET slots_seq = slots_seq + 1
+    WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
+    RETURNING slots_seq, last_rev
+)
+SELECT (SELECT slots_seq FROM raised), (SELECT last_rev FROM raised), 1 / (SELECT count(*) FROM raised)
 
 -- name: try_leadership
 SELECT pg_try_advisory_lock(%(key)s)

@@ -217,15 +217,14 @@ async def add_slots(connection: Connection, epochs: Mapping[int, int]) -> None:
 
 
 async def raise_slots_seq(connection: Connection, fence: Fence) -> Cursor:
-    """Must be part of every transaction that changes the slots. ``slots_seq_raised`` judges its result."""
+    """Must be part of every transaction that changes the slots. Its DivisionByZero means that the fence is lost."""
     return await execute(
         connection, "raise_slots_seq", {"generation": fence.generation, "slots_seq": fence.slots_seq}
     )
 
 
 async def slots_seq_raised(cursor: Cursor) -> tuple[int, int]:
-    """The new slots_seq, and the highest revision. Raises FenceLost."""
+    """The new slots_seq, and the highest revision."""
     row = await cursor.fetchone()
-    if row is None:
-        raise FenceLost
+    assert row is not None
     return int(row[0]), int(row[1])

@@ -277,16 +277,25 @@ class Writer:
                 future.set_result(None)
 
     async def _slots_transaction(self, job: SlotsJob) -> None:
-        # In two round trips, the second for COMMIT: a slot's pause waits for them. The fence is judged by its second
-        # UPDATE alone, the one of slots_seq; nothing is committed before.
+        # All in one round trip, COMMIT too, unless the job asks for a result: a slot's pause waits for it. The fence is
+        # judged by its second UPDATE alone, the one of slots_seq, without which there is nothing to commit.
         connection, fence = self._leadership.connection, self._leadership.fence
-        async with connection.pipeline(), connection.transaction():
-            await store.raise_fence(connection, fence, self._last_rev)
-            await job(connection, fence)
-            raising = await store.raise_slots_seq(connection, fence)
-            holding = await store.held_slots(connection)
-            slots_seq, last_rev = await store.slots_seq_raised(raising)
-            held = await store.slots_held(holding)
+        try:
+            async with connection.pipeline():
+                await connection.execute("BEGIN")
+                await store.raise_fence(connection, fence, self._last_rev)
+                await job(connection, fence)
+                raising = await store.raise_slots_seq(connection, fence)
+                holding = await store.held_slots(connection)
+                await connection.execute("COMMIT")
+        except psycopg.errors.DivisionByZero as error:
+            await connection.rollback()
+            raise store.FenceLost from error
+        except (psycopg.Error, RefusedJob):
+            await connection.rollback()
+            raise
+        slots_seq, last_rev = await store.slots_seq_raised(raising)
+        held = await store.slots_held(holding)
         self._leadership.slots_seq_is(slots_seq)
         self._last_rev = max(self._last_rev, last_rev)  # a slot that came has revisions of its own
         self._ownership.replace(held)

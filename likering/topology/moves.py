@@ -162,6 +162,13 @@ class MoveStore(Protocol):
     async def moves(self, *, resize: int | None = None, ended: bool = False) -> list[SlotMove]:
         """The moves in the order of their numbers; without ``ended`` only those with something left to do."""
 
+    async def to_do(self, node: str) -> list[SlotMove]:
+        """What a node is to look at, in the order of the moves' numbers, however many there are.
+
+        Moves of any node that are begun and not settled; of the planned ones to this node the first few from each
+        source; copies that this node keeps and whose grace period is over.
+        """
+
     async def move(self, move: int) -> SlotMove:
         """One move. Raises MoveChanged when there is none."""
 

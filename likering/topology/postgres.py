@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
+from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedColumn, UndefinedTable
 from psycopg.rows import dict_row
 
 from likering.errors import NodeOwnsSlots, TopologyUnavailable, WrongCluster
@@ -283,6 +283,8 @@ def clear_errors(timeout: float) -> Iterator[None]:
         if isinstance(error, UndefinedTable) and '"cluster"' not in str(error):
             raise SchemaOutdated from error
         raise ClusterMissing from error
+    except UndefinedColumn as error:
+        raise SchemaOutdated from error
     except InsufficientPrivilege as error:
         raise TopologyUnavailable("The topology database refuses its user what is needed") from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:

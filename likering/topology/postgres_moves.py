@@ -165,6 +165,17 @@ class PostgresMoveStore:
 
         return await self._run(work)
 
+    async def to_do(self, node: str) -> list[SlotMove]:
+        """See MoveStore."""
+        query = SQL(_TO_DO).format(columns=_COLUMNS)
+
+        async def work(connection: Connection) -> list[SlotMove]:
+            async with connection.cursor(row_factory=dict_row) as cursor:
+                await cursor.execute(query, {"node": node, "first": _FIRST_PLANNED})
+                return [_slot_move(row) for row in await cursor.fetchall()]
+
+        return await self._run(work)
+
     async def move(self, move: int) -> SlotMove:
         """See MoveStore."""
 
@@ -409,6 +420,20 @@ def _changes(values: Mapping[str, Any]) -> Composed:
     return SQL(", ").join(assignments)
 
 
+_FIRST_PLANNED = 4
+"""So many planned moves from one source to one target are looked at: a source that is away must not hide the others."""
+_TO_DO = """
+SELECT {columns} FROM moves
+WHERE state NOT IN ('planned', 'verified', 'retired', 'cancelled', 'reverted')
+   OR move IN (
+       SELECT move FROM (
+           SELECT move, row_number() OVER (PARTITION BY source ORDER BY move) AS place
+           FROM moves WHERE state = 'planned' AND target = %(node)s) AS planned
+       WHERE place <= %(first)s)
+   OR state = 'verified' AND source = %(node)s
+      AND state_since <= clock_timestamp() - (SELECT make_interval(secs => grace_seconds) FROM move_limits)
+ORDER BY move
+"""
 _NOTED = SQL(
     "INSERT INTO move_events (move, attempt, state, who, detail)"
     " SELECT move, attempt, state, %(_who)s, %(_detail)s FROM changed"

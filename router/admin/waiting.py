@@ -75,7 +75,9 @@ def waiting(move: SlotMove, limits: MoveLimits, words: Mapping[str, Word]) -> Wa
             command += f", or if it is gone for good: likering ring revert-slot {move.slot}"
         return Waiting(f"node {name} has given no sign for {word.age:.0f} s", word.at, command)
     if not move.waits_for:
-        return None
+        if move.state is not MoveState.PLANNED:
+            return None
+        return Waiting(f"other moves to node {name} come first", move.state_since)
     command = next((command for words_in, command in _COMMANDS if words_in in move.waits_for), "")
     return Waiting(move.waits_for, move.waits_since or move.word_at, command)
 

@@ -37,6 +37,9 @@ LONGEST_PAUSE = 15.0
 TROUBLE = (LikeringError, psycopg.Error, PoolTimeout, OSError, TimeoutError, FenceLost)
 """What databases and peers that are away for a while raise."""
 
+MOST_REST = 0.25
+"""A target rests after a move for as long as that took, but no longer than so many seconds: callers come first."""
+
 _ONCE_BEGUN = frozenset((MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.ABORTED))
 _UNSERVED = frozenset((MoveState.COMMITTED, MoveState.ACTIVATING))
 """Callers wait for these, however often the move has failed before."""
@@ -90,6 +93,7 @@ class Mover:
         self._pulls: dict[int, asyncio.Task[None]] = {}
         self._keeping_house: asyncio.Task[None] | None = None
         self._failures: dict[int, tuple[int, float]] = {}
+        self._rests_until = 0.0
         self._look = asyncio.Event()
         self._clear_at = 0.0
         self._trouble = ""
@@ -115,7 +119,7 @@ class Mover:
                 else:
                     self._trouble = ""
                 try:
-                    async with asyncio.timeout(ROUND):
+                    async with asyncio.timeout(min(ROUND, self._rest or ROUND)):
                         await self._look.wait()
                 except TimeoutError:
                     pass
@@ -143,7 +147,7 @@ class Mover:
     async def _round(self) -> None:
         limits = await self._moves.limits()
         self._on_limits(limits)
-        moves = await self._moves.moves()
+        moves = await self._moves.to_do(self._node_name)
         # Those that this very round begins, and those that were begun and are not noted yet, are under way too.
         busy = Counter(
             name
@@ -154,6 +158,8 @@ class Mover:
         for move in moves:
             if move.target == self._node_name and move.move not in self._pulls:
                 reason = must_wait(move, busy, limits)
+                if not reason and move.state is MoveState.PLANNED and self._rest:
+                    continue
                 if not reason:
                     if self._begin(move):
                         busy.update((move.source, move.target))
@@ -207,7 +213,7 @@ class Mover:
         return True
 
     async def _pull(self, move: SlotMove) -> None:
-        pull = Pull(self._target, move)
+        pull = Pull(self._target, move, self._rest_after)
         try:
             if move.state in _ONCE_BEGUN:
                 # No pull of this process works on it, so one of a process before did; or it was aborted.
@@ -244,6 +250,15 @@ class Mover:
     def _went_another_way(self, move: SlotMove, error: MoveChanged) -> None:
         log.info("a move went another way", slot=move.slot, move=move.move, reason=error.message)
         self._failed(move)
+
+    def _rest_after(self, seconds: float) -> None:
+        """A move that took so long is served."""
+        self._rests_until = time.monotonic() + min(seconds, MOST_REST)
+
+    @property
+    def _rest(self) -> float:
+        """Seconds in which this node begins no move as a target."""
+        return max(0.0, self._rests_until - time.monotonic())
 
     def _failed(self, move: SlotMove) -> None:
         failures, _ = self._failures.get(move.move, (0, 0.0))

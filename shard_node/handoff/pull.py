@@ -40,6 +40,9 @@ AFTER_DRAIN = 0.02
 """Seconds of a pause that come after the last row has arrived, as first guess for the prediction."""
 PROBES = 3
 """The freeze is predicted from the slowest of so many probes in a row."""
+CALM = 0.005
+CALM_PATIENCE = 0.5
+"""A freeze waits for so many seconds for a moment at which none of those probes takes longer than the first figure."""
 PROBE_TIMEOUT = 5.0
 """Seconds after which a probe that has not arrived is a reason to wait, and to say so."""
 RETRY = 0.25
@@ -73,7 +76,10 @@ class Target:
 class Pull:
     """One move. ``run`` it as a task; it ends when the move has been verified, or somebody else has changed it."""
 
-    def __init__(self, target: Target, move: SlotMove) -> None:
+    def __init__(self, target: Target, move: SlotMove, on_served: Callable[[float], None]) -> None:
+        """``on_served`` is told, once the slot is served, how many seconds that took."""
+        self._began = time.monotonic()
+        self._on_served = on_served
         self._target = target
         self._move = move
         self._attempt = Attempt(move.slot, move.move, move.attempt)
@@ -198,6 +204,7 @@ class Pull:
         """Returns when a freeze can be expected to keep within the pause budget."""
         recent: list[float] = []
         number = SEAL
+        calm_by: float | None = None
         while True:
             number += 1
             try:
@@ -218,6 +225,10 @@ class Pull:
             elif len(recent) < PROBES:
                 continue
             elif max(recent) <= budget * COMMIT_SHARE and expected <= budget:
+                calm_by = calm_by or time.monotonic() + CALM_PATIENCE
+                if max(recent) > CALM and time.monotonic() < calm_by:
+                    await asyncio.sleep(CALM)
+                    continue
                 await self._target.moves.report(self._move, lag_us=round(max(recent) * 1e6), waits_for="")
                 return
             else:
@@ -333,6 +344,7 @@ class Pull:
                 await asyncio.sleep(RETRY)
                 self._move = await self._reread()
         steps.reached("active", self._move)
+        self._on_served(time.monotonic() - self._began)
 
     def _begin_to_stop_reads(self) -> asyncio.Task[None]:
         return asyncio.create_task(self._stop_reads(time.monotonic()))
