@@ -158,7 +158,6 @@ async def under_load(
         while one.written.likes < likes:
             await one.load(mix=_FILL, seconds=1.0, warmup=0.1, in_flight=16)
         say(f"{one.written.likes:,} likes stored")
-        await one.moves.set_limits(slots_at_once=1)
         capacity = (await one.load(seconds=8.0, warmup=2.0, in_flight=256)).calls_per_second
         rate = load * capacity
         say(f"{capacity:,.0f} calls/s are possible, {rate:,.0f} are made")
@@ -303,7 +302,6 @@ async def empty_slots(directory: Path, say: Say) -> dict[str, Any]:
     """32 slots without rows from one node to another, with default limits."""
     async with ring(directory, say, nodes=1, slots=64) as one:
         await asyncio.to_thread(one.cluster.add_node, "b")
-        await one.moves.set_limits(slots_at_once=1)
         resized = await one.resize()
         events = await one.moves.events([move.move for move in resized.moves])
         return {

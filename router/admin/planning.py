@@ -20,8 +20,8 @@ from router.admin.errors import NotPossible
 
 UNKNOWN: Final = -1
 """Stands for rows, bytes and seconds that are not known."""
-SECONDS_PER_SLOT: Final = 0.3
-"""What a move takes besides its rows: tables, replication slot, subscription, freeze, verification."""
+SECONDS_PER_SLOT: Final = 0.5
+"""What a move takes besides its rows: tables, replication slot, subscription, freeze, and a rest as long."""
 COPIED_PER_SECOND: Final = 100_000
 """Rows that a node copies a second when nothing limits it. 108,000 to 146,000 were measured."""
 USUAL_PAUSE: Final = 0.015

@@ -119,17 +119,17 @@ def move(source: str, target: str, rows: int) -> api.PlannedMove:
     [
         ([], LIMITS, 0.0),
         # One target: all rows at its rate, and the moves' own time two at a time.
-        ([move("a", "c", 1000), move("b", "c", 3000)], LIMITS, 4.3),
+        ([move("a", "c", 1000), move("b", "c", 3000)], LIMITS, 4.5),
         # One source: two targets copy at the same time.
-        ([move("a", "b", 1000), move("a", "c", 1000)], LIMITS, 1.3),
+        ([move("a", "b", 1000), move("a", "c", 1000)], LIMITS, 1.5),
         # But not with one slot at once.
         (
             [move("a", "b", 1000), move("a", "c", 1000)],
             MoveLimits(slots_at_once=1, rows_per_second=1000),
-            2.6,
+            3.0,
         ),
         # Without a limit it is as fast as a node copies.
-        ([move("a", "b", 100_000)], MoveLimits(slots_at_once=2, rows_per_second=0), 1.15),
+        ([move("a", "b", 100_000)], MoveLimits(slots_at_once=2, rows_per_second=0), 1.25),
         ([move("a", "b", 100), move("a", "b", -1)], LIMITS, -1.0),
     ],
 )

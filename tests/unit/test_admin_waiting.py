@@ -7,14 +7,16 @@ from datetime import timedelta
 import pytest
 
 from likering.topology.moves import MoveLimits, MoveState
-from router.admin.waiting import Word, copy_eta, last_words, waiting
+from router.admin.waiting import Waiting, Word, copy_eta, last_words, waiting
 from tests.parts.slot_moves import NOW, slot_move
 
 LIMITS = MoveLimits()
 PAUSED = MoveLimits(paused=True)
 
 
-@pytest.mark.parametrize("state", [state for state in MoveState if state is not MoveState.VERIFIED])
+@pytest.mark.parametrize(
+    "state", [state for state in MoveState if state not in (MoveState.PLANNED, MoveState.VERIFIED)]
+)
 def test_a_move_of_which_its_node_speaks_does_not_wait(state: MoveState) -> None:
     move = slot_move(state)
     assert waiting(move, LIMITS, last_words([move])) is None
@@ -49,7 +51,8 @@ def test_a_node_is_alive_if_it_speaks_of_another_move() -> None:
     other = slot_move(MoveState.COPYING, move=8, slot=4, word_age=0.5)
     words = last_words([silent, other])
     assert words == {"b": Word(other.word_at, 0.5)}
-    assert waiting(silent, LIMITS, words) is None
+    found = waiting(silent, LIMITS, words)
+    assert found == Waiting("other moves to node b come first", silent.state_since)
 
 
 @pytest.mark.parametrize("state", [MoveState.PLANNED, MoveState.CATCHING_UP, MoveState.ABORTED])
