@@ -103,7 +103,7 @@ def resize(
         "under load": lambda directory: resizing.under_load(
             directory, say, load=load, likes=likes, slots=slots, handoffs=handoffs
         ),
-        "copy rate": lambda directory: resizing.copy_rate(directory, say, likes=likes),
+        "copy rate": lambda directory: resizing.copy_rate(directory, say, likes=3 * likes),
         "empty slots": lambda directory: resizing.empty_slots(directory, say),
         "hottest slot": lambda directory: resizing.hottest_slot(directory, say),
     }

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ from likering.topology.postgres_moves import PostgresMoveStore
 T = TypeVar("T")
 Say = Callable[[str], None]
 
-_LOOK = 0.1
+_LOOK = 0.5
 _PATIENCE = 600.0
 
 
@@ -179,7 +180,8 @@ async def under_load(
                     steps.append((what, resized))
                     say(f"{what} nodes: {len(resized.moves)} slots in {resized.seconds:.1f} s")
 
-        await _while(steps_of_resize(), lambda: one.load(rate=rate, seconds=3.0, warmup=0.0), during)
+        # Not in short pieces: each begins with the start of a process, which is no load that callers make.
+        await _while(steps_of_resize(), lambda: one.load(rate=rate, seconds=15.0, warmup=0.0), during)
         moves = [move for _, resized in steps for move in resized.moves]
         events = await one.moves.events([move.move for move in moves])
         aborted = _aborted_freezes(events)
@@ -228,6 +230,15 @@ def _by_step(events: Sequence[MoveEvent], share: float) -> dict[str, float]:
         for step, ms in event.detail.get("pause_ms", {}).items():
             ends.setdefault(step, []).append(ms)
     return {step: sorted(all_ms)[int((len(all_ms) - 1) * share)] for step, all_ms in ends.items()}
+
+
+def _seconds_by_state(events: Sequence[MoveEvent]) -> dict[str, float]:
+    """How long one move was in each state, all its attempts together."""
+    seconds: dict[str, float] = {}
+    for event, following in pairwise(events):
+        state = str(event.state)
+        seconds[state] = seconds.get(state, 0.0) + (following.at - event.at).total_seconds()
+    return seconds
 
 
 async def _while(
@@ -338,6 +349,7 @@ async def hottest_slot(directory: Path, say: Say) -> dict[str, Any]:
             "rows of the hot slot": hot.rows_copied,
             "attempts of the hot slot": hot.attempt,
             "pause of the hot slot ms": (hot.pause_us or 0) / 1000,
+            "seconds of the hot slot": _seconds_by_state(await one.moves.events([hot.move])),
             "problem": one.problem(),
         }
 

@@ -27,6 +27,8 @@ from likering.shard.v1.shard_service_pb2 import (
     GetLoadResponse,
     GetTopologyRequest,
     GetTopologyResponse,
+    SlowWritesRequest,
+    SlowWritesResponse,
     StopReadsRequest,
     StopReadsResponse,
     UnfreezeSlotRequest,
@@ -121,6 +123,12 @@ class ShardService:
         self._check_cluster(request.cluster_id)
         self._handoffs.stop_reads(request)
         return StopReadsResponse()
+
+    async def SlowWrites(self, request: SlowWritesRequest, call: Call) -> SlowWritesResponse:
+        """Writes less for a while."""
+        self._check_cluster(request.cluster_id)
+        self._writer.slow_down(request.rest, request.duration_ms / 1000)
+        return SlowWritesResponse()
 
     async def GetInventory(self, request: GetInventoryRequest, call: Call) -> GetInventoryResponse:
         """What the database holds of slots and moves."""

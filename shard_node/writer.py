@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
@@ -39,6 +40,8 @@ BEAT_INTERVAL = 0.5
 """Seconds without a commit after which the writer proves that it is still the writer."""
 INTENT_TOLERANCE_US = 60_000_000
 """How far ahead of this clock an intent may be."""
+MOST_REST = 0.1
+"""Seconds that the writer rests at most after a commit when it is to write less."""
 TRANSACTION_TIMEOUT = 5.0
 """Seconds after which a transaction that does not answer is given up, with an unknown outcome."""
 
@@ -75,11 +78,14 @@ class Writer:
         self._queued = 0
         self._barriers: list[asyncio.Future[bool]] = []
         self._slots_jobs: deque[tuple[SlotsJob, asyncio.Future[None]]] = deque()
+        self._slots_change = asyncio.Event()
         self._wake = asyncio.Event()
         self.led = asyncio.Event()
         """Set once this process has led: from then on ``ownership`` is what its database says."""
         self._publishing: set[asyncio.Task[None]] = set()
         self._last_rev = 0
+        self._rest = 0.0
+        self._rest_until = 0.0
         self.load = Load()
         """What was committed lately."""
 
@@ -113,8 +119,13 @@ class Writer:
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._slots_jobs.append((job, future))
+        self._slots_change.set()
         self._wake.set()
         await future
+
+    def slow_down(self, rest: float, seconds: float) -> None:
+        """For the next ``seconds``, rests after each commit for ``rest`` times as long as that took."""
+        self._rest, self._rest_until = rest, time.monotonic() + seconds
 
     async def run(self) -> None:
         """Takes the lead, then commits until the lead is lost (LeadershipLost) or the task is cancelled."""
@@ -177,9 +188,20 @@ class Writer:
             barriers, self._barriers = self._barriers, []
             batch = self._next_batch()
             if batch is not None:
+                began = time.monotonic()
                 await self._commit(batch, barriers)
+                if began < self._rest_until:
+                    await self._rest_after(time.monotonic() - began)
             elif barriers:
                 await self._beat(barriers)
+
+    async def _rest_after(self, seconds: float) -> None:
+        # What changes the slots ends what the rest is for, so it does not wait for that.
+        if not self._slots_jobs:
+            self._slots_change.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(self._rest * seconds, MOST_REST)):
+                    await self._slots_change.wait()
 
     def _next_batch(self) -> Batch | None:
         now = self._clock_us()

@@ -78,6 +78,17 @@ class Peers:
         except grpc.aio.AioRpcError as error:
             raise _error(move.source, error) from error
 
+    async def slow_writes(self, name: str, rest: float, seconds: float) -> None:
+        """Has a node's writer rest after each commit, ``rest`` times as long as that took, for some seconds."""
+        stub = await self._stub(name)
+        request = pb.SlowWritesRequest(
+            cluster_id=self._cluster_id, rest=rest, duration_ms=round(seconds * 1000)
+        )
+        try:
+            await stub.SlowWrites(request, timeout=CALL_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise _error(name, error) from error
+
     async def close(self) -> None:
         """Ends all connections."""
         channels, self._channels = self._channels, {}

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import structlog
@@ -43,6 +44,13 @@ PROBES = 3
 CALM = 0.005
 CALM_PATIENCE = 0.5
 """A freeze waits for so many seconds for a moment at which none of those probes takes longer than the first figure."""
+SLOW_AFTER = 1.0
+"""Seconds that a freeze has been too long to begin after which the source is asked to write less."""
+SLOW_STEP = 0.5
+"""Seconds after which it is asked to write still less: to rest twice as long after each commit."""
+SLOW_FOR = 1.0
+"""Seconds for which one such request holds."""
+MOST_SLOW = 32.0
 PROBE_TIMEOUT = 5.0
 """Seconds after which a probe that has not arrived is a reason to wait, and to say so."""
 RETRY = 0.25
@@ -205,6 +213,7 @@ class Pull:
         recent: list[float] = []
         number = SEAL
         calm_by: float | None = None
+        late_since: float | None = None
         while True:
             number += 1
             try:
@@ -237,6 +246,18 @@ class Pull:
                     f" {limits.pause_budget_ms} ms",
                     lag_us=round(recent[-1] * 1e6),
                 )
+                late_since = late_since or time.monotonic()
+                await self._slow_source(time.monotonic() - late_since)
+
+    async def _slow_source(self, late: float) -> None:
+        """A source that writes faster than this node's Postgres can follow would never be caught up with."""
+        if late < SLOW_AFTER:
+            return
+        rest = min(2.0 ** ((late - SLOW_AFTER) // SLOW_STEP), MOST_SLOW)
+        try:
+            await self._target.peers.slow_writes(self._move.source, rest, SLOW_FOR)
+        except LikeringError as error:
+            log.info("the source does not write less", reason=error.message)
 
     async def _freeze_and_commit(self, own: Connection) -> None:
         await self._advance(MoveState.FREEZING)
@@ -253,17 +274,16 @@ class Pull:
                 f"the source's Postgres is {origin} by now; the copy was made of {self._origin}"
             )
             raise MoveChanged("aborted")
-        arriving = asyncio.create_task(replication.arrival(own, self._attempt, SEAL))
+        arriving = asyncio.create_task(replication.sealed_sums(own, self._attempt))
         try:
             await asyncio.wait((arriving,), timeout=max(0.0, budget * COMMIT_SHARE - pause.seconds))
             if not arriving.done():
                 patience = budget * COMMIT_SHARE * 1000
                 await self._abort(f"the last changes had not arrived {patience:.0f} ms after the freeze")
                 raise MoveChanged("aborted")
-            arriving.result()
+            here = arriving.result()
         finally:
             await _end(arriving)
-        here = await replication.sums(own, self._move.slot)
         there = Sums(answer.sums.posts, answer.sums.versions, answer.sums.likes)
         if here != there:
             await self._abort(f"after all changes the source has {there}, the target {here}")
@@ -440,6 +460,6 @@ class Pull:
             yield connection
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def _end(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.wait((task,))

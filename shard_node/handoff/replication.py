@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg.sql import SQL, Identifier, Literal
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from likering.topology.move_names import Attempt, partition
 from shard_node.partitions import PARENTS, attach_partition
@@ -112,13 +112,24 @@ async def probe(source: Connection, target: Connection, attempt: Attempt, number
 
 async def arrival(target: Connection, attempt: Attempt, number: int) -> None:
     """Returns when a probe is to be seen on the target: everything before it is there. Has no deadline."""
-    query = "SELECT 1 FROM seals WHERE slot = %s AND move = %s AND attempt = %s AND probe = %s"
+    await _seen(target, attempt, number, SQL("1"))
+
+
+async def sealed_sums(target: Connection, attempt: Attempt) -> Sums:
+    """The sums over the slot's posts as soon as the seal is to be seen, both in one look. Has no deadline."""
+    row = await _seen(target, attempt, SEAL, SQL("({})").format(_sums(attempt.slot, SQL("array[{}]"))))
+    return Sums(*row[0])
+
+
+async def _seen(target: Connection, attempt: Attempt, number: int, what: Composable) -> TupleRow:
+    query = SQL("SELECT {} FROM seals WHERE slot = %s AND move = %s AND attempt = %s AND probe = %s").format(
+        what
+    )
     while True:
-        cursor = await target.execute(
-            query, [attempt.slot, attempt.move, attempt.attempt, number], prepare=True
-        )
-        if await cursor.fetchone() is not None:
-            return
+        cursor = await target.execute(query, [attempt.slot, attempt.move, attempt.attempt, number])
+        row: TupleRow | None = await cursor.fetchone()
+        if row is not None:
+            return row
         await asyncio.sleep(_LOOK)
 
 
@@ -146,11 +157,13 @@ async def replication_slot_problem(source: Connection, attempt: Attempt) -> str:
 
 async def sums(connection: Connection, slot: int) -> Sums:
     """The sums over the slot's posts, as this connection sees them now."""
-    cursor = await connection.execute(
-        SQL(
-            "SELECT count(*), coalesce(sum(version), 0)::bigint, coalesce(sum(like_count), 0)::bigint FROM {}"
-        ).format(Identifier(partition("posts", slot)))
-    )
+    cursor = await connection.execute(_sums(slot, SQL("{}")))
     row = await cursor.fetchone()
     assert row is not None
-    return Sums(*map(int, row))
+    return Sums(*row)
+
+
+def _sums(slot: int, form: SQL) -> Composed:
+    """The query of the sums: three columns, in the given form."""
+    columns = SQL("count(*), coalesce(sum(version), 0)::bigint, coalesce(sum(like_count), 0)::bigint")
+    return SQL("SELECT {} FROM {}").format(form.format(columns), Identifier(partition("posts", slot)))

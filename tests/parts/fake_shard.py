@@ -54,7 +54,7 @@ class FakeShard:
     async def _never(self, request: Message, call: Call) -> Message:
         raise AssertionError(f"no router sends {type(request).__name__}")
 
-    DescribeSource = FreezeSlot = UnfreezeSlot = StopReads = GetInventory = GetLoad = _never
+    DescribeSource = FreezeSlot = UnfreezeSlot = StopReads = SlowWrites = GetInventory = GetLoad = _never
 
     async def stop(self, grace: float = 5.0) -> None:
         assert self._server is not None

@@ -581,6 +581,44 @@ class StopReadsResponse(google.protobuf.message.Message):
 global___StopReadsResponse = StopReadsResponse
 
 @typing.final
+class SlowWritesRequest(google.protobuf.message.Message):
+    """Request of SlowWrites."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    REST_FIELD_NUMBER: builtins.int
+    DURATION_MS_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    rest: builtins.float
+    """After each commit the writer rests for so many times as long as the commit took."""
+    duration_ms: builtins.int
+    """For so many milliseconds from now on."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        rest: builtins.float = ...,
+        duration_ms: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "duration_ms", b"duration_ms", "rest", b"rest"]) -> None: ...
+
+global___SlowWritesRequest = SlowWritesRequest
+
+@typing.final
+class SlowWritesResponse(google.protobuf.message.Message):
+    """Response of SlowWrites."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___SlowWritesResponse = SlowWritesResponse
+
+@typing.final
 class GetInventoryRequest(google.protobuf.message.Message):
     """Request of GetInventory."""
 

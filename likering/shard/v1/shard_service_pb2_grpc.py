@@ -65,6 +65,11 @@ class ShardServiceStub(object):
                 request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsRequest.SerializeToString,
                 response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsResponse.FromString,
                 _registered_method=True)
+        self.SlowWrites = channel.unary_unary(
+                '/likering.shard.v1.ShardService/SlowWrites',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.SlowWritesRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.SlowWritesResponse.FromString,
+                _registered_method=True)
         self.GetInventory = channel.unary_unary(
                 '/likering.shard.v1.ShardService/GetInventory',
                 request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetInventoryRequest.SerializeToString,
@@ -129,6 +134,13 @@ class ShardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SlowWrites(self, request, context):
+        """Has this node write less for a while, so that a target can keep up with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInventory(self, request, context):
         """What this node's database holds of slots and of moves.
         """
@@ -175,6 +187,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.StopReads,
                     request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsRequest.FromString,
                     response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsResponse.SerializeToString,
+            ),
+            'SlowWrites': grpc.unary_unary_rpc_method_handler(
+                    servicer.SlowWrites,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.SlowWritesRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.SlowWritesResponse.SerializeToString,
             ),
             'GetInventory': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInventory,
@@ -350,6 +367,33 @@ class ShardService(object):
             '/likering.shard.v1.ShardService/StopReads',
             likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsRequest.SerializeToString,
             likering_dot_shard_dot_v1_dot_shard__service__pb2.StopReadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SlowWrites(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/SlowWrites',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.SlowWritesRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.SlowWritesResponse.FromString,
             options,
             channel_credentials,
             insecure,

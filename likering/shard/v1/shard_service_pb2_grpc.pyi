@@ -68,6 +68,12 @@ class ShardServiceStub:
     ]
     """Ends reads of a frozen slot."""
 
+    SlowWrites: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.SlowWritesRequest,
+        likering.shard.v1.shard_service_pb2.SlowWritesResponse,
+    ]
+    """Has this node write less for a while, so that a target can keep up with it."""
+
     GetInventory: grpc.UnaryUnaryMultiCallable[
         likering.shard.v1.shard_service_pb2.GetInventoryRequest,
         likering.shard.v1.shard_service_pb2.GetInventoryResponse,
@@ -129,6 +135,12 @@ class ShardServiceAsyncStub:
         likering.shard.v1.shard_service_pb2.StopReadsResponse,
     ]
     """Ends reads of a frozen slot."""
+
+    SlowWrites: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.SlowWritesRequest,
+        likering.shard.v1.shard_service_pb2.SlowWritesResponse,
+    ]
+    """Has this node write less for a while, so that a target can keep up with it."""
 
     GetInventory: grpc.aio.UnaryUnaryMultiCallable[
         likering.shard.v1.shard_service_pb2.GetInventoryRequest,
@@ -203,6 +215,14 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[likering.shard.v1.shard_service_pb2.StopReadsResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.StopReadsResponse]]:
         """Ends reads of a frozen slot."""
+
+    @abc.abstractmethod
+    def SlowWrites(
+        self,
+        request: likering.shard.v1.shard_service_pb2.SlowWritesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.SlowWritesResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.SlowWritesResponse]]:
+        """Has this node write less for a while, so that a target can keep up with it."""
 
     @abc.abstractmethod
     def GetInventory(
