@@ -16,7 +16,7 @@ from likering.topology.watch import TopologyWatch
 from shard_node import store
 from shard_node.ownership import Ownership
 from shard_node.partitions import create_partitions
-from shard_node.store import Connection, Fence
+from shard_node.store import Connection
 from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -73,7 +73,7 @@ class Assignment:
         async with self._pool.connection() as connection:
             await create_partitions(connection, sorted(new))
 
-        async def add(connection: Connection, fence: Fence) -> None:
+        async def add(connection: Connection) -> None:
             await store.add_slots(connection, new)
 
         await self._writer.change_slots(add)

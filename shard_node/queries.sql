@@ -146,9 +146,9 @@ SET epoch = excluded.epoch, state = 'owner', move = NULL, attempt = NULL
 WHERE slots.state = 'moved' AND slots.epoch < excluded.epoch
 
 -- name: raise_slots_seq
--- Ends the transaction that it is part of, by a division by zero, unless this process may write.
+-- The fence of a transaction that changes the slots: ends it, by a division by zero, unless this process may write.
 WITH raised AS (
-    UPDATE writer SET slots_seq = slots_seq + 1
+    UPDATE writer SET slots_seq = slots_seq + 1, last_rev = greatest(last_rev, %(last_rev)s)
     WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
     RETURNING slots_seq, last_rev
 )

@@ -216,10 +216,15 @@ async def add_slots(connection: Connection, epochs: Mapping[int, int]) -> None:
     )
 
 
-async def raise_slots_seq(connection: Connection, fence: Fence) -> Cursor:
-    """Must be part of every transaction that changes the slots. Its DivisionByZero means that the fence is lost."""
+async def raise_slots_seq(connection: Connection, fence: Fence, last_rev: int = 0) -> Cursor:
+    """First statement of a transaction that changes the slots. Its DivisionByZero means that the fence is lost.
+
+    ``last_rev``: revisions go on above it. ``slots_seq_raised`` reads the result.
+    """
     return await execute(
-        connection, "raise_slots_seq", {"generation": fence.generation, "slots_seq": fence.slots_seq}
+        connection,
+        "raise_slots_seq",
+        {"last_rev": last_rev, "generation": fence.generation, "slots_seq": fence.slots_seq},
     )
 
 

@@ -47,7 +47,7 @@ TRANSACTION_TIMEOUT = 5.0
 
 T = TypeVar("T")
 Publish = Callable[[Batch], Awaitable[None]]
-SlotsJob = Callable[[store.Connection, store.Fence], Awaitable[None]]
+SlotsJob = Callable[[store.Connection], Awaitable[None]]
 
 
 class RefusedJob(Exception):
@@ -77,7 +77,7 @@ class Writer:
         self._queue: deque[WriteUnit] = deque()
         self._queued = 0
         self._barriers: list[asyncio.Future[bool]] = []
-        self._slots_jobs: deque[tuple[SlotsJob, asyncio.Future[None]]] = deque()
+        self._slots_jobs: deque[tuple[SlotsJob, int, asyncio.Future[None]]] = deque()
         self._slots_change = asyncio.Event()
         self._wake = asyncio.Event()
         self.led = asyncio.Event()
@@ -111,14 +111,16 @@ class Writer:
         self._wake.set()
         return await future
 
-    async def change_slots(self, job: SlotsJob) -> None:
+    async def change_slots(self, job: SlotsJob, last_rev: int = 0) -> None:
         """Runs a transaction that changes the owned slots, in the writer's turn, and reloads them.
+
+        Revisions go on above ``last_rev``.
 
         ``job`` gets the connection in pipeline mode, inside a transaction that the fence ends if it must. Raises what
         it raises: RefusedJob, or psycopg.Error; and ConnectionError or TimeoutError when the database is away.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._slots_jobs.append((job, future))
+        self._slots_jobs.append((job, last_rev, future))
         self._slots_change.set()
         self._wake.set()
         await future
@@ -280,12 +282,12 @@ class Writer:
     async def _prove(self) -> None:
         await store.check_fence(await store.beat(self._leadership.connection, self._leadership.fence))
 
-    async def _change_slots(self, job: SlotsJob, future: asyncio.Future[None]) -> None:
+    async def _change_slots(self, job: SlotsJob, last_rev: int, future: asyncio.Future[None]) -> None:
         try:
-            await self._within(self._slots_transaction(job))
+            await self._within(self._slots_transaction(job, last_rev))
         except store.FenceLost:
             await self._reload_fence()
-            self._slots_jobs.appendleft((job, future))
+            self._slots_jobs.appendleft((job, last_rev, future))
         except (psycopg.Error, TimeoutError) as error:
             if not future.done():
                 future.set_exception(error)
@@ -298,16 +300,14 @@ class Writer:
             if not future.done():
                 future.set_result(None)
 
-    async def _slots_transaction(self, job: SlotsJob) -> None:
-        # All in one round trip, COMMIT too, unless the job asks for a result: a slot's pause waits for it. The fence is
-        # judged by its second UPDATE alone, the one of slots_seq, without which there is nothing to commit.
+    async def _slots_transaction(self, job: SlotsJob, last_rev: int) -> None:
+        # All in one round trip, COMMIT too, unless the job asks for a result: a slot's pause waits for it.
         connection, fence = self._leadership.connection, self._leadership.fence
         try:
             async with connection.pipeline():
                 await connection.execute("BEGIN")
-                await store.raise_fence(connection, fence, self._last_rev)
-                await job(connection, fence)
-                raising = await store.raise_slots_seq(connection, fence)
+                raising = await store.raise_slots_seq(connection, fence, max(self._last_rev, last_rev))
+                await job(connection)
                 holding = await store.held_slots(connection)
                 await connection.execute("COMMIT")
         except psycopg.errors.DivisionByZero as error:
@@ -316,10 +316,10 @@ class Writer:
         except (psycopg.Error, RefusedJob):
             await connection.rollback()
             raise
-        slots_seq, last_rev = await store.slots_seq_raised(raising)
+        slots_seq, highest = await store.slots_seq_raised(raising)
         held = await store.slots_held(holding)
         self._leadership.slots_seq_is(slots_seq)
-        self._last_rev = max(self._last_rev, last_rev)  # a slot that came has revisions of its own
+        self._last_rev = max(self._last_rev, highest)  # a slot that came has revisions of its own
         self._ownership.replace(held)
 
     async def _reload_fence(self) -> None:
@@ -351,7 +351,7 @@ class Writer:
         barriers, self._barriers = self._barriers, []
         _resolve(barriers, value=False)
         while self._slots_jobs:
-            _, future = self._slots_jobs.popleft()
+            *_, future = self._slots_jobs.popleft()
             if not future.done():
                 future.set_exception(ConnectionError("the node's database is not reachable"))
 

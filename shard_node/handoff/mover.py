@@ -37,7 +37,7 @@ LONGEST_PAUSE = 15.0
 TROUBLE = (LikeringError, psycopg.Error, PoolTimeout, OSError, TimeoutError, FenceLost)
 """What databases and peers that are away for a while raise."""
 
-MOST_REST = 0.25
+MOST_REST = 0.5
 """A target rests after a move for as long as that took, but no longer than so many seconds: callers come first."""
 
 _ONCE_BEGUN = frozenset((MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.ABORTED))

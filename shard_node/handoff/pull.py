@@ -30,7 +30,7 @@ from shard_node.handoff.peers import Peers
 from shard_node.handoff.replication import SEAL, Origin, Sums
 from shard_node.handoff.verification import verify
 from shard_node.ownership import READ_LEASE, Ownership, SlotState
-from shard_node.store import Connection, Fence, execute
+from shard_node.store import Connection, execute
 from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ AFTER_DRAIN = 0.02
 """Seconds of a pause that come after the last row has arrived, as first guess for the prediction."""
 PROBES = 3
 """The freeze is predicted from the slowest of so many probes in a row."""
-CALM = 0.005
+CALM = 0.004
 CALM_PATIENCE = 0.5
 """A freeze waits for so many seconds for a moment at which none of those probes takes longer than the first figure."""
 SLOW_AFTER = 1.0
@@ -51,6 +51,8 @@ SLOW_STEP = 0.5
 SLOW_FOR = 1.0
 """Seconds for which one such request holds."""
 MOST_SLOW = 32.0
+PROBE_INTERVAL = 0.02
+"""Seconds from one probe to the next: what the copy has held up is made up for meanwhile."""
 PROBE_TIMEOUT = 5.0
 """Seconds after which a probe that has not arrived is a reason to wait, and to say so."""
 RETRY = 0.25
@@ -216,6 +218,7 @@ class Pull:
         late_since: float | None = None
         while True:
             number += 1
+            await asyncio.sleep(PROBE_INTERVAL)
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT):
                     recent.append(await replication.probe(source, own, self._attempt, number))
@@ -236,7 +239,6 @@ class Pull:
             elif max(recent) <= budget * COMMIT_SHARE and expected <= budget:
                 calm_by = calm_by or time.monotonic() + CALM_PATIENCE
                 if max(recent) > CALM and time.monotonic() < calm_by:
-                    await asyncio.sleep(CALM)
                     continue
                 await self._target.moves.report(self._move, lag_us=round(max(recent) * 1e6), waits_for="")
                 return
@@ -334,14 +336,12 @@ class Pull:
         if pause is not None:
             pause.done("activating")
         steps.reached("activating", self._move)
-        last_rev = self._move.last_rev or 0
 
-        async def take(connection: Connection, fence: Fence) -> None:
-            await connection.execute("UPDATE writer SET last_rev = greatest(last_rev, %s)", [last_rev])
+        async def take(connection: Connection) -> None:
             await execute(connection, "take_slot", {"slot": move.slot, "epoch": move.epoch + 1})
 
         if target.ownership.owned.get(move.slot) != move.epoch + 1:
-            await target.writer.change_slots(take)
+            await target.writer.change_slots(take, last_rev=self._move.last_rev or 0)
         steps.reached("serving", self._move)
         detail: dict[str, object] = {}
         facts: dict[str, object] = {}

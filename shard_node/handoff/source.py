@@ -23,7 +23,7 @@ from shard_node.handoff import steps
 from shard_node.handoff.replication import sums
 from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.partitions import PARENTS, rename_unowned
-from shard_node.store import Connection, Fence, execute
+from shard_node.store import Connection, execute
 from shard_node.writer import RefusedJob, Writer
 
 log = structlog.get_logger(__name__)
@@ -139,7 +139,7 @@ class Source:
             "attempt": request.attempt,
         }
 
-        async def seal(connection: Connection, fence: Fence) -> None:
+        async def seal(connection: Connection) -> None:
             freezing = await execute(connection, "freeze_slot", names)
             await execute(connection, "seal_slot", {key: names[key] for key in ("slot", "move", "attempt")})
             if await freezing.fetchone() is None:
@@ -206,7 +206,7 @@ class Source:
                 pass
 
     async def _unfreeze(self, slot: int, held: HeldSlot, epoch: int) -> None:
-        async def go_on(connection: Connection, fence: Fence) -> None:
+        async def go_on(connection: Connection) -> None:
             of_attempt = {"slot": slot, "move": held.move, "attempt": held.attempt}
             await execute(connection, "unfreeze_slot", {**of_attempt, "epoch": epoch})
 
@@ -218,7 +218,7 @@ class Source:
         held = self._ownership.held.get(move.slot)
         if held is not None and held.move == move.move and held.state is SlotState.FROZEN:
 
-            async def note(connection: Connection, fence: Fence) -> None:
+            async def note(connection: Connection) -> None:
                 await execute(connection, "slot_moved", {"slot": move.slot, "move": move.move})
 
             await self._writer.change_slots(note)
@@ -241,7 +241,7 @@ class Source:
                 )
         steps.reached("dropped", move)
 
-        async def forget(connection: Connection, fence: Fence) -> None:
+        async def forget(connection: Connection) -> None:
             await execute(connection, "forget_slot", {"slot": move.slot, "move": move.move})
 
         await self._writer.change_slots(forget)

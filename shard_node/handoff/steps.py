@@ -19,7 +19,8 @@ def logged(step: str, move: SlotMove | Attempt, **more: Any) -> None:
     """The step has been done. Who is asked to freeze a slot knows the attempt only."""
     if isinstance(move, SlotMove):
         more = {"source": move.source, "target": move.target, **more}
-    log.info("handoff", step=step, slot=move.slot, move=move.move, attempt=move.attempt, **more)
+    # Not above debug: lines are written while the slot's writes wait, and the move's events tell the same.
+    log.debug("handoff", step=step, slot=move.slot, move=move.move, attempt=move.attempt, **more)
 
 
 reached: Step = logged

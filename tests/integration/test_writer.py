@@ -24,6 +24,7 @@ from likering.shard.v1.shard_service_pb2 import (
     OP_OUTCOME_CHANGED,
 )
 from shard_node import store
+from shard_node import writer as writer_module
 from shard_node.commit import Batch, commit
 from shard_node.leadership import LEASE, Leadership, LeadershipLost
 from shard_node.ownership import Ownership
@@ -104,6 +105,29 @@ async def test_what_gathers_while_a_commit_runs_is_one_group(process: Callable[.
     await asyncio.gather(*(node.writer.submit(one) for one in units))
     assert sorted(one.counts[0] for one in units) == list(range(1, 51))
     assert node.published == [50]
+
+
+async def test_a_change_of_slots_ends_a_rest(
+    process: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that is to write less answers nobody between its commits; what the rest is for does not wait."""
+    monkeypatch.setattr(writer_module, "MOST_REST", 3600.0)
+    node = process()
+    await node.leads()
+    node.writer.slow_down(rest=1e9, seconds=3600.0)
+    assert (await like(node, "p", "u1"))[1] == OP_OUTCOME_CHANGED
+    second = asyncio.create_task(like(node, "p", "u2"))
+    third = unit([(True, "p", "u3", 0)])
+    node.writer.submit(third)
+    assert not (await asyncio.wait((second,), timeout=0.2))[0]
+
+    async def nothing(connection: Connection) -> None:
+        pass
+
+    async with asyncio.timeout(DEADLINE):
+        await node.writer.change_slots(nothing)
+    assert (await second)[1] == OP_OUTCOME_CHANGED
+    assert node.published == [1, 2]
 
 
 async def test_a_full_queue_refuses_at_once(process: Callable[..., Process]) -> None:
@@ -197,7 +221,7 @@ async def test_a_slot_change_that_fails_ends_nothing(process: Callable[..., Proc
     node = process()
     await node.leads()
 
-    async def again(connection: Connection, fence: Fence) -> None:
+    async def again(connection: Connection) -> None:
         await store.add_slots(connection, {0: 1})
 
     with pytest.raises(psycopg.errors.UniqueViolation):
@@ -210,7 +234,7 @@ async def test_a_slot_change_is_an_entry_of_the_queue(process: Callable[..., Pro
     node = process()
     await node.leads()
 
-    async def give_up_all(connection: Connection, fence: Fence) -> None:
+    async def give_up_all(connection: Connection) -> None:
         await connection.execute("DELETE FROM slots")
 
     assert await like(node, "p", "u1") == (0, OP_OUTCOME_CHANGED, 1)
