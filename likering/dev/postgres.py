@@ -72,6 +72,8 @@ _ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/bin:/bin"}
 _DEATH_SIGNAL = signal.SIGQUIT
 _STOP_STEPS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 6.0))
 _PREDECESSOR_SECONDS = 10.0
+_READY = ("ready", "standby")
+"""What the server writes into its pid file when it takes connections, a standby too."""
 
 
 class PostgresServer:
@@ -259,7 +261,7 @@ class PostgresServer:
     def _is_ready(self) -> bool:
         assert self._process is not None
         lines = self._pid_file()
-        return len(lines) >= 8 and int(lines[0]) == self._process.pid and lines[7].strip() == "ready"
+        return len(lines) >= 8 and int(lines[0]) == self._process.pid and lines[7].strip() in _READY
 
     def _data_as_seen(self, directory: Path) -> str:
         """The name under which the server finds its data.
