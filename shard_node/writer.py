@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
@@ -43,8 +42,6 @@ INTENT_TOLERANCE_US = 60_000_000
 """How far ahead of this clock an intent may be."""
 MOST_REST = 0.1
 """Seconds that the writer rests at most after a commit when it is to write less."""
-APPROVAL_PATIENCE = 0.05
-"""Seconds that the writer stands still for somebody to approve of a change of the slots."""
 TRANSACTION_TIMEOUT = 5.0
 """Seconds after which a transaction that does not answer is given up, with an unknown outcome."""
 
@@ -54,17 +51,7 @@ SlotsJob = Callable[[store.Connection], Awaitable[None]]
 
 
 class RefusedJob(Exception):
-    """A change of the slots is rolled back: there was nothing for it to do, or nobody approved of it in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlotsChange:
-    """A transaction of ``change_slots`` that waits for its turn."""
-
-    job: SlotsJob
-    last_rev: int
-    approval: asyncio.Future[None] | None
-    done: asyncio.Future[None]
+    """A job of ``change_slots`` found that there is nothing for it to do: its transaction is rolled back."""
 
 
 class Writer:
@@ -90,8 +77,8 @@ class Writer:
         self._queue: deque[WriteUnit] = deque()
         self._queued = 0
         self._barriers: list[asyncio.Future[bool]] = []
-        self._slots_changes: deque[SlotsChange] = deque()
-        self._slots_wait = asyncio.Event()
+        self._slots_jobs: deque[tuple[SlotsJob, int, asyncio.Future[None]]] = deque()
+        self._slots_change = asyncio.Event()
         self._wake = asyncio.Event()
         self.led = asyncio.Event()
         """Set once this process has led: from then on ``ownership`` is what its database says."""
@@ -124,20 +111,17 @@ class Writer:
         self._wake.set()
         return await future
 
-    async def change_slots(
-        self, job: SlotsJob, *, last_rev: int = 0, approval: asyncio.Future[None] | None = None
-    ) -> None:
+    async def change_slots(self, job: SlotsJob, last_rev: int = 0) -> None:
         """Runs a transaction that changes the owned slots, in the writer's turn, and reloads them.
 
-        Revisions go on above ``last_rev``. With an ``approval`` it is committed only when that is done, without an
-        exception, at most ``APPROVAL_PATIENCE`` seconds after the job; otherwise RefusedJob is raised.
+        Revisions go on above ``last_rev``.
 
         ``job`` gets the connection in pipeline mode, inside a transaction that the fence ends if it must. Raises what
         it raises: RefusedJob, or psycopg.Error; and ConnectionError or TimeoutError when the database is away.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._slots_changes.append(SlotsChange(job, last_rev, approval, future))
-        self._slots_wait.set()
+        self._slots_jobs.append((job, last_rev, future))
+        self._slots_change.set()
         self._wake.set()
         await future
 
@@ -190,7 +174,7 @@ class Writer:
 
     async def _commit_until_broken(self) -> None:
         while True:
-            if not (self._queue or self._barriers or self._slots_changes):
+            if not (self._queue or self._barriers or self._slots_jobs):
                 self._wake.clear()
                 try:
                     async with asyncio.timeout(BEAT_INTERVAL):
@@ -198,8 +182,8 @@ class Writer:
                 except TimeoutError:
                     await self._beat([])
                 continue
-            if self._slots_changes:
-                await self._change_slots(self._slots_changes.popleft())
+            if self._slots_jobs:
+                await self._change_slots(*self._slots_jobs.popleft())
                 continue
             if self._leadership.proof_age > BEAT_INTERVAL:
                 await self._beat([])  # commits that the server refuses prove nothing
@@ -215,11 +199,11 @@ class Writer:
 
     async def _rest_after(self, seconds: float) -> None:
         # What changes the slots ends what the rest is for, so it does not wait for that.
-        if not self._slots_changes:
-            self._slots_wait.clear()
+        if not self._slots_jobs:
+            self._slots_change.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(self._rest * seconds, MOST_REST)):
-                    await self._slots_wait.wait()
+                    await self._slots_change.wait()
 
     def _next_batch(self) -> Batch | None:
         now = self._clock_us()
@@ -298,38 +282,33 @@ class Writer:
     async def _prove(self) -> None:
         await store.check_fence(await store.beat(self._leadership.connection, self._leadership.fence))
 
-    async def _change_slots(self, change: SlotsChange) -> None:
+    async def _change_slots(self, job: SlotsJob, last_rev: int, future: asyncio.Future[None]) -> None:
         try:
-            await self._within(self._slots_transaction(change))
+            await self._within(self._slots_transaction(job, last_rev))
         except store.FenceLost:
             await self._reload_fence()
-            self._slots_changes.appendleft(change)
+            self._slots_jobs.appendleft((job, last_rev, future))
         except (psycopg.Error, TimeoutError) as error:
-            if not change.done.done():
-                change.done.set_exception(error)
+            if not future.done():
+                future.set_exception(error)
             if self._is_lost(error):
                 raise
         except RefusedJob as error:
-            if not change.done.done():
-                change.done.set_exception(error)
+            if not future.done():
+                future.set_exception(error)
         else:
-            if not change.done.done():
-                change.done.set_result(None)
+            if not future.done():
+                future.set_result(None)
 
-    async def _slots_transaction(self, change: SlotsChange) -> None:
-        # All in one round trip, COMMIT too, unless there is a result or an approval to wait for: a slot's pause lasts
-        # as long as this.
+    async def _slots_transaction(self, job: SlotsJob, last_rev: int) -> None:
+        # All in one round trip, COMMIT too, unless the job asks for a result: a slot's pause waits for it.
         connection, fence = self._leadership.connection, self._leadership.fence
         try:
             async with connection.pipeline():
                 await connection.execute("BEGIN")
-                raising = await store.raise_slots_seq(connection, fence, max(self._last_rev, change.last_rev))
-                await change.job(connection)
+                raising = await store.raise_slots_seq(connection, fence, max(self._last_rev, last_rev))
+                await job(connection)
                 holding = await store.held_slots(connection)
-                if change.approval is None:
-                    await connection.execute("COMMIT")
-            if change.approval is not None:
-                await _approved(change.approval)
                 await connection.execute("COMMIT")
         except psycopg.errors.DivisionByZero as error:
             await connection.rollback()
@@ -371,19 +350,13 @@ class Writer:
         self._queued = 0
         barriers, self._barriers = self._barriers, []
         _resolve(barriers, value=False)
-        while self._slots_changes:
-            done = self._slots_changes.popleft().done
-            if not done.done():
-                done.set_exception(ConnectionError("the node's database is not reachable"))
+        while self._slots_jobs:
+            *_, future = self._slots_jobs.popleft()
+            if not future.done():
+                future.set_exception(ConnectionError("the node's database is not reachable"))
 
 
 def _resolve(barriers: list[asyncio.Future[bool]], *, value: bool) -> None:
     for barrier in barriers:
         if not barrier.done():
             barrier.set_result(value)
-
-
-async def _approved(approval: asyncio.Future[None]) -> None:
-    await asyncio.wait((approval,), timeout=APPROVAL_PATIENCE)
-    if not approval.done() or approval.cancelled() or approval.exception() is not None:
-        raise RefusedJob

@@ -31,7 +31,7 @@ from shard_node.handoff.replication import SEAL, Origin, Sums
 from shard_node.handoff.verification import verify
 from shard_node.ownership import READ_LEASE, Ownership, SlotState
 from shard_node.store import Connection, execute
-from shard_node.writer import RefusedJob, Writer
+from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -324,23 +324,24 @@ class Pull:
         """Serves the slot, once the source's reads of it have ended. Without a ``pause``: of a process before."""
         move, target = self._move, self._target
         target.ownership.arrives(move.slot, move.epoch + 1)
+        while self._move.state is MoveState.COMMITTED:
+            try:
+                self._move = await target.moves.advance(self._move, MoveState.ACTIVATING, target.name)
+            except TopologyUnavailable:
+                await asyncio.sleep(RETRY)
+                self._move = await self._reread()
+                if self._move.state not in (MoveState.COMMITTED, MoveState.ACTIVATING):
+                    raise MoveChanged(f"The {self._move} is {self._move.state} by now") from None
+        await stopping
+        if pause is not None:
+            pause.done("activating")
+        steps.reached("activating", self._move)
 
         async def take(connection: Connection) -> None:
             await execute(connection, "take_slot", {"slot": move.slot, "epoch": move.epoch + 1})
 
-        # While the topology notes it, the take-over is got ready up to its COMMIT.
-        activating = asyncio.create_task(self._note_activating(stopping, pause))
-        try:
-            if target.ownership.owned.get(move.slot) != move.epoch + 1:
-                last_rev = self._move.last_rev or 0
-                try:
-                    await target.writer.change_slots(take, last_rev=last_rev, approval=activating)
-                except RefusedJob:
-                    await activating
-                    await target.writer.change_slots(take, last_rev=last_rev)
-            await activating
-        finally:
-            await _end(activating)
+        if target.ownership.owned.get(move.slot) != move.epoch + 1:
+            await target.writer.change_slots(take, last_rev=self._move.last_rev or 0)
         steps.reached("serving", self._move)
         detail: dict[str, object] = {}
         facts: dict[str, object] = {}
@@ -364,23 +365,6 @@ class Pull:
                 self._move = await self._reread()
         steps.reached("active", self._move)
         self._on_served(time.monotonic() - self._began)
-
-    async def _note_activating(self, stopping: asyncio.Task[None], pause: Pause | None) -> None:
-        """COMMITTED → ACTIVATING; returns when the source has ended its reads as well."""
-        while self._move.state is MoveState.COMMITTED:
-            try:
-                self._move = await self._target.moves.advance(
-                    self._move, MoveState.ACTIVATING, self._target.name
-                )
-            except TopologyUnavailable:
-                await asyncio.sleep(RETRY)
-                self._move = await self._reread()
-                if self._move.state not in (MoveState.COMMITTED, MoveState.ACTIVATING):
-                    raise MoveChanged(f"The {self._move} is {self._move.state} by now") from None
-        await stopping
-        if pause is not None:
-            pause.done("activating")
-        steps.reached("activating", self._move)
 
     def _begin_to_stop_reads(self) -> asyncio.Task[None]:
         return asyncio.create_task(self._stop_reads(time.monotonic()))

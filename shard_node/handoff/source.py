@@ -12,6 +12,7 @@ from enum import Enum, auto
 
 import psycopg
 import structlog
+from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Identifier
 from psycopg_pool import AsyncConnectionPool
 
@@ -20,7 +21,7 @@ from likering.shard.v1 import shard_service_pb2 as pb
 from likering.topology.move_names import Attempt, kept
 from likering.topology.moves import ENDED, MoveChanged, MoveState, MoveStore, SlotMove
 from shard_node.handoff import steps
-from shard_node.handoff.replication import sums
+from shard_node.handoff.replication import Sums, sums
 from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.partitions import PARENTS, rename_unowned
 from shard_node.store import Connection, execute
@@ -117,10 +118,12 @@ class Source:
             await self._freeze(request)
         frozen_at = time.monotonic()
         self._ownership.heard_of(slot)
-        async with self._pool.connection() as connection, connection.pipeline():
-            sealing = await execute(connection, "read_seal", {"slot": slot, "move": move, "attempt": attempt})
-            total = await sums(connection, slot)
-            row = await sealing.fetchone()
+        try:
+            row, total = await self._read_seal(slot, move, attempt)
+        except psycopg.OperationalError:
+            # Pooled connections may still be to a server that has been restarted or replaced; the writer's is not.
+            await self._pool.check()
+            row, total = await self._read_seal(slot, move, attempt)
         if row is None:
             raise SlotMoving(f"slot {slot} has no seal of attempt {attempt}")
         return pb.FreezeSlotResponse(
@@ -130,6 +133,12 @@ class Source:
             system_identifier=self._system_identifier,
             timeline=row[1],
         )
+
+    async def _read_seal(self, slot: int, move: int, attempt: int) -> tuple[TupleRow | None, Sums]:
+        async with self._pool.connection() as connection, connection.pipeline():
+            sealing = await execute(connection, "read_seal", {"slot": slot, "move": move, "attempt": attempt})
+            total = await sums(connection, slot)
+            return await sealing.fetchone(), total
 
     async def _freeze(self, request: pb.FreezeSlotRequest) -> None:
         names = {

@@ -29,7 +29,7 @@ from shard_node.commit import Batch, commit
 from shard_node.leadership import LEASE, Leadership, LeadershipLost
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, Fence
-from shard_node.writer import RefusedJob, Writer
+from shard_node.writer import Writer
 from tests.integration.node_database import NOW, SLOTS, prepared, unit
 from tests.parts.until import until
 
@@ -128,61 +128,6 @@ async def test_a_change_of_slots_ends_a_rest(
         await node.writer.change_slots(nothing)
     assert (await second)[1] == OP_OUTCOME_CHANGED
     assert node.published == [1, 2]
-
-
-async def test_a_change_that_nobody_approves_of_is_not_made(
-    process: Callable[..., Process], database: str
-) -> None:
-    """Neither when the approval is late nor when it fails; the writer goes on."""
-    node = process()
-    await node.leads()
-    before = dict(node.ownership.held)
-
-    async def forget(connection: Connection) -> None:
-        await connection.execute("DELETE FROM slots WHERE slot = 0")
-
-    loop = asyncio.get_running_loop()
-    late: asyncio.Future[None] = loop.create_future()
-    failed: asyncio.Future[None] = loop.create_future()
-    failed.set_exception(LookupError())
-    for approval in (late, failed):
-        async with asyncio.timeout(DEADLINE):
-            with pytest.raises(RefusedJob):
-                await node.writer.change_slots(forget, approval=approval)
-    assert node.ownership.held == before
-    assert (await like(node, "p", "u"))[1] == OP_OUTCOME_CHANGED
-    async with await psycopg.AsyncConnection.connect(database, options="-csearch_path=likering") as other:
-        assert await (await other.execute("SELECT count(*) FROM slots")).fetchone() == (SLOTS,)
-
-
-async def test_a_change_is_committed_when_it_is_approved_of(
-    process: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, database: str
-) -> None:
-    """Not before, although everything else has been done."""
-    monkeypatch.setattr(writer_module, "APPROVAL_PATIENCE", 3600.0)
-    node = process()
-    await node.leads()
-    executed = asyncio.Event()
-
-    async def forget(connection: Connection) -> None:
-        cursor = await connection.execute("DELETE FROM slots WHERE slot = 0 RETURNING 1")
-        assert await cursor.fetchone() == (1,)
-        executed.set()
-
-    approval: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    changing = asyncio.create_task(node.writer.change_slots(forget, approval=approval))
-    async with asyncio.timeout(DEADLINE):
-        await executed.wait()
-        async with await psycopg.AsyncConnection.connect(
-            database, autocommit=True, options="-csearch_path=likering"
-        ) as other:
-            count = "SELECT count(*) FROM slots"
-            assert await (await other.execute(count)).fetchone() == (SLOTS,)
-            assert 0 in node.ownership.held
-            approval.set_result(None)
-            await changing
-            assert await (await other.execute(count)).fetchone() == (SLOTS - 1,)
-    assert 0 not in node.ownership.held
 
 
 async def test_a_full_queue_refuses_at_once(process: Callable[..., Process]) -> None:

@@ -15,18 +15,23 @@ from likering.dev.postgres import PostgresServer
 from likering.topology.moves import MoveState
 from tests.parts.one_handoff import Handoff
 from tests.parts.standby import Standby
+from tests.parts.until import until
 
 pytestmark = pytest.mark.timeout(180)
 
 
 async def fails_over(handoff: Handoff, step: str, directory: Path) -> None:
-    """Begins the move, and replaces the source's Postgres while the target stands still at the step."""
+    """Begins the move, and replaces the source's Postgres while the target stands still at the step.
+
+    The source serves its other slots from the promoted standby when the target goes on.
+    """
     part = handoff.cluster.parts[handoff.source, "postgres"]
     assert isinstance(part.server, PostgresServer)
     standby = Standby(part.server, directory)
     await asyncio.to_thread(standby.follow)
     await handoff.begin_until(handoff.target, step)
     await asyncio.to_thread(standby.take_over, part)
+    await until(handoff.takes_writes_of(handoff.source), 30)
     handoff.release(handoff.target)
 
 
