@@ -152,7 +152,10 @@ class Batch:
 
     def committed(self, positions: Sequence[int], posts: Mapping[str, PostCount]) -> None:
         """Notes that a transaction has committed these positions, and what it made of these posts."""
-        self.uncommitted.difference_update(positions)
+        if len(positions) == len(self):
+            self.uncommitted.clear()
+        else:
+            self.uncommitted.difference_update(positions)
         self.posts.update(posts)
 
     def slot_of_posts(self) -> dict[str, int]:
@@ -288,6 +291,10 @@ def _count_singles(
     if len(result.posts) == len(inserted):  # each post once: nothing to count forward
         for position in inserted:
             batch.versions[position], batch.counts[position] = result.posts[batch.post_ids[position]]
+    elif len(result.posts) == 1 and len(inserted) == len(batch):  # one viral post: nothing to look up
+        (after,) = result.posts.values()
+        batch.versions = list(range(after.version - len(inserted) + 1, after.version + 1))
+        batch.counts = list(range(after.like_count - len(inserted) + 1, after.like_count + 1))
     else:
         still_to_come = Counter([batch.post_ids[position] for position in inserted])
         for position in inserted:
@@ -296,8 +303,11 @@ def _count_singles(
             after = result.posts[post_id]
             batch.versions[position] = after.version - still_to_come[post_id]
             batch.counts[position] = after.like_count - still_to_come[post_id]
-    for position in inserted:
-        batch.outcomes[position] = OP_OUTCOME_CHANGED
+    if len(inserted) == len(batch):
+        batch.outcomes = [OP_OUTCOME_CHANGED] * len(batch)
+    else:
+        for position in inserted:
+            batch.outcomes[position] = OP_OUTCOME_CHANGED
     return inserted, existing
 
 

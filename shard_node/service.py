@@ -196,7 +196,5 @@ def _check_columns(request: ExecuteRequest) -> None:
         len(column) not in (0, size) for column in optional
     ):
         raise MessageMalformed("the columns of the batch differ in length")
-    if any("\0" in post_id for post_id in request.post_ids) or any(
-        "\0" in user_id for user_id in request.user_ids
-    ):
+    if "\0" in "".join(request.post_ids) or "\0" in "".join(request.user_ids):
         raise IdNotPrintable
