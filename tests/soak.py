@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from math import ceil, floor
 from pathlib import Path
 from typing import Final
 
@@ -83,6 +84,7 @@ class Soak:
         try:
             while not self.summary.contradictions and self._elapsed() < minutes * 60:
                 await self._round()
+            await self._balance()
         finally:
             await self._sum_up()
 
@@ -128,6 +130,17 @@ class Soak:
         )
         if problems:
             self.say(judged(problems, callers.seed))
+
+    async def _balance(self) -> None:
+        """Whatever was begun and cancelled before: one more resize gives each node the slots that are its share."""
+        resize, plan = await self._resizing.begin()
+        await self._resizing.settled(resize, PATIENCE)
+        owners = (await self._resizing.nodes.get()).owners
+        for name, share in plan.after.shares.items():
+            if not floor(share) <= owners.count(name) <= ceil(share):
+                self.summary.contradictions.append(
+                    f"node {name} has {owners.count(name)} slots, its share is {share:.2f}"
+                )
 
     # What happens
 

@@ -152,7 +152,7 @@ class Mover:
         busy = Counter(
             name
             for move in moves
-            if move.state in UNDER_WAY or move.move in self._pulls
+            if move.state in UNDER_WAY or (move.state is MoveState.PLANNED and move.move in self._pulls)
             for name in (move.source, move.target)
         )
         for move in moves:
