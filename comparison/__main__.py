@@ -30,6 +30,7 @@ from comparison.report import (
     sides_table,
     write_into,
 )
+from comparison.resize_report import MARK, resize_markdown
 from comparison.sides import Settings, Sides
 from comparison.stage import Stage
 from likering.bench.load import PacedSelector
@@ -129,6 +130,18 @@ def render(
 ) -> None:
     """Write the tables of a run into docs/benchmarks.md."""
     write_into(page, markdown(json.loads(result.read_text())))
+    typer.echo(f"wrote {page}")
+
+
+@app.command()
+def render_resize(
+    result: Annotated[Path, typer.Argument(help="The JSON of all parts of resize.")],
+    page: Annotated[Path, typer.Option(help="The page to write the table into.")] = Path(
+        "docs/benchmarks.md"
+    ),
+) -> None:
+    """Write the table of resizes into docs/benchmarks.md."""
+    write_into(page, resize_markdown(json.loads(result.read_text())), MARK)
     typer.echo(f"wrote {page}")
 
 

@@ -140,11 +140,11 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in (header, aligned, *body)]
 
 
-def write_into(page: Path, tables: str) -> None:
-    """Replaces what stands between the marks of a page. Raises ValueError when it has no marks."""
+def write_into(page: Path, tables: str, mark: str = BEGIN) -> None:
+    """Replaces what stands between a mark of a page and the next end. Raises ValueError when it has none."""
     text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
+    before, begin, rest = text.partition(mark)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page} has no line {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}")
+        raise ValueError(f"{page} has no line {mark} and {END}")
+    page.write_text(f"{before}{mark}\n\n{tables}\n{END}{after}")
