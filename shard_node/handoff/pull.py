@@ -23,6 +23,7 @@ from likering.topology.move_names import Attempt
 from likering.topology.moves import MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
 from shard_node.handoff import replication, steps
 from shard_node.handoff.copying import RowBudget, copy_tables, estimate_rows, export_snapshot
+from shard_node.handoff.forecast import DRAIN_SHARE, Advice, Forecast
 from shard_node.handoff.leftovers import clear_slot
 from shard_node.handoff.links import Links
 from shard_node.handoff.pause import Pause
@@ -35,22 +36,8 @@ from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
 
-COMMIT_SHARE = 0.5
-"""The part of the pause budget that draining may take; the rest is for the commit and what follows."""
-AFTER_DRAIN = 0.02
-"""Seconds of a pause that come after the last row has arrived, as first guess for the prediction."""
-PROBES = 3
-"""The freeze is predicted from the slowest of so many probes in a row."""
-CALM = 0.004
-CALM_PATIENCE = 0.5
-"""A freeze waits for so many seconds for a moment at which none of those probes takes longer than the first figure."""
-SLOW_AFTER = 1.0
-"""Seconds that a freeze has been too long to begin after which the source is asked to write less."""
-SLOW_STEP = 0.5
-"""Seconds after which it is asked to write still less: to rest twice as long after each commit."""
 SLOW_FOR = 1.0
-"""Seconds for which one such request holds."""
-MOST_SLOW = 32.0
+"""Seconds for which one request to write less holds."""
 PROBE_INTERVAL = 0.02
 """Seconds from one probe to the next: what the copy has held up is made up for meanwhile."""
 PROBE_TIMEOUT = 5.0
@@ -212,50 +199,41 @@ class Pull:
 
     async def _catch_up(self, source: Connection, own: Connection) -> None:
         """Returns when a freeze can be expected to keep within the pause budget."""
-        recent: list[float] = []
+        forecast = Forecast()
         number = SEAL
-        calm_by: float | None = None
-        late_since: float | None = None
         while True:
             number += 1
             await asyncio.sleep(PROBE_INTERVAL)
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT):
-                    recent.append(await replication.probe(source, own, self._attempt, number))
+                    seconds = await replication.probe(source, own, self._attempt, number)
             except TimeoutError:
-                recent.clear()
+                forecast.forget()
                 await self._check_replication(source, own)
                 await self._wait(f"changes take more than {PROBE_TIMEOUT:.0f} s to arrive")
                 continue
-            recent = recent[-PROBES:]
             limits = self._target.limits()
-            budget = limits.pause_budget_ms / 1000
-            expected = max(recent) + AFTER_DRAIN
+            lag_us = round(seconds * 1e6)
             if limits.paused:
-                await self._wait("moves are paused", lag_us=round(recent[-1] * 1e6))
+                forecast.forget()
+                await self._wait("moves are paused", lag_us=lag_us)
                 await asyncio.sleep(RETRY)
-            elif len(recent) < PROBES:
                 continue
-            elif max(recent) <= budget * COMMIT_SHARE and expected <= budget:
-                calm_by = calm_by or time.monotonic() + CALM_PATIENCE
-                if max(recent) > CALM and time.monotonic() < calm_by:
-                    continue
-                await self._target.moves.report(self._move, lag_us=round(max(recent) * 1e6), waits_for="")
-                return
-            else:
-                await self._wait(
-                    f"a freeze now would take about {expected * 1000:.0f} ms, above the budget of"
-                    f" {limits.pause_budget_ms} ms",
-                    lag_us=round(recent[-1] * 1e6),
-                )
-                late_since = late_since or time.monotonic()
-                await self._slow_source(time.monotonic() - late_since)
+            match forecast.advice(seconds, limits.pause_budget_ms / 1000):
+                case Advice.FREEZE:
+                    await self._target.moves.report(self._move, lag_us=lag_us, waits_for="")
+                    return
+                case Advice.WAIT:
+                    await self._wait(
+                        f"a freeze now would take about {forecast.pause * 1000:.0f} ms, above the budget of"
+                        f" {limits.pause_budget_ms} ms",
+                        lag_us=lag_us,
+                    )
+                    await self._slow_source(forecast.rest)
 
-    async def _slow_source(self, late: float) -> None:
-        """A source that writes faster than this node's Postgres can follow would never be caught up with."""
-        if late < SLOW_AFTER:
+    async def _slow_source(self, rest: float) -> None:
+        if not rest:
             return
-        rest = min(2.0 ** ((late - SLOW_AFTER) // SLOW_STEP), MOST_SLOW)
         try:
             await self._target.peers.slow_writes(self._move.source, rest, SLOW_FOR)
         except LikeringError as error:
@@ -278,9 +256,9 @@ class Pull:
             raise MoveChanged("aborted")
         arriving = asyncio.create_task(replication.sealed_sums(own, self._attempt))
         try:
-            await asyncio.wait((arriving,), timeout=max(0.0, budget * COMMIT_SHARE - pause.seconds))
+            await asyncio.wait((arriving,), timeout=max(0.0, budget * DRAIN_SHARE - pause.seconds))
             if not arriving.done():
-                patience = budget * COMMIT_SHARE * 1000
+                patience = budget * DRAIN_SHARE * 1000
                 await self._abort(f"the last changes had not arrived {patience:.0f} ms after the freeze")
                 raise MoveChanged("aborted")
             here = arriving.result()

@@ -17,7 +17,7 @@ from likering.dev.cluster import EmbeddedCluster
 from likering.errors import MoveCommitted
 from likering.ring.plan import Plan
 from likering.topology.moves import SETTLED, UNCOMMITTED, MoveState, SlotMove
-from shard_node.handoff.pull import PROBES
+from shard_node.handoff.forecast import PROBES
 from tests.parts.callers import BULK, CALLS, Callers
 from tests.parts.oracle import judged
 from tests.parts.resizing import Resizing

@@ -1,0 +1,94 @@
+"""When a slot is to be frozen, by the probes and a clock of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from shard_node.handoff.forecast import (
+    CALM,
+    CALM_PATIENCE,
+    MOST_REST,
+    PROBES,
+    SLOW_AFTER,
+    SLOW_STEP,
+    Advice,
+    Forecast,
+)
+
+BUDGET = 0.1
+QUICK, FITS, LONG = CALM / 2, 0.03, 0.06
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def forecast(clock: Clock) -> Forecast:
+    return Forecast(clock)
+
+
+def advice(forecast: Forecast, *probes: float) -> list[Advice]:
+    return [forecast.advice(seconds, BUDGET) for seconds in probes]
+
+
+def test_one_quick_probe_is_luck(forecast: Forecast) -> None:
+    assert advice(forecast, *[QUICK] * PROBES) == [Advice.PROBE_AGAIN] * (PROBES - 1) + [Advice.FREEZE]
+
+
+def test_a_slow_probe_counts_until_enough_others_have_followed(forecast: Forecast) -> None:
+    assert advice(forecast, LONG, QUICK, QUICK, QUICK)[2:] == [Advice.WAIT, Advice.FREEZE]
+
+
+def test_what_fits_waits_for_a_calm_moment_but_not_for_ever(forecast: Forecast, clock: Clock) -> None:
+    assert advice(forecast, *[FITS] * 10) == [Advice.PROBE_AGAIN] * 10
+    clock.now += CALM_PATIENCE - 0.001
+    assert advice(forecast, FITS) == [Advice.PROBE_AGAIN]
+    clock.now += 0.002
+    assert advice(forecast, FITS) == [Advice.FREEZE]
+
+
+def test_a_calm_moment_is_taken_at_once(forecast: Forecast) -> None:
+    assert advice(forecast, FITS, FITS, FITS, QUICK, QUICK, QUICK)[-1] is Advice.FREEZE
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(0.12, Advice.PROBE_AGAIN), (0.11, Advice.WAIT)])
+def test_draining_may_take_half_of_the_budget(forecast: Forecast, budget: float, expected: Advice) -> None:
+    assert [forecast.advice(LONG, budget) for _ in range(PROBES)][-1] is expected
+
+
+def test_what_comes_after_draining_must_fit_as_well(forecast: Forecast) -> None:
+    assert [forecast.advice(0.001, 0.02) for _ in range(PROBES)][-1] is Advice.WAIT
+    assert forecast.pause == pytest.approx(0.021)
+
+
+def test_what_was_forgotten_does_not_count(forecast: Forecast) -> None:
+    advice(forecast, LONG, LONG)
+    forecast.forget()
+    assert advice(forecast, *[QUICK] * PROBES)[-1] is Advice.FREEZE
+
+
+def test_a_source_that_cannot_be_followed_rests_longer_and_longer(forecast: Forecast, clock: Clock) -> None:
+    advice(forecast, *[LONG] * PROBES)
+    rests = [forecast.rest]
+    clock.now += SLOW_AFTER
+    for _ in range(8):
+        advice(forecast, LONG)
+        rests.append(forecast.rest)
+        clock.now += SLOW_STEP
+    assert rests == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, MOST_REST, MOST_REST]
+
+
+def test_a_source_that_is_followed_never_rests(forecast: Forecast, clock: Clock) -> None:
+    advice(forecast, *[FITS] * PROBES)
+    clock.now += 3600
+    assert forecast.rest == 0.0
