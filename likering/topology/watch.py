@@ -124,7 +124,8 @@ class TopologyWatch:
         while True:
             self._look.clear()
             try:
-                self._publish(await self._store.get(self._current))
+                known = self._current
+                self._publish(await self._store.get(known), known)
             except LikeringError as error:
                 self._note(error)
                 raise
@@ -150,7 +151,7 @@ class TopologyWatch:
             return
         new = change.new_owner
         try:
-            self._publish(current.with_owner(change.version, new.slot, new.owner, new.epoch))
+            self._publish(current.with_owner(change.version, new.slot, new.owner, new.epoch), current)
         except ValueError:
             self.refresh_soon()  # of another cluster, or by a program that is no match for this one
 
@@ -163,19 +164,19 @@ class TopologyWatch:
             )
         self._trouble = error
 
-    def _publish(self, topology: Topology) -> None:
-        current = self._current
-        if current is not None:
-            if topology.cluster_id != current.cluster_id:
+    def _publish(self, topology: Topology, known: Topology | None) -> None:
+        """Takes a topology over. ``known``: the newest one when the store was asked; there may be newer ones since."""
+        if known is not None:
+            if topology.cluster_id != known.cluster_id:
                 raise TopologyUnavailable(
-                    f"The topology database is of cluster {topology.cluster_id} now, not of {current.cluster_id}"
+                    f"The topology database is of cluster {topology.cluster_id} now, not of {known.cluster_id}"
                 )
-            if topology.version < current.version:
+            if topology.version < known.version:
                 raise TopologyUnavailable(
-                    f"The topology database went back to version {topology.version} from {current.version}"
+                    f"The topology database went back to version {topology.version} from {known.version}"
                 )
-            if topology.version == current.version:
-                return
+        if self._current is not None and topology.version <= self._current.version:
+            return
         self._current = topology
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -51,6 +51,41 @@ class Asked(PostgresTopologyStore):
             yield change
 
 
+class Slow(Asked):
+    """Gives its answers when it may."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn)
+        self.has_read = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def get(self, known: Topology | None = None) -> Topology:
+        topology = await super().get(known)
+        self.has_read.set()
+        await self.may_answer.wait()
+        return topology
+
+
+async def move_slot(moves: PostgresMoveStore, version: int, slot: int) -> None:
+    """From a to b, as far as watchers are told of it."""
+    resize = await moves.apply(version, [Move(slot, "a", "b", 1)], {}, "test")
+    (move,) = await moves.moves(resize=resize)
+    assert await moves.begin(move, "b") == ""
+    move = await moves.move(move.move)
+    for state in (MoveState.CATCHING_UP, MoveState.FREEZING):
+        move = await moves.advance(move, state, "b")
+    move = await moves.commit(move, "b", {})
+    for state in (
+        MoveState.ACTIVATING,
+        MoveState.ACTIVE,
+        MoveState.MOVED,
+        MoveState.VERIFIED,
+        MoveState.RETIRED,
+    ):
+        move = await moves.advance(move, state, "b")
+
+
 @pytest.fixture
 async def store(database: str) -> AsyncIterator[PostgresTopologyStore]:
     await create_cluster(database, 8)
@@ -105,18 +140,41 @@ async def test_what_a_move_changes_is_told_and_need_not_be_read(
     await watch.start(PATIENCE)
     await until(lambda: asked.told)
     reads = asked.reads
-    await moves.apply(before.version, [Move(slot, "a", "b", 1) for slot in (1, 2)], {}, "test")
-    for move in await moves.moves():
-        assert await moves.begin(move, "b") == ""
-        moved = await moves.move(move.move)
-        for state in (MoveState.CATCHING_UP, MoveState.FREEZING):
-            moved = await moves.advance(moved, state, "b")
-        await moves.commit(moved, "b", {})
-        await until(lambda slot=move.slot: watch.current.owners[slot] == "b")  # type: ignore[misc]
+    for version, slot in enumerate((1, 2), before.version):
+        await move_slot(moves, version, slot)
+        await until(lambda slot=slot: watch.current.owners[slot] == "b")  # type: ignore[misc]
     assert watch.current == await store.get()
     assert watch.current.version == before.version + 2
     assert asked.reads == reads
     for closing in (watch.stop(), moves.close(), asked.close()):
+        await closing
+
+
+async def test_what_is_told_while_the_store_is_read_is_not_taken_back(
+    database: str, store: PostgresTopologyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer from before a change may arrive after the change was told: no database went back."""
+    await store.register(registration("a"))
+    topology = await store.register(registration("b"))
+    topology = await store.assign(topology.version, {1: "a"})
+    slow, moves = Slow(database), PostgresMoveStore(database)
+    watch = TopologyWatch(slow)
+    await watch.start(PATIENCE)
+    await until(lambda: slow.told)
+    slow.may_answer.clear()
+    slow.has_read.clear()
+    watch.refresh_soon()
+    await asyncio.wait_for(slow.has_read.wait(), PATIENCE)
+    await move_slot(moves, topology.version, 1)
+    await until(lambda: watch.current.version == topology.version + 1)
+    slow.may_answer.set()
+    await watch.at_least(0)
+    slow.has_read.clear()
+    watch.refresh_soon()
+    await asyncio.wait_for(slow.has_read.wait(), PATIENCE)
+    assert watch.trouble is None
+    assert watch.current == await store.get()
+    for closing in (watch.stop(), moves.close(), slow.close()):
         await closing
 
 
