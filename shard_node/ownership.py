@@ -48,6 +48,7 @@ class Ownership:
         self._frozen: Mapping[int, int] = {}
         self._epochs: Mapping[int, int] = {}
         self._readable_until: dict[int, float] = {}
+        self._heard: dict[int, float] = {}
         self._arriving: dict[int, int] = {}
 
     def __repr__(self) -> str:
@@ -77,22 +78,25 @@ class Ownership:
         self._readable_until = {
             slot: until for slot, until in self._readable_until.items() if slot in self._frozen
         }
+        self._heard = {slot: at for slot, at in self._heard.items() if slot in self._frozen}
         for slot, epoch in list(self._arriving.items()):
             if self._writable.get(slot) == epoch:
                 del self._arriving[slot]
 
     def heard_of(self, slot: int) -> None:
         """The target of a frozen slot's move has given a sign: reads go on for a while."""
-        self._readable_until[slot] = self._clock() + READ_LEASE
+        self._heard[slot] = self._clock()
+        self._readable_until[slot] = self._heard[slot] + READ_LEASE
 
     def stop_reads(self, slot: int) -> None:
-        """Ends the reads of a frozen slot."""
+        """Ends the reads of a frozen slot, as the target of its move wants it."""
+        self._heard[slot] = self._clock()
         self._readable_until.pop(slot, None)
 
     def silence(self, slot: int) -> float:
         """Seconds since the target's last word about a frozen slot; endless when it has not been heard at all."""
-        until = self._readable_until.get(slot)
-        return float("inf") if until is None else self._clock() - (until - READ_LEASE)
+        heard = self._heard.get(slot)
+        return float("inf") if heard is None else self._clock() - heard
 
     def arrives(self, slot: int, epoch: int) -> None:
         """The slot is this node's by the topology, and will be served in a moment."""

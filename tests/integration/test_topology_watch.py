@@ -154,7 +154,9 @@ async def test_what_is_told_while_the_store_is_read_is_not_taken_back(
     database: str, store: PostgresTopologyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer from before a change may arrive after the change was told: no database went back."""
-    monkeypatch.setattr(watch_module, "RETRY_SECONDS", 3600.0)  # after an alarm the store would not be read again
+    monkeypatch.setattr(
+        watch_module, "RETRY_SECONDS", 3600.0
+    )  # after an alarm the store would not be read again
     await store.register(registration("a"))
     topology = await store.register(registration("b"))
     topology = await store.assign(topology.version, {1: "a"})

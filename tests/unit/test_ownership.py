@@ -82,6 +82,15 @@ def test_silence_counts_from_the_last_word(ownership: Ownership, clock: Clock) -
     assert ownership.silence(2) == pytest.approx(0.25)
 
 
+def test_a_target_that_ends_the_reads_is_not_silent(ownership: Ownership, clock: Clock) -> None:
+    """It is about to commit: the source must not ask for the end of the move now."""
+    ownership.heard_of(2)
+    clock.now += 0.25
+    ownership.stop_reads(2)
+    clock.now += 0.5
+    assert ownership.silence(2) == pytest.approx(0.5)
+
+
 def test_a_slot_that_arrives_is_asked_for_again(ownership: Ownership) -> None:
     """Until it is here, or will not come."""
     ownership.arrives(4, 6)
