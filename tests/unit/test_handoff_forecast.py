@@ -14,17 +14,10 @@ from shard_node.handoff.forecast import (
     Advice,
     Forecast,
 )
+from tests.parts.clock import Clock
 
 BUDGET = 0.1
 QUICK, FITS, LONG = CALM / 2, 0.03, 0.06
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

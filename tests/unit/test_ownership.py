@@ -6,16 +6,7 @@ import pytest
 
 from likering.shard.v1.shard_service_pb2 import OP_CODE_MOVING, OP_CODE_NOT_OWNER
 from shard_node.ownership import READ_LEASE, HeldSlot, Ownership, SlotState
-
-
-class Clock:
-    """A clock that stands still."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.parts.clock import Clock
 
 
 @pytest.fixture
