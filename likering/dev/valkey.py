@@ -107,6 +107,7 @@ class ValkeyServer:
     def _configure(self) -> Path:
         # The password stands in a file and not in the arguments, which every user of the machine can read.
         lines = [
+            f"dir {_quoted(str(self.directory))}",  # else it would be whatever directory this process was started in
             f"bind {HOST}",
             f"port {self._port}",
             f"requirepass {self._password}",
@@ -131,3 +132,8 @@ class ValkeyServer:
             return False
         finally:
             client.close()
+
+
+def _quoted(text: str) -> str:
+    """As a value of the server's configuration file."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
