@@ -39,6 +39,7 @@ MAX_WAITING: Final = 50_000
 _FIRST_BACKOFF: Final = 0.02
 _FIRST_MOVING_BACKOFF: Final = 0.005
 _LAST_BACKOFF: Final = 0.2
+_MOST_DOUBLINGS: Final = 10  # a float overflows at 1024
 _TOPOLOGY_PATIENCE: Final = 0.5
 # A change is told by the pulse; this is for one that came and went unseen.
 _RECHECK: Final = 0.5
@@ -280,7 +281,9 @@ class Undertaking:
 
     def _backoff(self, first: float = _FIRST_BACKOFF) -> float:
         # Spread, or all calls that failed together would come back together.
-        return min(first * 2.0**self._attempt, _LAST_BACKOFF) * random.uniform(0.5, 1.0)
+        return min(first * 2.0 ** min(self._attempt, _MOST_DOUBLINGS), _LAST_BACKOFF) * random.uniform(
+            0.5, 1.0
+        )
 
     def _give_up(self, positions: Sequence[int]) -> None:
         for position in positions:
