@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 
@@ -13,6 +14,8 @@ from likering.ring.topology import Topology
 from likering.topology.store import TopologyChange, TopologyStore
 
 POLL_SECONDS = 1.0
+CONFIRM_SECONDS = 10.0
+"""How long what was put together from notifications is believed before all of it is read."""
 RETRY_SECONDS = 0.25
 
 _log = structlog.get_logger(__name__)
@@ -22,9 +25,9 @@ class TopologyWatch:
     """Keeps the newest topology of a store, for one event loop.
 
     A notification says that there is something to read, or, of a move, what is new; each second the store is asked
-    anyway. When it does not
-    answer, the last topology stays. A lower version, or another cluster, is never taken: a topology database that
-    forgot something is an alarm, not an order.
+    anyway. When it does not answer, the last topology stays. A lower version, or another cluster, is never taken: a
+    topology database that forgot something is an alarm, not an order. If it has counted up again since, that shows when
+    all of it is read: some seconds after the last move.
     """
 
     def __init__(self, store: TopologyStore, on_change: Callable[[Topology], None] | None = None) -> None:
@@ -36,6 +39,8 @@ class TopologyWatch:
         self._look = asyncio.Event()
         self._trouble: LikeringError | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._unread_since: float | None = None
+        """Since when ``current`` is put together from notifications; None when it was read."""
 
     def __repr__(self) -> str:
         return f"TopologyWatch({self._current!r}, trouble={self._trouble!r})"
@@ -125,7 +130,12 @@ class TopologyWatch:
             self._look.clear()
             try:
                 known = self._current
-                self._publish(await self._store.get(known), known)
+                unread_for = 0.0 if self._unread_since is None else time.monotonic() - self._unread_since
+                confirming = unread_for > CONFIRM_SECONDS
+                read = await self._store.get(None if confirming else known)
+                self._publish(read, known)
+                if read is not known:
+                    self._confirm(read, known)
             except LikeringError as error:
                 self._note(error)
                 raise
@@ -152,8 +162,18 @@ class TopologyWatch:
         new = change.new_owner
         try:
             self._publish(current.with_owner(change.version, new.slot, new.owner, new.epoch), current)
+            self._unread_since = self._unread_since or time.monotonic()
         except ValueError:
             self.refresh_soon()  # of another cluster, or by a program that is no match for this one
+
+    def _confirm(self, read: Topology, known: Topology | None) -> None:
+        """All of it was read: what was put together from notifications must be the same."""
+        if self._current not in (read, known):
+            return  # another one has come meanwhile
+        self._unread_since = None
+        if known is not None and read.version == known.version and read != known:
+            _log.error("topology_differs", version=read.version, cluster_id=read.cluster_id)
+            self._take(read)
 
     def _note(self, error: LikeringError) -> None:
         """Remember why there is nothing new; say it once, not with each attempt."""
@@ -175,8 +195,10 @@ class TopologyWatch:
                 raise TopologyUnavailable(
                     f"The topology database went back to version {topology.version} from {known.version}"
                 )
-        if self._current is not None and topology.version <= self._current.version:
-            return
+        if self._current is None or topology.version > self._current.version:
+            self._take(topology)
+
+    def _take(self, topology: Topology) -> None:
         self._current = topology
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -75,7 +75,7 @@ async def move_slot(moves: PostgresMoveStore, version: int, slot: int) -> None:
     move = await moves.move(move.move)
     for state in (MoveState.CATCHING_UP, MoveState.FREEZING):
         move = await moves.advance(move, state, "b")
-    move = await moves.commit(move, "b", {})
+    move = await moves.commit(move, MoveState.COMMITTED, "b", {})
     for state in (
         MoveState.ACTIVATING,
         MoveState.ACTIVE,
@@ -148,6 +148,26 @@ async def test_what_a_move_changes_is_told_and_need_not_be_read(
     assert asked.reads == reads
     for closing in (watch.stop(), moves.close(), asked.close()):
         await closing
+
+
+async def test_what_was_only_told_is_read_after_a_while(
+    database: str, watch: TopologyWatch, store: PostgresTopologyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A topology database that failed over, forgot, and has counted up to the same version by another way."""
+    monkeypatch.setattr(watch_module, "CONFIRM_SECONDS", 0.0)
+    await store.register(registration("a"))
+    before = await store.register(registration("b"))
+    before = await store.assign(before.version, {1: "a", 2: "a"})
+    await at_least(watch, before.version)
+    moves = PostgresMoveStore(database)
+    await move_slot(moves, before.version, 1)
+    await moves.close()
+    await until(lambda: watch.current.owners[1] == "b")
+    await execute(
+        database, "UPDATE slots SET owner = CASE slot WHEN 1 THEN 'a' ELSE 'b' END WHERE slot IN (1, 2)"
+    )
+    await until(lambda: watch.current.owners[1:3] == ("a", "b"))
+    assert watch.current == await store.get()
 
 
 async def test_what_is_told_while_the_store_is_read_is_not_taken_back(
