@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCopy, OperationalError
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
@@ -102,8 +102,9 @@ async def copy_tables(
     async with source.transaction():
         await source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         await source.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
-        # Of a copy that is read slowly on purpose the server must not think that its reader is gone.
+        # Of a copy that is read slowly on purpose the server must not think that its reader is gone, or forgetful.
         await source.execute("SET LOCAL tcp_user_timeout = 0")
+        await source.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         for parent in PARENTS:
             name = attempt.staging(parent)
             await create_slot_table(target, parent, name, indexes=False)
@@ -111,7 +112,8 @@ async def copy_tables(
                 SQL("ALTER TABLE {} SET (autovacuum_enabled = off)").format(Identifier(name))
             )
             copied = await _copy_table(source, target, parent, attempt, budget, copied, progress)
-            await _finish_table(target, parent, attempt)
+    for parent in PARENTS:
+        await _finish_table(target, parent, attempt)
     progress(copied)
     return copied
 
@@ -130,28 +132,56 @@ async def _copy_table(
         Identifier(partition(parent, attempt.slot)), columns
     )
     into = SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(Identifier(attempt.staging(parent)), columns)
+    writing: asyncio.Task[int] | None = None
     async with source.cursor().copy(out) as reading:
-        header = b""
-        pending: list[bytes] = []
-        async for message in reading:
-            data = bytes(message)
-            if not header:
-                header, data = data[:_HEADER], data[_HEADER:]
-            if data and data != _TRAILER:
-                pending.append(data)
-            if len(pending) == PIECE:
-                copied += await _write(target, into, header, pending, budget)
-                pending.clear()
-                progress(copied)
-        copied += await _write(target, into, header, pending, budget)
+        try:
+            async for header, rows in _pieces(source, reading):
+                # One piece is written while the next one is read.
+                if writing is not None:
+                    copied += await writing
+                    progress(copied)
+                writing = asyncio.create_task(_write(target, into, header, rows, budget))
+            if writing is not None:
+                copied += await writing
+        finally:
+            if writing is not None:
+                writing.cancel()
+                await asyncio.wait((writing,))
     return copied
+
+
+async def _pieces(source: Connection, reading: AsyncCopy) -> AsyncIterator[tuple[bytes, list[bytes]]]:
+    """The header of a binary COPY and some of its rows, as often as there are PIECE of them, and the rest."""
+    header = b""
+    rows: list[bytes] = []
+    async for message in reading:
+        data = bytes(message)
+        if not header:
+            header, data = data[:_HEADER], data[_HEADER:]
+        while True:
+            if data and data != _TRAILER:
+                rows.append(data)
+            if len(rows) == PIECE:
+                yield header, rows
+                rows = []
+            if data == _TRAILER:
+                break
+            # What has arrived with it: a round of psycopg's for each row would cost four times as much.
+            size, more = source.pgconn.get_copy_data(1)
+            if size < 0:
+                # No trailer has come: the server gave up.
+                result = source.pgconn.get_result()
+                raise OperationalError(result.get_error_message() if result else "the copy was cut off")
+            if size == 0:
+                break
+            data = bytes(more)
+    if rows:
+        yield header, rows
 
 
 async def _write(
     target: Connection, into: Composed, header: bytes, rows: list[bytes], budget: RowBudget
 ) -> int:
-    if not rows:
-        return 0
     await budget.take(len(rows))
     async with target.cursor().copy(into) as writing:
         await writing.write(header + b"".join(rows) + _TRAILER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -84,7 +85,9 @@ async def target(other_database: str) -> AsyncIterator[Connection]:
         yield connection
 
 
-async def follow(source: Connection, database: str, target: Connection) -> int:
+async def follow(
+    source: Connection, database: str, target: Connection, budget: RowBudget | None = None
+) -> int:
     """Copies the slot and subscribes to its changes; returns the number of rows copied."""
     await replication.publish(source, ATTEMPT)
     async with await psycopg.AsyncConnection.connect(
@@ -99,7 +102,10 @@ async def follow(source: Connection, database: str, target: Connection) -> int:
         async with await psycopg.AsyncConnection.connect(
             conninfo(database, "copy"), autocommit=True
         ) as reading:
-            rows = await copy_tables(reading, snapshot, target, ATTEMPT, RowBudget(), lambda rows: None)
+            await reading.execute("SET idle_in_transaction_session_timeout = 100")
+            rows = await copy_tables(
+                reading, snapshot, target, ATTEMPT, budget or RowBudget(), lambda rows: None
+            )
     await replication.attach(target, ATTEMPT, generation=1)
     await replication.subscribe(target, database, ATTEMPT)
     return rows
@@ -129,6 +135,49 @@ async def test_a_slot_arrives_whole_and_stays_in_step(
     assert await replication.sums(target, SLOT) == await replication.sums(source, SLOT) == Sums(3, 11, 7)
     assert await replication.subscription_error(target, ATTEMPT) == ""
     assert await replication.replication_slot_problem(source, ATTEMPT) == ""
+
+
+async def test_a_copy_may_wait_for_its_rate(source: Connection, target: Connection, database: str) -> None:
+    """The source has sent everything long before it may be written; its transaction is idle meanwhile."""
+    budget = RowBudget()
+    budget.limit(20)
+    assert await follow(source, database, target, budget) == 13
+
+
+async def test_a_table_may_take_its_time(
+    source: Connection, target: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The primary key of a large slot takes seconds."""
+    finish = copying._finish_table
+
+    async def slowly(target: Connection, parent: str, attempt: Attempt) -> None:
+        await target.execute("SELECT pg_sleep(0.3)")
+        await finish(target, parent, attempt)
+
+    monkeypatch.setattr(copying, "_finish_table", slowly)
+    assert await follow(source, database, target) == 13
+
+
+async def test_a_copy_that_the_server_ends_says_why(
+    source: Connection, target: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that have come do not count, and the error is the server's."""
+    await source.execute("UPDATE edges SET post_id = repeat('p', 100) || post_id")
+    await source.execute(
+        "INSERT INTO edges (rev, intent, slot, liked, post_id, user_id)"
+        " SELECT n, n, 3, true, repeat('p', 128), 'v' || n FROM generate_series(11, 200000) AS n"
+    )
+    write = copying._write
+
+    async def end_source(target: Connection, into: sql.Composed, *rest: Any) -> int:
+        await source.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'copy'"
+        )
+        return await write(target, into, *rest)
+
+    monkeypatch.setattr(copying, "_write", end_source)
+    with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+        await follow(source, database, target)
 
 
 async def test_trouble_of_the_replication_is_told(
