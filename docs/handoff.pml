@@ -22,7 +22,8 @@
  *   delays and timers       nothing in Promela says how long a step takes: a paused process, a slow network and every
  *                           timeout are runs in which the others go first. What a timer decides ("gives up") is a step
  *                           that may happen at any time, a bounded number of times
- *   reads                   none of the properties is about them
+ *   reads                   none of the properties is about them; that A has ended its reads before B commits, so that the
+                           move goes to ACTIVATING at once, is a choice that B may make at any time
  *   unlikes, other posts    one post and likes only: a set that grows, and its count. The count is a row of its own
  *                           and is replicated as such; that is what can go wrong with it
  *   the standby's lag       the standby takes over everything at once that has been committed. That it has only some
@@ -128,7 +129,7 @@ inline cas(from, at, to, then) {
 		if
 		:: move == from && attempt == at ->
 			if
-			:: to == COMMITTED ->
+			:: from == FREEZING && (to == COMMITTED || to == ACTIVATING) ->
 				slot_epoch = E + 1;
 				check_late_commit()
 			:: else
@@ -703,7 +704,10 @@ end_driving:
 #ifdef ACTIVATE_BEFORE_COMMIT
 		own_slot();
 #endif
-		cas(FREEZING, mine, COMMITTED, mine)
+		if
+		:: cas(FREEZING, mine, COMMITTED, mine)
+		:: cas(FREEZING, mine, ACTIVATING, mine)     /* A has said that its reads have ended */
+		fi
 
 	/* The attempt is dead: the stream was lost, A refuses, A's timeline is another one, the sums differ although the
 	   seal is here, or it takes too long. */

@@ -126,8 +126,13 @@ class Writer:
         await future
 
     def slow_down(self, rest: float, seconds: float) -> None:
-        """For the next ``seconds``, rests after each commit for ``rest`` times as long as that took."""
-        self._rest, self._rest_until = rest, time.monotonic() + seconds
+        """For the next ``seconds``, rests after each commit for ``rest`` times as long as that took, or longer.
+
+        Longer when another target has asked for that and its time is not over.
+        """
+        now = time.monotonic()
+        self._rest = max(rest, self._rest) if now < self._rest_until else rest
+        self._rest_until = now + seconds
 
     async def run(self) -> None:
         """Takes the lead, then commits until the lead is lost (LeadershipLost) or the task is cancelled."""
@@ -286,8 +291,8 @@ class Writer:
         try:
             await self._within(self._slots_transaction(job, last_rev))
         except store.FenceLost:
-            await self._reload_fence()
             self._slots_jobs.appendleft((job, last_rev, future))
+            await self._reload_fence()
         except (psycopg.Error, TimeoutError) as error:
             if not future.done():
                 future.set_exception(error)

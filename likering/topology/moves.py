@@ -47,7 +47,9 @@ NEXT: Mapping[MoveState, frozenset[MoveState]] = {
     MoveState.PLANNED: frozenset((MoveState.COPYING, MoveState.CANCELLED)),
     MoveState.COPYING: frozenset((MoveState.CATCHING_UP, MoveState.PLANNED, MoveState.CANCELLED)),
     MoveState.CATCHING_UP: frozenset((MoveState.FREEZING, MoveState.PLANNED, MoveState.CANCELLED)),
-    MoveState.FREEZING: frozenset((MoveState.COMMITTED, MoveState.ABORTED, MoveState.CANCELLED)),
+    MoveState.FREEZING: frozenset(
+        (MoveState.COMMITTED, MoveState.ACTIVATING, MoveState.ABORTED, MoveState.CANCELLED)
+    ),
     MoveState.ABORTED: frozenset((MoveState.PLANNED, MoveState.CANCELLED)),
     MoveState.COMMITTED: frozenset((MoveState.ACTIVATING, MoveState.REVERTED)),
     MoveState.ACTIVATING: frozenset((MoveState.ACTIVE,)),
@@ -183,10 +185,13 @@ class MoveStore(Protocol):
         Going to PLANNED raises the attempt. Raises MoveChanged when the move is elsewhere by now.
         """
 
-    async def commit(self, move: SlotMove, who: str, detail: Mapping[str, Any], **facts: Any) -> SlotMove:
-        """FREEZING → COMMITTED and the slot's owner → the target at the next epoch: one transaction.
+    async def commit(
+        self, move: SlotMove, to: MoveState, who: str, detail: Mapping[str, Any], **facts: Any
+    ) -> SlotMove:
+        """FREEZING → ``to`` and the slot's owner → the target at the next epoch: one transaction.
 
-        Who watches the topology is told when the move is ACTIVE: before that the target serves nobody.
+        ``to``: COMMITTED, or ACTIVATING when the source has ended its reads. Who watches the topology is told when
+        the move is ACTIVE: before that the target serves nobody.
         """
 
     async def revert(self, move: int, who: str) -> SlotMove:

@@ -1,4 +1,4 @@
-"""The moves in the topology's Postgres: each transition a compare-and-set on the move's row."""
+"""The moves in the topology's Postgres. Each transition is a compare-and-set on the move's row (``move_rows``)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ from contextlib import aclosing
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from psycopg.errors import DivisionByZero
 from psycopg.rows import class_row, dict_row
-from psycopg.sql import SQL, Composable, Composed, Identifier, Literal, Placeholder
+from psycopg.sql import SQL, Identifier
 from psycopg.types.json import Jsonb
 
 from likering.errors import MoveCommitted, PlanStale
 from likering.postgres.session import Connection, Session, conninfo
 from likering.ring.plan import Move as PlannedMove
+from likering.topology.move_rows import (
+    CHANNEL,
+    COLUMNS,
+    EVERYBODY,
+    advance,
+    assignments,
+    change_owner,
+    commit,
+    note,
+    slot_move,
+)
 from likering.topology.moves import (
-    NEXT,
     SETTLED,
     UNCOMMITTED,
     UNDER_WAY,
@@ -27,49 +36,12 @@ from likering.topology.moves import (
     Resize,
     SlotMove,
 )
-from likering.topology.postgres import CHANNEL as TOPOLOGY_CHANNEL
-from likering.topology.postgres import (
-    RAISE_VERSION,
-    SCHEMA,
-    clear_errors,
-    lock_cluster,
-)
-
-CHANNEL = "likering_moves"
+from likering.topology.postgres import RAISE_VERSION, SCHEMA, clear_errors, lock_cluster
 
 T = TypeVar("T")
 
-_AGES = {
-    "state_age": SQL("extract(epoch FROM clock_timestamp() - state_since)::float8 AS state_age"),
-    "word_age": SQL("extract(epoch FROM clock_timestamp() - word_at)::float8 AS word_age"),
-}
-_COLUMNS = SQL(", ").join(_AGES.get(column.name, Identifier(column.name)) for column in fields(SlotMove))
 _LIMITS = SQL(", ").join(Identifier(column.name) for column in fields(MoveLimits))
 _TELL = f"NOTIFY {CHANNEL}"
-# What PostgresTopologyStore.changes reads: the version that the commit made, and all that is new in it.
-_TELL_TOPOLOGY = SQL(
-    "pg_notify({channel}, concat_ws(' ', topology_version, slot, target, epoch + 1))::text"
-).format(channel=Literal(TOPOLOGY_CHANNEL))
-_EVERYBODY = ""
-
-
-def _to_tell(move: SlotMove, to: MoveState) -> tuple[str, ...]:
-    """Who has to do something about a transition: names of nodes, empty for everybody.
-
-    Told of everything, all nodes would read the moves while the slot's writes wait.
-    """
-    match to:
-        case MoveState.PLANNED | MoveState.MOVED:
-            return (move.target,)
-        case MoveState.ACTIVE:
-            return (move.source,)
-        case MoveState.ABORTED | MoveState.CANCELLED | MoveState.REVERTED:
-            return (_EVERYBODY,)
-        case _:
-            return ()
-
-
-_FACTS = frozenset(("rows_total", "rows_copied", "lag_us", "pause_us", "last_rev", "waits_for", "last_error"))
 
 
 class PostgresMoveStore:
@@ -156,23 +128,23 @@ class PostgresMoveStore:
         query = SQL(
             "SELECT {columns} FROM moves WHERE (%(resize)s::bigint IS NULL OR resize = %(resize)s)"
             " AND (%(ended)s OR state NOT IN ('retired', 'cancelled', 'reverted')) ORDER BY move"
-        ).format(columns=_COLUMNS)
+        ).format(columns=COLUMNS)
 
         async def work(connection: Connection) -> list[SlotMove]:
             async with connection.cursor(row_factory=dict_row) as cursor:
                 await cursor.execute(query, {"resize": resize, "ended": ended})
-                return [_slot_move(row) for row in await cursor.fetchall()]
+                return [slot_move(row) for row in await cursor.fetchall()]
 
         return await self._run(work)
 
     async def to_do(self, node: str) -> list[SlotMove]:
         """See MoveStore."""
-        query = SQL(_TO_DO).format(columns=_COLUMNS)
+        query = SQL(_TO_DO).format(columns=COLUMNS)
 
         async def work(connection: Connection) -> list[SlotMove]:
             async with connection.cursor(row_factory=dict_row) as cursor:
                 await cursor.execute(query, {"node": node, "first": _FIRST_PLANNED})
-                return [_slot_move(row) for row in await cursor.fetchall()]
+                return [slot_move(row) for row in await cursor.fetchall()]
 
         return await self._run(work)
 
@@ -201,7 +173,7 @@ class PostgresMoveStore:
                     busy = sum(name in pair for pair in pairs)
                     if busy >= limits.slots_at_once:
                         return f"node {name} takes part in as many moves as it may at once"
-                await _advance(
+                await advance(
                     connection, move, MoveState.COPYING, who, {}, {"waits_for": "", "rows_copied": 0}
                 )
             return ""
@@ -214,17 +186,19 @@ class PostgresMoveStore:
         """See MoveStore."""
 
         async def work(connection: Connection) -> SlotMove:
-            return await _advance(connection, move, to, who, detail or {}, facts)
+            return await advance(connection, move, to, who, detail or {}, facts)
 
-        return await self._run(work)
+        return await self._transition(work)
 
-    async def commit(self, move: SlotMove, who: str, detail: Mapping[str, Any], **facts: Any) -> SlotMove:
+    async def commit(
+        self, move: SlotMove, to: MoveState, who: str, detail: Mapping[str, Any], **facts: Any
+    ) -> SlotMove:
         """See MoveStore."""
 
         async def work(connection: Connection) -> SlotMove:
-            return await _commit(connection, move, who, detail, facts)
+            return await commit(connection, move, to, who, detail, facts)
 
-        return await self._change(work)
+        return await self._transition(work)
 
     async def revert(self, move: int, who: str) -> SlotMove:
         """See MoveStore."""
@@ -238,10 +212,8 @@ class PostgresMoveStore:
                         f"Move {move} is {held.state}: only one that is committed, and whose target has not begun to"
                         " activate, can be reverted"
                     )
-                reverted = await _advance(connection, held, MoveState.REVERTED, who, {}, {"waits_for": ""})
-                await _change_owner(
-                    connection, held, held.target, held.epoch + 1, held.source, held.epoch + 2
-                )
+                reverted = await advance(connection, held, MoveState.REVERTED, who, {}, {"waits_for": ""})
+                await change_owner(connection, held, held.target, held.epoch + 1, held.source, held.epoch + 2)
                 return reverted
 
         return await self._run(work)
@@ -255,7 +227,7 @@ class PostgresMoveStore:
                 for number in sorted(moves):
                     move = await _read(connection, number, lock=True)
                     if move.state in UNCOMMITTED:
-                        move = await _advance(
+                        move = await advance(
                             connection, move, MoveState.CANCELLED, who, {}, {"waits_for": ""}
                         )
                     result.append(move)
@@ -270,7 +242,7 @@ class PostgresMoveStore:
         """See MoveStore."""
 
         async def work(connection: Connection) -> None:
-            await _note(connection, move, facts)
+            await note(connection, move, facts)
 
         await self._run(work)
 
@@ -288,7 +260,7 @@ class PostgresMoveStore:
             async with connection.transaction():
                 if changes:
                     await connection.execute(
-                        SQL("UPDATE move_limits SET {}").format(_assignments(changes)), dict(changes)
+                        SQL("UPDATE move_limits SET {}").format(assignments(changes)), dict(changes)
                     )
                     await connection.execute(_TELL)
                 return await _read_limits(connection)
@@ -336,7 +308,7 @@ class PostgresMoveStore:
         try:
             with clear_errors(self._timeout):
                 await session.run(listen)
-                yield _EVERYBODY
+                yield EVERYBODY
                 async with aclosing(session.notifications()) as payloads:
                     async for payload in payloads:
                         yield payload
@@ -353,25 +325,21 @@ class PostgresMoveStore:
         with clear_errors(self._timeout):
             return await self._session.run(work)
 
-    async def _change(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _transition(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         with clear_errors(self._timeout):
             return await self._transitions.run(work)
-
-
-def _slot_move(row: Mapping[str, Any]) -> SlotMove:
-    return SlotMove(**{**row, "state": MoveState(row["state"])})
 
 
 async def _read(connection: Connection, move: int, *, lock: bool = False) -> SlotMove:
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
-            SQL("SELECT {} FROM moves WHERE move = %s" + (" FOR UPDATE" if lock else "")).format(_COLUMNS),
+            SQL("SELECT {} FROM moves WHERE move = %s" + (" FOR UPDATE" if lock else "")).format(COLUMNS),
             [move],
         )
         row = await cursor.fetchone()
     if row is None:
         raise MoveChanged(f"There is no move {move}")
-    return _slot_move(row)
+    return slot_move(row)
 
 
 async def _check_settled(connection: Connection) -> None:
@@ -398,28 +366,6 @@ async def _read_limits(connection: Connection, *, lock: bool = False) -> MoveLim
     return limits
 
 
-def _assignments(values: Mapping[str, Any]) -> Composed:
-    return SQL(", ").join(SQL("{} = {}").format(Identifier(name), Placeholder(name)) for name in values)
-
-
-def _changes(values: Mapping[str, Any]) -> Composed:
-    """The assignments of an UPDATE of a move's row: the values, and what follows from them."""
-    assignments: list[Composable] = [SQL("word_at = clock_timestamp()")]
-    if values:
-        assignments.append(_assignments(values))
-    if "state" in values:
-        assignments.append(SQL("state_since = clock_timestamp()"))
-    if "waits_for" in values:
-        # Since when: as long as it is the same reason.
-        assignments.append(
-            SQL(
-                "waits_since = CASE WHEN %(waits_for)s = '' THEN NULL WHEN waits_for = %(waits_for)s THEN waits_since"
-                " ELSE clock_timestamp() END"
-            )
-        )
-    return SQL(", ").join(assignments)
-
-
 _FIRST_PLANNED = 4
 """So many planned moves from one source to one target are looked at: a source that is away must not hide the others."""
 _TO_DO = """
@@ -434,102 +380,3 @@ WHERE state NOT IN ('planned', 'verified', 'retired', 'cancelled', 'reverted')
       AND state_since <= clock_timestamp() - (SELECT make_interval(secs => grace_seconds) FROM move_limits)
 ORDER BY move
 """
-_NOTED = SQL(
-    "INSERT INTO move_events (move, attempt, state, who, detail)"
-    " SELECT move, attempt, state, %(_who)s, %(_detail)s FROM changed"
-)
-_ADVANCE = SQL(
-    "WITH changed AS (UPDATE moves SET {changes} WHERE {same} RETURNING *), noted AS ({noted})"
-    " SELECT {columns}, {told} FROM changed"
-)
-# One statement, for the slot's writes wait for it. It locks the cluster's row first, as everybody does who changes an
-# owner. That the move is current and the slot is another's must not be: then the division fails, and so does all of it.
-_COMMIT = SQL(
-    "WITH locked AS MATERIALIZED (SELECT version + 1 AS next_version FROM cluster FOR UPDATE),"
-    " changed AS (UPDATE moves SET {changes}, topology_version = next_version FROM locked WHERE {same}"
-    " RETURNING moves.*),"
-    " owned AS (UPDATE slots SET owner = target, epoch = changed.epoch + 1 FROM changed"
-    " WHERE slots.slot = changed.slot AND slots.owner = changed.source AND slots.epoch = changed.epoch RETURNING 1),"
-    " raised AS (UPDATE cluster SET version = version + 1 FROM owned), noted AS ({noted})"
-    " SELECT {columns}, 1 / (SELECT count(*) FROM owned) FROM changed"
-)
-_SAME = SQL("move = %(_move)s AND state = %(_state)s AND attempt = %(_attempt)s")
-
-
-def _same(move: SlotMove) -> dict[str, Any]:
-    return {"_move": move.move, "_state": move.state, "_attempt": move.attempt}
-
-
-async def _note(connection: Connection, move: SlotMove, facts: Mapping[str, Any]) -> None:
-    assert facts.keys() <= _FACTS, facts
-    await connection.execute(
-        SQL("UPDATE moves SET {} WHERE {}").format(_changes(facts), _SAME), {**facts, **_same(move)}
-    )
-
-
-async def _advance(
-    connection: Connection,
-    move: SlotMove,
-    to: MoveState,
-    who: str,
-    detail: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> SlotMove:
-    if to not in NEXT[move.state]:
-        raise ValueError(f"No way leads from {move.state} to {to}")
-    told: list[Composable] = [
-        SQL("pg_notify({}, {})::text").format(Literal(CHANNEL), Literal(name)) for name in _to_tell(move, to)
-    ]
-    if to is MoveState.ACTIVE:
-        told.append(_TELL_TOPOLOGY)
-    values = {"state": to, "attempt": move.attempt + (to is MoveState.PLANNED), **facts}
-    return await _change(
-        connection, _ADVANCE, move, values, who, detail, told=SQL(", ").join(told or [SQL("NULL")])
-    )
-
-
-async def _commit(
-    connection: Connection, move: SlotMove, who: str, detail: Mapping[str, Any], facts: Mapping[str, Any]
-) -> SlotMove:
-    if MoveState.COMMITTED not in NEXT[move.state]:
-        raise ValueError(f"No way leads from {move.state} to {MoveState.COMMITTED}")
-    try:
-        return await _change(connection, _COMMIT, move, {"state": MoveState.COMMITTED, **facts}, who, detail)
-    except DivisionByZero as error:
-        raise MoveChanged(
-            f"Slot {move.slot} is not {move.source}'s at epoch {move.epoch} any more"
-        ) from error
-
-
-async def _change(
-    connection: Connection,
-    statement: SQL,
-    move: SlotMove,
-    values: Mapping[str, Any],
-    who: str,
-    detail: Mapping[str, Any],
-    **parts: Composable,
-) -> SlotMove:
-    """Runs a compare-and-set with its event: one statement, which is a transaction of its own or part of one."""
-    assert values.keys() <= _FACTS | {"state", "attempt"}, values
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(
-            statement.format(changes=_changes(values), same=_SAME, noted=_NOTED, columns=_COLUMNS, **parts),
-            {**values, **_same(move), "_who": who, "_detail": Jsonb(dict(detail))},
-        )
-        row = await cursor.fetchone()
-    if row is None:
-        raise MoveChanged(f"The {move} is not {move.state} at attempt {move.attempt} any more")
-    return _slot_move({column.name: row[column.name] for column in fields(SlotMove)})
-
-
-async def _change_owner(
-    connection: Connection, move: SlotMove, owner: str, epoch: int, new_owner: str, new_epoch: int
-) -> None:
-    cursor = await connection.execute(
-        "UPDATE slots SET owner = %s, epoch = %s WHERE slot = %s AND owner = %s AND epoch = %s",
-        [new_owner, new_epoch, move.slot, owner, epoch],
-    )
-    if cursor.rowcount == 0:
-        raise MoveChanged(f"Slot {move.slot} is not {owner}'s at epoch {epoch} any more")
-    await connection.execute(RAISE_VERSION)

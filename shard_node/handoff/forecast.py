@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +21,7 @@ SLOW_AFTER = 1.0
 """Seconds that a freeze has been too long to begin after which the source is to write less."""
 SLOW_STEP = 0.5
 """Seconds after which it is to write still less."""
-MOST_REST = 32.0
+MOST_STEPS = 5
 
 
 class Advice(Enum):
@@ -66,21 +65,27 @@ class Forecast:
         late = 0.0 if self._late_since is None else self._clock() - self._late_since
         if late < SLOW_AFTER:
             return 0.0
-        return min(math.pow(2.0, (late - SLOW_AFTER) // SLOW_STEP), MOST_REST)
+        return float(2 ** min(int((late - SLOW_AFTER) / SLOW_STEP), MOST_STEPS))
 
     def forget(self) -> None:
         """The probes so far say nothing about now."""
         self._recent.clear()
+        self._fits_since = self._late_since = None
 
     def advice(self, seconds: float, budget: float) -> Advice:
         """What to do after a probe that took so many seconds; ``budget``: seconds that a pause may take."""
         self._recent.append(seconds)
+        now = self._clock()
+        if self.lag <= budget * DRAIN_SHARE:
+            self._late_since = None
+        elif self._late_since is None:
+            self._late_since = now
+        if self._late_since is not None or self.pause > budget:
+            # A budget that no pause would keep within is no reason to slow the source down.
+            self._fits_since = None
+            return Advice.WAIT
         if len(self._recent) < PROBES:
             return Advice.PROBE_AGAIN
-        now = self._clock()
-        if self.lag > budget * DRAIN_SHARE or self.pause > budget:
-            self._late_since = now if self._late_since is None else self._late_since
-            return Advice.WAIT
         self._fits_since = now if self._fits_since is None else self._fits_since
         if self.lag > CALM and now < self._fits_since + CALM_PATIENCE:
             return Advice.PROBE_AGAIN

@@ -20,6 +20,7 @@ from likering.errors import LikeringError
 from likering.topology.moves import UNDER_WAY, MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
 from shard_node.handoff import leftovers
 from shard_node.handoff.pull import Pull, PullFailed, Target
+from shard_node.handoff.retries import UNSERVED, Retries
 from shard_node.handoff.source import Source
 from shard_node.store import Connection, FenceLost
 from shard_node.writer import Writer
@@ -30,9 +31,8 @@ ROUND = 1.0
 """Seconds between two looks at the moves when nothing is told."""
 CLEARING = 5.0
 """Seconds between two looks for leftovers when no move has ended."""
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 15.0
-"""Seconds before a move that failed is tried again: doubled with each failure, up to this."""
+LISTEN_AGAIN = 0.5
+"""Seconds after which the connection that tells of changes is made again."""
 
 TROUBLE = (LikeringError, psycopg.Error, PoolTimeout, OSError, TimeoutError, FenceLost)
 """What databases and peers that are away for a while raise."""
@@ -41,9 +41,7 @@ MOST_REST = 0.5
 """A target rests after a move for as long as that took, but no longer than so many seconds: callers come first."""
 
 _ONCE_BEGUN = frozenset((MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.ABORTED))
-_UNSERVED = frozenset((MoveState.COMMITTED, MoveState.ACTIVATING))
-"""Callers wait for these, however often the move has failed before."""
-_PULLED = frozenset((MoveState.PLANNED, MoveState.COMMITTED, MoveState.ACTIVATING, MoveState.MOVED))
+_PULLED = UNSERVED | {MoveState.PLANNED, MoveState.MOVED}
 
 
 def must_wait(move: SlotMove, busy: Mapping[str, int], limits: MoveLimits) -> str:
@@ -92,7 +90,7 @@ class Mover:
         self._on_limits = on_limits
         self._pulls: dict[int, asyncio.Task[None]] = {}
         self._keeping_house: asyncio.Task[None] | None = None
-        self._failures: dict[int, tuple[int, float]] = {}
+        self._retries = Retries()
         self._rests_until = 0.0
         self._look = asyncio.Event()
         self._clear_at = 0.0
@@ -116,6 +114,9 @@ class Mover:
                     await self._round()
                 except TROUBLE as error:
                     self._note(error)
+                except Exception:
+                    # The node serves on; a task that died here would end its process, and all its slots with it.
+                    log.exception("tending the moves failed by a bug")
                 else:
                     self._trouble = ""
                 try:
@@ -142,7 +143,9 @@ class Mover:
                             self._look.set()
             except LikeringError:
                 pass  # the rounds say why
-            await asyncio.sleep(FIRST_PAUSE)
+            except Exception:
+                log.exception("listening for moves failed by a bug")
+            await asyncio.sleep(LISTEN_AGAIN)
 
     async def _round(self) -> None:
         limits = await self._moves.limits()
@@ -161,15 +164,11 @@ class Mover:
                 if not reason and move.state is MoveState.PLANNED and self._rest:
                     continue
                 if not reason:
-                    if self._begin(move):
+                    if self._begin(move) and move.state is MoveState.PLANNED:
                         busy.update((move.source, move.target))
                 elif reason != move.waits_for:
                     await self._moves.report(move, waits_for=reason)
-        self._failures = {
-            number: failed
-            for number, failed in self._failures.items()
-            if any(move.move == number for move in moves)
-        }
+        self._retries.keep({move.move for move in moves})
         await self._source.tend_frozen(moves)
         if self._keeping_house is None or self._keeping_house.done():
             # Apart: it may wait for whoever reads the tables, and a frozen slot must not.
@@ -199,7 +198,7 @@ class Mover:
     def _begin(self, move: SlotMove) -> bool:
         if move.state not in _PULLED | _ONCE_BEGUN:
             return False
-        if time.monotonic() < self._not_before(move):
+        if not self._retries.may_try(move):
             return False
         task = asyncio.create_task(self._pull(move), name=f"pull {move.move}")
         self._pulls[move.move] = task
@@ -218,9 +217,9 @@ class Mover:
             if move.state in _ONCE_BEGUN:
                 # No pull of this process works on it, so one of a process before did; or it was aborted.
                 await pull.restart()
-                self._failed(move)
-            else:
-                await pull.run()
+                self._retries.failed(move.move)
+            elif not await pull.run():
+                self._retries.failed(move.move)
         except MoveChanged as error:
             self._went_another_way(move, error)
         except Exception as error:  # the boundary of a task: the move says what it was, and is tried again
@@ -245,11 +244,11 @@ class Mover:
             error=repr(error),
             exc_info=None if expected else error,
         )
-        self._failed(move)
+        self._retries.failed(move.move)
 
     def _went_another_way(self, move: SlotMove, error: MoveChanged) -> None:
         log.info("a move went another way", slot=move.slot, move=move.move, reason=error.message)
-        self._failed(move)
+        self._retries.failed(move.move)
 
     def _rest_after(self, seconds: float) -> None:
         """A move that took so long is served."""
@@ -259,18 +258,6 @@ class Mover:
     def _rest(self) -> float:
         """Seconds in which this node begins no move as a target."""
         return max(0.0, self._rests_until - time.monotonic())
-
-    def _failed(self, move: SlotMove) -> None:
-        failures, _ = self._failures.get(move.move, (0, 0.0))
-        self._failures[move.move] = (failures + 1, time.monotonic())
-
-    def _not_before(self, move: SlotMove) -> float:
-        failures, failed_at = self._failures.get(move.move, (0, 0.0))
-        if not failures:
-            return 0.0
-        if move.state in _UNSERVED:
-            return failed_at + FIRST_PAUSE
-        return failed_at + min(FIRST_PAUSE * 2.0 ** (failures - 1), LONGEST_PAUSE)
 
     def _note(self, error: Exception) -> None:
         """Says what is wrong once, not every second."""

@@ -81,6 +81,7 @@ class Pull:
         self._move = move
         self._attempt = Attempt(move.slot, move.move, move.attempt)
         self._waits_for = move.waits_for
+        self._probes = 0
         # Known from the begin of the copy on: where the source's Postgres is, and which one it is.
         self._source_dsn = ""
         self._origin: Origin | None = None
@@ -88,11 +89,24 @@ class Pull:
     def __repr__(self) -> str:
         return f"<Pull of {self._move}, {self._move.state}>"
 
-    async def run(self) -> None:
-        """Brings the move as far as it gets. Raises MoveChanged, PullFailed and what databases and peers raise."""
+    async def run(self) -> bool:
+        """Brings the move as far as it gets. False: there was only a reason to wait, which the move tells now.
+
+        Raises MoveChanged, PullFailed and what databases and peers raise.
+        """
+        try:
+            return await self._run()
+        except MoveChanged:
+            self._target.ownership.arrives_not(self._move.slot)
+            raise
+
+    async def _run(self) -> bool:
         if self._move.state is MoveState.PLANNED:
-            if not await self._begin():
-                return
+            description = await self._describe_source()
+            if description is None:
+                return False
+            if not await self._begin(description):
+                return True  # for the limits: they say when
             async with (
                 await self._target.links.to(self._source_dsn) as source,
                 await self._target.links.to(self._target.dsn) as own,
@@ -106,8 +120,7 @@ class Pull:
                 await self._activate(stopping)
             finally:
                 await _end(stopping)
-        if self._move.state is MoveState.MOVED:
-            await self._verify()
+        return self._move.state is not MoveState.MOVED or await self._verify()
 
     async def give_up(self, error: Exception) -> None:
         """Says what went wrong, and makes way for another attempt where that is possible."""
@@ -136,7 +149,8 @@ class Pull:
 
     # The steps
 
-    async def _begin(self) -> bool:
+    async def _describe_source(self) -> pb.DescribeSourceResponse | None:
+        """None when there is a reason to wait."""
         held = self._target.ownership.held.get(self._move.slot)
         if held is not None and held.state is not SlotState.MOVED:
             # What is here would be dropped to make room.
@@ -146,20 +160,24 @@ class Pull:
         try:
             description = await self._target.peers.describe_source(self._move.source)
         except LikeringError as error:
-            await self._wait(f"node {self._move.source} does not answer", last_error=error.message)
-            return False
+            await self._report_waiting(f"node {self._move.source} does not answer", last_error=error.message)
+            return None
         if description.obstacles:
-            await self._wait(f"node {self._move.source}: {'; '.join(description.obstacles)}")
-            return False
+            await self._report_waiting(f"node {self._move.source}: {'; '.join(description.obstacles)}")
+            return None
         if description.schema_version != self._target.schema_version:
-            await self._wait(
+            await self._report_waiting(
                 f"node {self._move.source} has schema version {description.schema_version},"
                 f" {self._target.name} has {self._target.schema_version}: bring both to the same version"
             )
-            return False
+            return None
+        return description
+
+    async def _begin(self, description: pb.DescribeSourceResponse) -> bool:
+        """PLANNED → COPYING. False when the limits do not allow it now."""
         reason = await self._target.moves.begin(self._move, self._target.name)
         if reason:
-            await self._wait(reason)
+            await self._report_waiting(reason)
             return False
         self._move = await self._target.moves.move(self._move.move)
         if self._move.state is not MoveState.COPYING or self._move.attempt != self._attempt.attempt:
@@ -200,53 +218,76 @@ class Pull:
     async def _catch_up(self, source: Connection, own: Connection) -> None:
         """Returns when a freeze can be expected to keep within the pause budget."""
         forecast = Forecast()
-        number = SEAL
-        while True:
-            number += 1
-            await asyncio.sleep(PROBE_INTERVAL)
-            try:
-                async with asyncio.timeout(PROBE_TIMEOUT):
-                    seconds = await replication.probe(source, own, self._attempt, number)
-            except TimeoutError:
-                forecast.forget()
-                await self._check_replication(source, own)
-                await self._wait(f"changes take more than {PROBE_TIMEOUT:.0f} s to arrive")
-                continue
-            limits = self._target.limits()
-            lag_us = round(seconds * 1e6)
-            if limits.paused:
-                forecast.forget()
-                await self._wait("moves are paused", lag_us=lag_us)
-                await asyncio.sleep(RETRY)
-                continue
-            match forecast.advice(seconds, limits.pause_budget_ms / 1000):
-                case Advice.FREEZE:
-                    await self._target.moves.report(self._move, lag_us=lag_us, waits_for="")
-                    return
-                case Advice.WAIT:
-                    await self._wait(
-                        f"a freeze now would take about {forecast.pause * 1000:.0f} ms, above the budget of"
-                        f" {limits.pause_budget_ms} ms",
-                        lag_us=lag_us,
-                    )
-                    await self._slow_source(forecast.rest)
-
-    async def _slow_source(self, rest: float) -> None:
-        if not rest:
-            return
+        slowing = asyncio.create_task(self._slow_source(forecast))
         try:
-            await self._target.peers.slow_writes(self._move.source, rest, SLOW_FOR)
-        except LikeringError as error:
-            log.info("the source does not write less", reason=error.message)
+            while True:
+                await asyncio.sleep(PROBE_INTERVAL)
+                if await self._may_freeze(source, own, forecast):
+                    return
+        finally:
+            await _end(slowing)
+
+    async def _may_freeze(self, source: Connection, own: Connection, forecast: Forecast) -> bool:
+        """Sends one more probe; says whether what the probes tell is good enough, or why not."""
+        self._probes += 1
+        seconds = PROBE_TIMEOUT
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                seconds = await replication.probe(source, own, self._attempt, SEAL + self._probes)
+        except TimeoutError:
+            await self._check_replication(source, own)
+        limits = self._target.limits()
+        lag_us = round(seconds * 1e6)
+        if limits.paused:
+            forecast.forget()
+            await self._report_waiting("moves are paused", lag_us=lag_us)
+            await asyncio.sleep(RETRY)
+            return False
+        match forecast.advice(seconds, limits.pause_budget_ms / 1000):
+            case Advice.FREEZE:
+                await self._target.moves.report(self._move, lag_us=lag_us, waits_for="")
+                return True
+            case Advice.WAIT:
+                await self._report_waiting(
+                    f"a freeze now would take about {forecast.pause * 1000:.0f} ms, above the budget of"
+                    f" {limits.pause_budget_ms} ms",
+                    lag_us=lag_us,
+                )
+        return False
+
+    async def _slow_source(self, forecast: Forecast) -> None:
+        """Has the source write less for as long as it cannot be followed, a long probe's time included."""
+        while True:
+            await asyncio.sleep(SLOW_FOR / 2)
+            if rest := forecast.rest:
+                try:
+                    await self._target.peers.slow_writes(self._move.source, rest, SLOW_FOR)
+                except LikeringError as error:
+                    log.info("the source does not write less", reason=error.message)
 
     async def _freeze_and_commit(self, own: Connection) -> None:
         await self._advance(MoveState.FREEZING)
-        budget = self._target.limits().pause_budget_ms / 1000
-        # Before the answer nothing is known to be frozen; from it on the pause counts.
-        answer = await self._target.peers.freeze_slot(self._move)
-        pause = Pause(answer.frozen_us)
-        pause.done("answered")
-        steps.reached("frozen", self._move)
+        arriving = asyncio.create_task(replication.sealed_sums(own, self._attempt))
+        try:
+            # Before the answer nothing is known to be frozen; from it on the pause counts.
+            answer = await self._target.peers.freeze_slot(self._move)
+            pause = Pause(answer.frozen_us)
+            pause.done("answered")
+            steps.reached("frozen", self._move)
+            # At once: reads that end too early do no harm, and what follows need not wait for that.
+            stopping = self._begin_to_stop_reads()
+            try:
+                await self._drain(answer, arriving, pause)
+                await self._commit(answer, stopping)
+                pause.done("committed")
+                await self._activate(stopping, pause)
+            finally:
+                await _end(stopping)
+        finally:
+            await _end(arriving)
+
+    async def _drain(self, answer: pb.FreezeSlotResponse, arriving: asyncio.Task[Sums], pause: Pause) -> None:
+        """Returns when everything is here that the source has. Otherwise aborts, and raises MoveChanged."""
         origin = Origin(answer.system_identifier, answer.timeline)
         if origin != self._origin:
             # What came by replication may be more, or less, than what the promoted standby has.
@@ -254,38 +295,29 @@ class Pull:
                 f"the source's Postgres is {origin} by now; the copy was made of {self._origin}"
             )
             raise MoveChanged("aborted")
-        arriving = asyncio.create_task(replication.sealed_sums(own, self._attempt))
-        try:
-            await asyncio.wait((arriving,), timeout=max(0.0, budget * DRAIN_SHARE - pause.seconds))
-            if not arriving.done():
-                patience = budget * DRAIN_SHARE * 1000
-                await self._abort(f"the last changes had not arrived {patience:.0f} ms after the freeze")
-                raise MoveChanged("aborted")
-            here = arriving.result()
-        finally:
-            await _end(arriving)
+        patience = self._target.limits().pause_budget_ms / 1000 * DRAIN_SHARE
+        await asyncio.wait((arriving,), timeout=max(0.0, patience - pause.seconds))
+        if not arriving.done():
+            await self._abort(f"the last changes had not arrived {patience * 1000:.0f} ms after the freeze")
+            raise MoveChanged("aborted")
+        here = arriving.result()
         there = Sums(answer.sums.posts, answer.sums.versions, answer.sums.likes)
         if here != there:
             await self._abort(f"after all changes the source has {there}, the target {here}")
             raise MoveChanged("aborted")
         pause.done("drained")
         steps.reached("drained", self._move)
-        self._target.ownership.arrives(self._move.slot, self._move.epoch + 1)
-        # Before it has committed: reads that end too early do no harm, and the slot's writes need not wait for that.
-        stopping = self._begin_to_stop_reads()
-        try:
-            await self._commit(answer)
-            pause.done("committed")
-            await self._activate(stopping, pause)
-        finally:
-            await _end(stopping)
 
-    async def _commit(self, answer: pb.FreezeSlotResponse) -> None:
+    async def _commit(self, answer: pb.FreezeSlotResponse, stopping: asyncio.Task[None]) -> None:
+        """Makes this node the slot's owner; to ACTIVATING at once if the source has ended its reads by now."""
+        self._target.ownership.arrives(self._move.slot, self._move.epoch + 1)
+        reads_ended = stopping.done() and stopping.exception() is None
+        to = MoveState.ACTIVATING if reads_ended else MoveState.COMMITTED
         detail = {"posts": answer.sums.posts, "likes": answer.sums.likes}
         while True:
             try:
                 self._move = await self._target.moves.commit(
-                    self._move, self._target.name, detail, last_rev=answer.last_rev
+                    self._move, to, self._target.name, detail, last_rev=answer.last_rev
                 )
             except TopologyUnavailable:
                 # Committed or not, nobody knows. Serve neither way; ask until there is an answer.
@@ -293,10 +325,10 @@ class Pull:
                 self._move = await self._reread()
                 if self._move.state is MoveState.FREEZING and self._move.attempt == self._attempt.attempt:
                     continue
-                if self._move.state is not MoveState.COMMITTED or self._move.attempt != self._attempt.attempt:
+                if self._move.state is not to or self._move.attempt != self._attempt.attempt:
                     raise MoveChanged(f"The {self._move} is {self._move.state} by now") from None
             break
-        steps.reached("committed", self._move)
+        steps.reached(to.value, self._move)
 
     async def _activate(self, stopping: asyncio.Task[None], pause: Pause | None = None) -> None:
         """Serves the slot, once the source's reads of it have ended. Without a ``pause``: of a process before."""
@@ -304,7 +336,7 @@ class Pull:
         target.ownership.arrives(move.slot, move.epoch + 1)
         while self._move.state is MoveState.COMMITTED:
             try:
-                self._move = await target.moves.advance(self._move, MoveState.ACTIVATING, target.name)
+                await self._advance(MoveState.ACTIVATING)
             except TopologyUnavailable:
                 await asyncio.sleep(RETRY)
                 self._move = await self._reread()
@@ -312,8 +344,7 @@ class Pull:
                     raise MoveChanged(f"The {self._move} is {self._move.state} by now") from None
         await stopping
         if pause is not None:
-            pause.done("activating")
-        steps.reached("activating", self._move)
+            pause.done("reads ended")
 
         async def take(connection: Connection) -> None:
             await execute(connection, "take_slot", {"slot": move.slot, "epoch": move.epoch + 1})
@@ -354,7 +385,7 @@ class Pull:
             log.warning("the source does not say that it has ended its reads", reason=error.message)
             await asyncio.sleep(max(0.0, word_at + READ_LEASE - time.monotonic()))
 
-    async def _verify(self) -> None:
+    async def _verify(self) -> bool:
         move = self._move
         description = await self._target.peers.describe_source(move.source)
         self._source_dsn = description.replication_dsn
@@ -367,16 +398,17 @@ class Pull:
             log.error(
                 "a moved slot differs from what its source keeps", slot=move.slot, problem=verdict.problem
             )
-            await self._wait(
+            await self._report_waiting(
                 f"verification found a difference: {verdict.problem}", last_error=verdict.problem
             )
-            return
+            return False
         await self._advance(
             MoveState.VERIFIED,
             {"rows": verdict.rows, "changed_since": verdict.changed_since},
             waits_for="",
             last_error="",
         )
+        return True
 
     # Helpers of the steps
 
@@ -399,7 +431,7 @@ class Pull:
             except TopologyUnavailable:
                 await asyncio.sleep(RETRY)
 
-    async def _wait(self, reason: str, **facts: object) -> None:
+    async def _report_waiting(self, reason: str, **facts: object) -> None:
         if reason != self._waits_for:
             log.info("a move waits", slot=self._move.slot, move=self._move.move, reason=reason)
         self._waits_for = reason

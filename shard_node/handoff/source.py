@@ -167,6 +167,7 @@ class Source:
         held = self._ownership.held.get(request.slot)
         if held is not None and (held.move, held.attempt) == (request.move, request.attempt):
             self._ownership.stop_reads(request.slot)
+            steps.reached("reads_ended", Attempt(request.slot, request.move, request.attempt))
 
     async def tend_frozen(self, moves: Sequence[SlotMove]) -> None:
         """Lets frozen slots go on as soon as their moves say so. Raises psycopg.Error and TopologyUnavailable."""

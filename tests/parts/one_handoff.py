@@ -89,8 +89,13 @@ class Handoff:
     async def begin_until(self, node: str, step: str) -> None:
         """Begins the move; returns when the node stands still at the step."""
         self.failpoints.arm(node, step)
+        if step == "committed":
+            # Only while the source has not said that it has ended its reads.
+            self.failpoints.arm(self.source, "reads_ended")
         self.number = await apply(self.cluster.topology_dsn, self.slot, self.target)
         await self.failpoints.held(node)
+        if step == "committed":
+            self.release(self.source)
 
     def release(self, node: str) -> None:
         """Lets it go on."""

@@ -90,7 +90,7 @@ class RingServer:
             if move.state is to:
                 break
             if state is MoveState.COMMITTED:
-                move = await self.moves.commit(move, move.target, {})
+                move = await self.moves.commit(move, state, move.target, {})
             else:
                 move = await self.moves.advance(move, state, move.target, {"step": state.value}, **facts)
         assert move.state is to

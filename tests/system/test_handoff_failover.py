@@ -52,7 +52,17 @@ async def test_a_promoted_standby_answers_for_no_copy_made_before(handoff: Hando
     assert any("the copy was made of" in reason for reason in reasons), reasons
 
 
-@pytest.mark.parametrize("step", ["drained", "committed", "activating"])
+async def test_the_source_may_take_the_slot_back(handoff: Handoff, tmp_path: Path) -> None:
+    """The target stands still meanwhile: it may be asked for the end before it goes on, or have committed by then."""
+    await fails_over(handoff, "drained", tmp_path)
+    move = await handoff.ends()
+    ends = [
+        event.who for event in await handoff.moves.events([move.move]) if event.state is MoveState.ABORTED
+    ]
+    assert ends == [handoff.source] * (move.attempt - 1)
+
+
+@pytest.mark.parametrize("step", ["committed", "activating"])
 async def test_what_was_answered_before_is_good(handoff: Handoff, tmp_path: Path, step: str) -> None:
     """The freeze had reached the standby before it was answered: the move goes on, and nothing was lost."""
     await fails_over(handoff, step, tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from shard_node.handoff.forecast import (
     CALM,
     CALM_PATIENCE,
-    MOST_REST,
+    MOST_STEPS,
     PROBES,
     SLOW_AFTER,
     SLOW_STEP,
@@ -78,7 +78,42 @@ def test_a_source_that_cannot_be_followed_rests_longer_and_longer(forecast: Fore
         advice(forecast, LONG)
         rests.append(forecast.rest)
         clock.now += SLOW_STEP
-    assert rests == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, MOST_REST, MOST_REST]
+    assert rests == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, *[2.0**MOST_STEPS] * 3]
+    clock.now += 3600
+    assert forecast.rest == 2.0**MOST_STEPS
+
+
+def test_one_probe_that_is_much_too_late_is_enough_to_slow_the_source(
+    forecast: Forecast, clock: Clock
+) -> None:
+    assert advice(forecast, 5.0) == [Advice.WAIT]
+    clock.now += SLOW_AFTER
+    assert forecast.rest == 1.0
+
+
+def test_a_source_that_is_followed_again_writes_as_before(forecast: Forecast, clock: Clock) -> None:
+    advice(forecast, *[LONG] * PROBES)
+    clock.now += 10
+    advice(forecast, *[FITS] * PROBES)
+    assert forecast.rest == 0.0
+    advice(forecast, LONG)
+    assert forecast.rest == 0.0, "late only since now"
+    clock.now += 10
+    forecast.forget()
+    assert forecast.rest == 0.0
+
+
+def test_a_budget_that_nothing_keeps_within_slows_nobody(forecast: Forecast, clock: Clock) -> None:
+    assert {forecast.advice(0.001, 0.015) for _ in range(10)} == {Advice.WAIT}
+    clock.now += 3600
+    assert forecast.rest == 0.0
+
+
+def test_a_calm_moment_is_waited_for_anew_after_a_late_probe(forecast: Forecast, clock: Clock) -> None:
+    advice(forecast, *[FITS] * PROBES)
+    advice(forecast, LONG)
+    clock.now += CALM_PATIENCE + 1
+    assert advice(forecast, *[FITS] * PROBES)[-1] is Advice.PROBE_AGAIN
 
 
 def test_a_source_that_is_followed_never_rests(forecast: Forecast, clock: Clock) -> None:
