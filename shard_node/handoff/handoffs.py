@@ -18,8 +18,8 @@ from shard_node.handoff.leftovers import take_inventory
 from shard_node.handoff.links import Links
 from shard_node.handoff.mover import Mover
 from shard_node.handoff.peers import Peers
-from shard_node.handoff.pull import Target
 from shard_node.handoff.source import Source
+from shard_node.handoff.target import Target
 from shard_node.identity import Identity
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, execute

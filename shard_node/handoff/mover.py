@@ -19,9 +19,10 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from likering.errors import LikeringError
 from likering.topology.moves import UNDER_WAY, MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
 from shard_node.handoff import leftovers
-from shard_node.handoff.pull import Pull, PullFailed, Target
+from shard_node.handoff.pull import Pull, PullFailed
 from shard_node.handoff.retries import UNSERVED, Retries
 from shard_node.handoff.source import Source
+from shard_node.handoff.target import Target
 from shard_node.store import Connection, FenceLost
 from shard_node.writer import Writer
 
