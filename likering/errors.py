@@ -247,6 +247,27 @@ class WrongCluster(LikeringError):
     reason = "WRONG_CLUSTER"
 
 
+class NotPossible(LikeringError):
+    """This cannot be done as things are now."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "NOT_POSSIBLE"
+
+
+class NotFound(LikeringError):
+    """There is no such thing."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "NOT_FOUND"
+
+
+class TopologyChanged(LikeringError):
+    """The topology has changed meanwhile; read it again."""
+
+    code = StatusCode.ABORTED
+    reason = "TOPOLOGY_CHANGED"
+
+
 class NoCredential(LikeringError):
     """The call carries no credential."""
 

@@ -15,13 +15,13 @@ from rich.table import Column, Table
 
 from likering.cli.exit_codes import ExitCode, fail, nothing_to_do
 from likering.cli.output import Output, OutputOption
-from likering.errors import LikeringError
+from likering.errors import LikeringError, TopologyChanged
 from likering.ring.hashing import check_slot_count
 from likering.ring.placement import place
 from likering.ring.plan import balance, moves_between
 from likering.ring.topology import Topology
 from likering.topology.postgres import PostgresTopologyStore, create_cluster, upgrade_cluster
-from likering.topology.store import ClusterExists, TopologyConflict
+from likering.topology.store import ClusterExists
 
 app = typer.Typer(help="Make a cluster, give its slots to nodes, show who owns what.", no_args_is_help=True)
 
@@ -138,7 +138,7 @@ async def _assign(dsn: str, wait_nodes: int, timeout: float) -> Topology:
                         typer.echo(f"Waiting for nodes: {len(topology.weights)} of {wait_nodes}", err=True)
                         continue
                     # A node that registers this very moment makes this fail, and the next change brings us back here.
-                    with suppress(TopologyConflict):
+                    with suppress(TopologyChanged):
                         return await store.assign(topology.version, _first_owners(topology))
         except TimeoutError:
             names = ", ".join(topology.weights) or "none"

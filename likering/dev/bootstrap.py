@@ -9,10 +9,10 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from likering.dev.errors import DevError, Interrupted
-from likering.errors import LikeringError
+from likering.errors import LikeringError, TopologyChanged
 from likering.ring.placement import place
 from likering.topology.postgres import PostgresTopologyStore, create_cluster
-from likering.topology.store import ClusterExists, TopologyConflict
+from likering.topology.store import ClusterExists
 
 _LOOK_SECONDS = 0.05
 
@@ -57,7 +57,7 @@ async def _await_nodes(
                 owners = place(topology.owners, topology.weights, move_owned=False)
                 first = {slot: owner for slot in topology.unowned if (owner := owners[slot]) is not None}
                 # A node that registers this very moment makes this fail; the next look finds it.
-                with suppress(TopologyConflict):
+                with suppress(TopologyChanged):
                     await store.assign(topology.version, first)
                     return len(first)
             if cancel.is_set():

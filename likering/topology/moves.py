@@ -8,8 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from likering.errors import TopologyChanged
 from likering.ring.plan import Move as PlannedMove
-from likering.topology.store import TopologyConflict
 
 
 class MoveState(StrEnum):
@@ -63,7 +63,7 @@ NEXT: Mapping[MoveState, frozenset[MoveState]] = {
 """Which state may follow. To PLANNED only with another attempt."""
 
 
-class MoveChanged(TopologyConflict):
+class MoveChanged(TopologyChanged):
     """The move is in another state, or at another attempt, by now."""
 
 

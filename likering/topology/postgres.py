@@ -12,7 +12,7 @@ import psycopg
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedColumn, UndefinedTable
 from psycopg.rows import dict_row
 
-from likering.errors import NodeOwnsSlots, TopologyUnavailable, WrongCluster
+from likering.errors import NodeOwnsSlots, TopologyChanged, TopologyUnavailable, WrongCluster
 from likering.postgres.migrations import migrate
 from likering.postgres.session import Connection, Session, conninfo
 from likering.ring.hashing import check_slot_count
@@ -27,7 +27,6 @@ from likering.topology.store import (
     NodeUnknown,
     SchemaOutdated,
     TopologyChange,
-    TopologyConflict,
     check_weight,
 )
 
@@ -128,7 +127,7 @@ class PostgresTopologyStore:
             async with connection.transaction():
                 _, version = await lock_cluster(connection)
                 if version != expected_version:
-                    raise TopologyConflict(
+                    raise TopologyChanged(
                         f"The topology is at version {version} by now, not at {expected_version}; read it again"
                     )
                 await _check_active(connection, set(owners.values()))

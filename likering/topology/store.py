@@ -8,18 +8,10 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from grpc import StatusCode
-
-from likering.errors import LikeringError, TopologyUnavailable
+from likering.errors import NotFound, NotPossible, TopologyUnavailable
 from likering.ring.topology import MAX_WEIGHT, NodeState, Topology
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-
-
-class TopologyConflict(LikeringError):
-    """The topology has changed meanwhile; read it again."""
-
-    code = StatusCode.ABORTED
 
 
 class ClusterMissing(TopologyUnavailable):
@@ -30,26 +22,20 @@ class SchemaOutdated(TopologyUnavailable):
     """The topology database's schema is older than this program needs; bring it up with: likering cluster upgrade"""
 
 
-class ClusterExists(LikeringError):
+class ClusterExists(NotPossible):
     """The topology database holds a cluster already."""
 
-    code = StatusCode.ALREADY_EXISTS
 
-
-class NodeRefused(LikeringError):
+class NodeRefused(NotPossible):
     """The node cannot be part of this cluster as it is."""
-
-    code = StatusCode.FAILED_PRECONDITION
 
 
 class NodeSuperseded(NodeRefused):
     """Another process writes for the node by now."""
 
 
-class NodeUnknown(NodeRefused):
+class NodeUnknown(NotFound):
     """No node of that name has registered."""
-
-    code = StatusCode.NOT_FOUND
 
     @staticmethod
     def of(name: str, known: Iterable[str]) -> NodeUnknown:
@@ -133,7 +119,7 @@ class TopologyStore(Protocol):
     async def assign(self, expected_version: int, owners: Mapping[int, str]) -> Topology:
         """Give slots that never had an owner their first one (slot → node name), at epoch 1.
 
-        Raises TopologyConflict unless the topology is still at ``expected_version``, and ValueError for a slot that
+        Raises TopologyChanged unless the topology is still at ``expected_version``, and ValueError for a slot that
         has an owner or a node that is not active in that version.
         """
 

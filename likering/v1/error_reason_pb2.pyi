@@ -96,6 +96,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The move can no longer be cancelled."""
     ERROR_REASON_WRONG_CLUSTER: _ErrorReason.ValueType  # 64
     """The request is for another cluster."""
+    ERROR_REASON_NOT_POSSIBLE: _ErrorReason.ValueType  # 65
+    """An operation on the ring cannot be done as things are; the message says why."""
+    ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 66
+    """NOT_FOUND: no such node, move or resize."""
+    ERROR_REASON_TOPOLOGY_CHANGED: _ErrorReason.ValueType  # 67
+    """ABORTED: the topology, or a move, has changed meanwhile. Read it again."""
     ERROR_REASON_NO_CREDENTIAL: _ErrorReason.ValueType  # 70
     """UNAUTHENTICATED and PERMISSION_DENIED.
 
@@ -185,6 +191,12 @@ ERROR_REASON_MOVE_COMMITTED: ErrorReason.ValueType  # 63
 """The move can no longer be cancelled."""
 ERROR_REASON_WRONG_CLUSTER: ErrorReason.ValueType  # 64
 """The request is for another cluster."""
+ERROR_REASON_NOT_POSSIBLE: ErrorReason.ValueType  # 65
+"""An operation on the ring cannot be done as things are; the message says why."""
+ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 66
+"""NOT_FOUND: no such node, move or resize."""
+ERROR_REASON_TOPOLOGY_CHANGED: ErrorReason.ValueType  # 67
+"""ABORTED: the topology, or a move, has changed meanwhile. Read it again."""
 ERROR_REASON_NO_CREDENTIAL: ErrorReason.ValueType  # 70
 """UNAUTHENTICATED and PERMISSION_DENIED.
 

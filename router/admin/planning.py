@@ -11,12 +11,11 @@ from typing import Any, Final
 from google.protobuf import json_format
 
 from likering.admin.v1 import ring_service_pb2 as api
-from likering.errors import InvalidArgument, PlanStale, WrongCluster
+from likering.errors import InvalidArgument, NotPossible, PlanStale, WrongCluster
 from likering.ring import plan as ring
 from likering.ring.topology import NodeState, Topology
 from likering.topology.moves import MoveLimits
 from likering.topology.store import NodeUnknown, check_weight
-from router.admin.errors import NotPossible
 
 UNKNOWN: Final = -1
 """Stands for rows, bytes and seconds that are not known."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Final
 
 from likering.admin.v1 import ring_service_pb2 as api
-from likering.errors import InvalidArgument
+from likering.errors import InvalidArgument, NotFound, NotPossible
 from likering.ring.topology import NodeState, Topology
 from likering.serving.handlers import Call
 from likering.shard.v1 import shard_service_pb2 as shard
@@ -17,7 +17,6 @@ from likering.topology.watch import TopologyWatch
 from router.admin import planning, translate
 from router.admin.changes import Changes
 from router.admin.check import Check
-from router.admin.errors import NotFound, NotPossible
 from router.admin.nodes import Nodes
 from router.admin.planning import SlotSize
 from router.admin.waiting import last_words, waiting

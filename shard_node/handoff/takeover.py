@@ -25,6 +25,9 @@ from shard_node.store import Connection, execute
 
 log = structlog.get_logger(__name__)
 
+READS_PATIENCE = 0.005
+"""Seconds that a commit waits for the source's word that it has ended its reads: a step more would take as long."""
+
 
 async def freeze_and_take_over(move: TargetMove, own: Connection, origin: Origin) -> None:
     """Has the source freeze the slot, and takes it over once everything is here; else aborts, and raises MoveChanged.
@@ -86,6 +89,7 @@ async def _commit(move: TargetMove, answer: pb.FreezeSlotResponse, stopping: asy
     """Makes this node the slot's owner; to ACTIVATING at once if the source has ended its reads by now."""
     target = move.target
     target.ownership.arrives(move.now.slot, move.now.epoch + 1)
+    await asyncio.wait((stopping,), timeout=READS_PATIENCE)
     reads_ended = stopping.done() and stopping.exception() is None
     to = MoveState.ACTIVATING if reads_ended else MoveState.COMMITTED
     detail = {"posts": answer.sums.posts, "likes": answer.sums.likes}

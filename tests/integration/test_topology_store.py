@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from likering.dev.postgres import PostgresServer
-from likering.errors import LikeringError, NodeOwnsSlots, TopologyUnavailable, WrongCluster
+from likering.errors import LikeringError, NodeOwnsSlots, TopologyChanged, TopologyUnavailable, WrongCluster
 from likering.ring.plan import Move
 from likering.ring.topology import Node, NodeState, Topology
 from likering.topology.postgres import (
@@ -33,7 +33,6 @@ from likering.topology.store import (
     NodeUnknown,
     SchemaOutdated,
     TopologyChange,
-    TopologyConflict,
 )
 from tests.parts.frozen import frozen
 from tests.parts.registration import registration
@@ -334,7 +333,7 @@ async def test_the_first_assignment(store: PostgresTopologyStore) -> None:
 async def test_assigning_from_an_old_version_is_a_conflict(store: PostgresTopologyStore) -> None:
     old = await store.register(registration("a"))
     new = await store.register(registration("b"))
-    with pytest.raises(TopologyConflict, match="at version 3 by now, not at 2"):
+    with pytest.raises(TopologyChanged, match="at version 3 by now, not at 2"):
         await store.assign(old.version, {0: "a"})
     assert await store.get() == new
 
@@ -372,7 +371,7 @@ async def test_of_many_that_assign_one_wins(stores: list[PostgresTopologyStore])
     )
     winners = [number for number, result in enumerate(results) if isinstance(result, Topology)]
     assert len(winners) == 1
-    assert sum(isinstance(result, TopologyConflict) for result in results) == 4
+    assert sum(isinstance(result, TopologyChanged) for result in results) == 4
     assert (await stores[0].get()).owners == (f"n{winners[0]}",) * SLOTS
 
 
@@ -418,7 +417,7 @@ async def test_a_notification_carries_only_the_version(store: PostgresTopologySt
 async def test_a_refused_change_tells_nobody(stores: list[PostgresTopologyStore]) -> None:
     async with aclosing(stores[1].changes()) as changes:
         assert await anext(changes) == TopologyChange(1)
-        with pytest.raises(TopologyConflict):
+        with pytest.raises(TopologyChanged):
             await stores[0].assign(7, {0: "a"})
         await stores[0].register(registration("a"))
         assert await anext(changes) == TopologyChange(2)

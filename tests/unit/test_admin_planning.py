@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from likering.admin.v1 import ring_service_pb2 as api
-from likering.errors import InvalidArgument, PlanStale, WrongCluster
+from likering.errors import InvalidArgument, NotPossible, PlanStale, WrongCluster
 from likering.ring.plan import Move
 from likering.ring.topology import Node, NodeState, Topology
 from likering.topology.moves import MoveLimits
 from likering.topology.store import NodeUnknown
-from router.admin.errors import NotPossible
 from router.admin.planning import (
     SlotSize,
     changed_weights,
