@@ -171,6 +171,9 @@ class MoveStore(Protocol):
         source; copies that this node keeps and whose grace period is over.
         """
 
+    async def ended(self, moves: Collection[int]) -> set[int]:
+        """Those of these numbers whose moves have ended, or never were."""
+
     async def move(self, move: int) -> SlotMove:
         """One move. Raises MoveChanged when there is none."""
 

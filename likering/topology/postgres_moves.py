@@ -26,6 +26,7 @@ from likering.topology.move_rows import (
     slot_move,
 )
 from likering.topology.moves import (
+    ENDED,
     SETTLED,
     UNCOMMITTED,
     UNDER_WAY,
@@ -145,6 +146,19 @@ class PostgresMoveStore:
             async with connection.cursor(row_factory=dict_row) as cursor:
                 await cursor.execute(query, {"node": node, "first": _FIRST_PLANNED})
                 return [slot_move(row) for row in await cursor.fetchall()]
+
+        return await self._run(work)
+
+    async def ended(self, moves: Collection[int]) -> set[int]:
+        """See MoveStore."""
+
+        async def work(connection: Connection) -> set[int]:
+            cursor = await connection.execute(
+                "SELECT number FROM unnest(%s::bigint[]) AS number"
+                " WHERE NOT EXISTS (SELECT FROM moves WHERE move = number AND state <> ALL(%s))",
+                [list(moves), list(ENDED)],
+            )
+            return {number for (number,) in await cursor.fetchall()}
 
         return await self._run(work)
 

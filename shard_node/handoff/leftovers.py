@@ -49,6 +49,12 @@ class Inventory:
     sealed: Sequence[int] = field(default_factory=list)
     """The moves of which there are seals and probes."""
 
+    @property
+    def moves(self) -> set[int]:
+        """The moves that tables are named by, and those of the seals."""
+        named = {table.move for table in map(parse_table, self.tables) if table is not None}
+        return {move for move in named if move is not None}.union(self.sealed)
+
 
 async def take_inventory(connection: Connection) -> Inventory:
     """Lists what is there."""
@@ -73,13 +79,24 @@ async def take_inventory(connection: Connection) -> Inventory:
 
 
 def superfluous(
-    inventory: Inventory, moves: Iterable[SlotMove], node_name: str, own: Collection[int]
+    inventory: Inventory,
+    moves: Iterable[SlotMove],
+    ended: Collection[int],
+    node_name: str,
+    own: Collection[int],
 ) -> Inventory:
-    """What of it nobody needs, by the moves that have not ended.
+    """What of it nobody needs.
 
+    ``moves``: those that are begun and not settled. ``ended``: those of the inventory's that have ended, or never were.
     ``own``: the slots that the database has a row of, and those that the topology gives to the node.
     """
     by_number = {move.move: move for move in moves}
+    passing = {
+        move.slot
+        for move in by_number.values()
+        if (move.target == node_name and move.state in _REPLICATING)
+        or (move.source == node_name and move.state is MoveState.ACTIVE)
+    }
 
     def needed_by(name: str, states: frozenset[MoveState]) -> bool:
         attempt = parse_replication(name)
@@ -90,17 +107,9 @@ def superfluous(
         if table is None:
             return True
         if table.move is None:
-            arriving = any(
-                move.slot == table.slot and move.target == node_name and move.state in _REPLICATING
-                for move in by_number.values()
-            )
-            leaving = any(
-                move.slot == table.slot and move.source == node_name and move.state is MoveState.ACTIVE
-                for move in by_number.values()
-            )
-            return table.slot in own or arriving or leaving
+            return table.slot in own or table.slot in passing
         if table.attempt is None:
-            return table.move in by_number
+            return table.move not in ended
         return _current(by_number, Attempt(table.slot, table.move, table.attempt), _REPLICATING)
 
     return Inventory(
@@ -109,7 +118,7 @@ def superfluous(
         replication_slots=[name for name in inventory.replication_slots if not needed_by(name, _PUBLISHING)],
         tables=[name for name in inventory.tables if not needed(name)],
         oids=inventory.oids,
-        sealed=[number for number in inventory.sealed if number not in by_number],
+        sealed=[number for number in inventory.sealed if number in ended],
     )
 
 
@@ -126,7 +135,8 @@ async def clear(
     of this process; raises FenceLost when another one has taken over.
     """
     inventory = await take_inventory(connection)
-    left = superfluous(inventory, await moves.moves(), node_name, own())
+    ended = await moves.ended(inventory.moves)
+    left = superfluous(inventory, await moves.to_do(node_name), ended, node_name, own())
     for name in left.subscriptions:
         await drop_subscription(connection, name)
     for name in left.replication_slots:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Any
 
 import psycopg
@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from likering.dev.postgres import PostgresServer
 from likering.topology.move_names import Attempt, kept, partition
-from likering.topology.moves import MoveState
+from likering.topology.moves import MoveState, SlotMove
 from shard_node.database import conninfo
 from shard_node.handoff import copying, leftovers, replication
 from shard_node.handoff.copying import RowBudget, copy_tables, export_snapshot
@@ -259,12 +259,16 @@ async def test_every_difference_is_found(
 class Moves:
     """A store of moves that only lists them."""
 
-    def __init__(self, *moves: object) -> None:
+    def __init__(self, *moves: SlotMove) -> None:
         self._moves = list(moves)
 
-    async def moves(self) -> list[object]:
+    async def to_do(self, node: str) -> list[SlotMove]:
         """All of them."""
         return self._moves
+
+    async def ended(self, moves: Collection[int]) -> set[int]:
+        """All others."""
+        return set(moves) - {move.move for move in self._moves}
 
 
 async def test_nothing_is_left_of_a_move_that_has_ended(

@@ -102,6 +102,8 @@ def test_a_slot_is_reverted_between_commit_and_activation(server: RingServer, ru
     assert (topology.owners[first.slot], topology.epochs[first.slot]) == (first.source, 3)
     assert "not on its way" in refusal(run("ring", "revert-slot", str(first.slot), "--yes"))
     assert "only one that is committed" in refusal(run("ring", "revert-slot", str(second.slot), "--yes"))
+    # What a node asks before it drops what is named by a move.
+    assert server.run(server.moves.ended([first.move, second.move, 999])) == {first.move, 999}
 
 
 def test_verify_waits_for_what_was_handed_over(server: RingServer, run: Run) -> None:

@@ -51,12 +51,12 @@ def test_names_tell_what_they_belong_to() -> None:
 )
 def test_the_current_attempt_needs_everything(state: MoveState) -> None:
     """On both nodes."""
-    assert names_of(superfluous(EVERYTHING, [slot_move(state)], "b", [])) == set()
+    assert names_of(superfluous(EVERYTHING, [slot_move(state)], set(), "b", [])) == set()
 
 
 def test_a_later_attempt_needs_nothing_of_an_earlier_one() -> None:
     """But its tables have the slot's own name by then, and stay."""
-    left = superfluous(EVERYTHING, [slot_move(MoveState.COPYING, attempt=2)], "b", [])
+    left = superfluous(EVERYTHING, [slot_move(MoveState.COPYING, attempt=2)], set(), "b", [])
     assert names_of(left) == {
         "publication likering_s3_m7_a1",
         "subscription likering_s3_m7_a1",
@@ -68,31 +68,37 @@ def test_a_later_attempt_needs_nothing_of_an_earlier_one() -> None:
 def test_the_source_keeps_its_copy_until_it_is_retired() -> None:
     """Whatever else is gone by then."""
     for state in (MoveState.MOVED, MoveState.VERIFIED):
-        left = superfluous(EVERYTHING, [slot_move(state)], "a", [])
+        left = superfluous(EVERYTHING, [slot_move(state)], set(), "a", [])
         assert "edges_s3_m7" not in names_of(left)
         assert {"edges_s3", "posts_s3", "edges_s3_m7_a1"} < names_of(left)
-    assert "edges_s3_m7" in names_of(superfluous(EVERYTHING, [], "a", []))
+    assert "edges_s3_m7" in names_of(superfluous(EVERYTHING, [], {7}, "a", []))
 
 
 def test_the_source_has_its_partition_until_it_is_set_aside() -> None:
     """Its slots row is not the owner's any more, but the rows are its copy."""
-    assert "edges_s3" not in names_of(superfluous(EVERYTHING, [slot_move(MoveState.ACTIVE)], "a", []))
+    assert "edges_s3" not in names_of(superfluous(EVERYTHING, [slot_move(MoveState.ACTIVE)], set(), "a", []))
 
 
 def test_slots_of_the_node_are_never_superfluous() -> None:
     """Those that the topology has just given to it have tables before they have a row."""
-    left = superfluous(EVERYTHING, [], "b", [3])
+    left = superfluous(EVERYTHING, [], {7}, "b", [3])
     assert not {"edges_s3", "posts_s3"} & names_of(left)
 
 
 @pytest.mark.parametrize("state", sorted(ENDED))
 def test_nothing_is_left_of_a_move_that_ended(state: MoveState) -> None:
-    """The store does not list it any more."""
+    """The store does not list it any more, and says that it has ended."""
     assert state in ENDED
-    assert names_of(superfluous(EVERYTHING, [], "b", [])) == names_of(EVERYTHING)
+    assert names_of(superfluous(EVERYTHING, [], {7}, "b", [])) == names_of(EVERYTHING)
 
 
 def test_what_others_made_is_left_alone() -> None:
     """An operator's own publication of the same database."""
     others = Inventory(["likering_stats"], ["likering_s_backup"], ["likering_slot"], ["edges_summary"])
-    assert names_of(superfluous(others, [], "b", [])) == set()
+    assert names_of(superfluous(others, [], set(), "b", [])) == set()
+
+
+def test_the_moves_that_names_tell_of_are_asked_for() -> None:
+    """And those of the seals."""
+    assert EVERYTHING.moves == {7}
+    assert Inventory([], [], [], ["edges_s3", "posts_s1_m4", "edges_summary"], sealed=[9]).moves == {4, 9}
