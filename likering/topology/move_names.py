@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _REPLICATION = re.compile(r"likering_s(\d+)_m(\d+)_a(\d+)")
 _TABLE = re.compile(r"(edges|posts)_s(\d+)(?:_m(\d+)(?:_a(\d+))?)?")
@@ -47,12 +48,14 @@ def kept(parent: str, slot: int, move: int) -> str:
     return f"{parent}_s{slot}_m{move}"
 
 
+@lru_cache(maxsize=4096)
 def parse_replication(name: str) -> Attempt | None:
     """The attempt that a publication, subscription or replication slot belongs to; None for somebody else's."""
     match = _REPLICATION.fullmatch(name)
     return Attempt(int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
+@lru_cache(maxsize=65536)
 def parse_table(name: str) -> TableName | None:
     """What a table of a slot is; None for any other table."""
     match = _TABLE.fullmatch(name)

@@ -43,7 +43,7 @@ class Peers:
             raise _error(name, error) from error
 
     async def freeze_slot(self, move: SlotMove) -> pb.FreezeSlotResponse:
-        """Has the source end the writes to the slot; returns when that has committed."""
+        """Has the source end writes and reads of the slot; returns when that has committed."""
         stub = await self._stub(move.source)
         request = pb.FreezeSlotRequest(
             cluster_id=self._cluster_id,
@@ -51,6 +51,7 @@ class Peers:
             epoch=move.epoch,
             move=move.move,
             attempt=move.attempt,
+            end_reads=True,
         )
         try:
             return await stub.FreezeSlot(request, timeout=CALL_TIMEOUT)

@@ -117,7 +117,10 @@ class Source:
         else:
             await self._freeze(request)
         frozen_at = time.monotonic()
-        self._ownership.heard_of(slot)
+        if request.end_reads:
+            self._ownership.stop_reads(slot)
+        else:
+            self._ownership.heard_of(slot)
         try:
             row, total = await self._read_seal(slot, move, attempt)
         except psycopg.OperationalError:
@@ -132,6 +135,7 @@ class Source:
             sums=pb.SlotSums(posts=total.posts, versions=total.versions, likes=total.likes),
             system_identifier=self._system_identifier,
             timeline=row[1],
+            reads_ended=request.end_reads,
         )
 
     async def _read_seal(self, slot: int, move: int, attempt: int) -> tuple[TupleRow | None, Sums]:

@@ -26,7 +26,8 @@ from shard_node.store import Connection, execute
 log = structlog.get_logger(__name__)
 
 READS_PATIENCE = 0.005
-"""Seconds that a commit waits for the source's word that it has ended its reads: a step more would take as long."""
+"""Seconds that a commit waits for the source's word that its reads have ended, if the answer to the freeze did not say
+so: a step more would take as long."""
 
 
 async def freeze_and_take_over(move: TargetMove, own: Connection, origin: Origin) -> None:
@@ -42,8 +43,7 @@ async def freeze_and_take_over(move: TargetMove, own: Connection, origin: Origin
         pause = Pause(answer.frozen_us)
         pause.done("answered")
         steps.reached("frozen", move.now)
-        # At once: reads that end too early do no harm, and what follows need not wait for that.
-        async with _stopping_reads(move) as stopping:
+        async with _stopping_reads(move, ended=answer.reads_ended) as stopping:
             await _drain(move, answer, arriving, origin, pause)
             await _commit(move, answer, stopping)
             pause.done("committed")
@@ -54,7 +54,7 @@ async def freeze_and_take_over(move: TargetMove, own: Connection, origin: Origin
 
 async def take_over_at_last(move: TargetMove) -> None:
     """Serves a slot that a process of before has committed to take."""
-    async with _stopping_reads(move) as stopping:
+    async with _stopping_reads(move, ended=False) as stopping:
         await _activate(move, stopping)
 
 
@@ -133,16 +133,18 @@ async def _activate(move: TargetMove, stopping: asyncio.Task[None], pause: Pause
 
 
 @asynccontextmanager
-async def _stopping_reads(move: TargetMove) -> AsyncIterator[asyncio.Task[None]]:
-    """A task that ends when the source reads the slot no more."""
-    stopping = asyncio.create_task(_stop_reads(move, time.monotonic()))
+async def _stopping_reads(move: TargetMove, *, ended: bool) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that ends when the source reads the slot no more. ``ended``: it has said so already."""
+    stopping = asyncio.create_task(_stop_reads(move, time.monotonic(), ended=ended))
     try:
         yield stopping
     finally:
         await end(stopping)
 
 
-async def _stop_reads(move: TargetMove, word_at: float) -> None:
+async def _stop_reads(move: TargetMove, word_at: float, *, ended: bool) -> None:
+    if ended:
+        return
     try:
         await move.target.peers.stop_reads(move.now)
     except LikeringError as error:

@@ -171,12 +171,12 @@ async def test_a_copy_that_the_server_ends_says_why(
 
     async def end_source(target: Connection, into: sql.Composed, *rest: Any) -> int:
         await source.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'copy'"
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'copy'"
         )
         return await write(target, into, *rest)
 
     monkeypatch.setattr(copying, "_write", end_source)
-    with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+    with pytest.raises(psycopg.OperationalError, match="canceling statement"):
         await follow(source, database, target)
 
 

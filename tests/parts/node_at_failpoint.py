@@ -38,6 +38,7 @@ class Failpoints:
 
     def release(self, node: str) -> None:
         """Lets a node that stands still go on, if it lives; nothing is armed any more."""
+        self._keeps_reads(node).unlink(missing_ok=True)
         self._armed(node).unlink(missing_ok=True)
         self._held(node).unlink(missing_ok=True)
 
@@ -49,6 +50,14 @@ class Failpoints:
             yield
         finally:
             self._dead(node).unlink()
+
+    def keep_reads(self, node: str) -> None:
+        """Has the node read on in a slot that it freezes until it is asked to stop, as an older version does."""
+        self._keeps_reads(node).touch()
+
+    def keeps_reads(self, node: str) -> bool:
+        """The node's side of ``keep_reads``."""
+        return self._keeps_reads(node).exists()
 
     def await_birth(self, node: str) -> None:
         """The node's side of ``kept_dead``."""
@@ -73,6 +82,9 @@ class Failpoints:
     def _held(self, node: str) -> Path:
         return self._directory / f"{node}.held"
 
+    def _keeps_reads(self, node: str) -> Path:
+        return self._directory / f"{node}.keeps_reads"
+
     def _dead(self, node: str) -> Path:
         return self._directory / f"{node}.dead"
 
@@ -84,16 +96,26 @@ def main() -> None:
     failpoints.await_birth(node)
 
     # Not before: importing takes longer than anything else at a start.
+    from likering.shard.v1 import shard_service_pb2 as pb
     from likering.topology.move_names import Attempt
     from likering.topology.moves import SlotMove
     from shard_node import app
     from shard_node.handoff import mover, steps
+    from shard_node.handoff.source import Source
 
     def reached(step: str, move: SlotMove | Attempt) -> None:
         steps.logged(step, move)
         failpoints.stand_still(node, step)
 
+    freeze = Source.freeze
+
+    async def freeze_only(source: Source, request: pb.FreezeSlotRequest) -> pb.FreezeSlotResponse:
+        if failpoints.keeps_reads(node):
+            request.end_reads = False
+        return await freeze(source, request)
+
     steps.reached = reached
+    Source.freeze = freeze_only  # type: ignore[method-assign,assignment]
     mover.ROUND = 0.25
     mover.CLEARING = 0.5
     app.main()

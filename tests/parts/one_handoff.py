@@ -91,6 +91,7 @@ class Handoff:
         self.failpoints.arm(node, step)
         if step == "committed":
             # Only while the source has not said that it has ended its reads.
+            self.failpoints.keep_reads(self.source)
             self.failpoints.arm(self.source, "reads_ended")
         self.number = await apply(self.cluster.topology_dsn, self.slot, self.target)
         await self.failpoints.held(node)

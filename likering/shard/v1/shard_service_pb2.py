@@ -24,23 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%likering/shard/v1/shard_service.proto\x12\x11likering.shard.v1\"\xb9\x02\n\x0e\x45xecuteRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x14\n\x0c\x62\x61tch_number\x18\x03 \x01(\x04\x12\x1b\n\x13lowest_batch_number\x18\x04 \x01(\x04\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12.\n\tread_mode\x18\x06 \x01(\x0e\x32\x1b.likering.shard.v1.ReadMode\x12(\n\x05kinds\x18\x07 \x03(\x0e\x32\x19.likering.shard.v1.OpKind\x12\x10\n\x08post_ids\x18\x08 \x03(\t\x12\x10\n\x08user_ids\x18\t \x03(\t\x12\x14\n\x0cintent_times\x18\n \x03(\x03\x12\x0e\n\x06\x65pochs\x18\x0b \x03(\x03\x12\x14\n\x0cmin_versions\x18\x0c \x03(\x03\"\x80\x02\n\x0f\x45xecuteResponse\x12\x18\n\x10topology_version\x18\x01 \x01(\x03\x12\x12\n\nas_of_time\x18\x02 \x01(\x03\x12(\n\x05\x63odes\x18\x03 \x03(\x0e\x32\x19.likering.shard.v1.OpCode\x12.\n\x08outcomes\x18\x04 \x03(\x0e\x32\x1c.likering.shard.v1.OpOutcome\x12\x0e\n\x06\x63ounts\x18\x05 \x03(\x03\x12\x10\n\x08versions\x18\x06 \x03(\x03\x12\x12\n\nlike_times\x18\x07 \x03(\x03\x12/\n\x07sources\x18\x08 \x03(\x0e\x32\x1e.likering.shard.v1.CountSource\"(\n\x12GetTopologyRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\'\n\x13GetTopologyResponse\x12\x10\n\x08topology\x18\x01 \x01(\x0c\"+\n\x15\x44\x65scribeSourceRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\\\n\x16\x44\x65scribeSourceResponse\x12\x17\n\x0freplication_dsn\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\x11\n\tobstacles\x18\x03 \x03(\t\"c\n\x11\x46reezeSlotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0c\n\x04move\x18\x04 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\"\x91\x01\n\x12\x46reezeSlotResponse\x12\x10\n\x08last_rev\x18\x01 \x01(\x03\x12\x11\n\tfrozen_us\x18\x02 \x01(\x03\x12)\n\x04sums\x18\x03 \x01(\x0b\x32\x1b.likering.shard.v1.SlotSums\x12\x19\n\x11system_identifier\x18\x04 \x01(\t\x12\x10\n\x08timeline\x18\x05 \x01(\x05\":\n\x08SlotSums\x12\r\n\x05posts\x18\x01 \x01(\x03\x12\x10\n\x08versions\x18\x02 \x01(\x03\x12\r\n\x05likes\x18\x03 \x01(\x03\"7\n\x13UnfreezeSlotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\"\x16\n\x14UnfreezeSlotResponse\"S\n\x10StopReadsRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\x0c\n\x04move\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"\x13\n\x11StopReadsResponse\"J\n\x11SlowWritesRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04rest\x18\x02 \x01(\x01\x12\x13\n\x0b\x64uration_ms\x18\x03 \x01(\x05\"\x14\n\x12SlowWritesResponse\")\n\x13GetInventoryRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\x9a\x01\n\x14GetInventoryResponse\x12*\n\x05slots\x18\x01 \x03(\x0b\x32\x1b.likering.shard.v1.HeldSlot\x12\x14\n\x0cpublications\x18\x02 \x03(\t\x12\x15\n\rsubscriptions\x18\x03 \x03(\t\x12\x19\n\x11replication_slots\x18\x04 \x03(\t\x12\x0e\n\x06tables\x18\x05 \x03(\t\"S\n\x08HeldSlot\x12\x0c\n\x04slot\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\"$\n\x0eGetLoadRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"M\n\x0fGetLoadResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x19\n\x11writes_per_second\x18\x02 \x01(\x01\x12\x11\n\twrite_p99\x18\x03 \x01(\x01*q\n\x06OpKind\x12\x17\n\x13OP_KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cOP_KIND_LIKE\x10\x01\x12\x12\n\x0eOP_KIND_UNLIKE\x10\x02\x12\x15\n\x11OP_KIND_HAS_LIKED\x10\x03\x12\x11\n\rOP_KIND_COUNT\x10\x04*i\n\x08ReadMode\x12\x19\n\x15READ_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10READ_MODE_CACHED\x10\x01\x12\x14\n\x10READ_MODE_STRONG\x10\x02\x12\x16\n\x12READ_MODE_STALE_OK\x10\x03*\xd5\x01\n\x06OpCode\x12\x17\n\x13OP_CODE_UNSPECIFIED\x10\x00\x12\x15\n\x11OP_CODE_NOT_OWNER\x10\x01\x12\x1c\n\x18OP_CODE_INTENT_IN_FUTURE\x10\x02\x12\x19\n\x15OP_CODE_VERSION_AHEAD\x10\x03\x12\x17\n\x13OP_CODE_UNAVAILABLE\x10\x04\x12\x1b\n\x17OP_CODE_UNKNOWN_OUTCOME\x10\x05\x12\x18\n\x14OP_CODE_STORAGE_FULL\x10\x06\x12\x12\n\x0eOP_CODE_MOVING\x10\x07*\xa4\x01\n\tOpOutcome\x12\x1a\n\x16OP_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12OP_OUTCOME_CHANGED\x10\x01\x12\x18\n\x14OP_OUTCOME_UNCHANGED\x10\x02\x12\x19\n\x15OP_OUTCOME_SUPERSEDED\x10\x03\x12\x14\n\x10OP_OUTCOME_LIKED\x10\x04\x12\x18\n\x14OP_OUTCOME_NOT_LIKED\x10\x05*v\n\x0b\x43ountSource\x12\x1c\n\x18\x43OUNT_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OUNT_SOURCE_DATABASE\x10\x01\x12\x16\n\x12\x43OUNT_SOURCE_CACHE\x10\x02\x12\x16\n\x12\x43OUNT_SOURCE_STALE\x10\x03\x32\xc7\x06\n\x0cShardService\x12P\n\x07\x45xecute\x12!.likering.shard.v1.ExecuteRequest\x1a\".likering.shard.v1.ExecuteResponse\x12\\\n\x0bGetTopology\x12%.likering.shard.v1.GetTopologyRequest\x1a&.likering.shard.v1.GetTopologyResponse\x12\x65\n\x0e\x44\x65scribeSource\x12(.likering.shard.v1.DescribeSourceRequest\x1a).likering.shard.v1.DescribeSourceResponse\x12Y\n\nFreezeSlot\x12$.likering.shard.v1.FreezeSlotRequest\x1a%.likering.shard.v1.FreezeSlotResponse\x12_\n\x0cUnfreezeSlot\x12&.likering.shard.v1.UnfreezeSlotRequest\x1a\'.likering.shard.v1.UnfreezeSlotResponse\x12V\n\tStopReads\x12#.likering.shard.v1.StopReadsRequest\x1a$.likering.shard.v1.StopReadsResponse\x12Y\n\nSlowWrites\x12$.likering.shard.v1.SlowWritesRequest\x1a%.likering.shard.v1.SlowWritesResponse\x12_\n\x0cGetInventory\x12&.likering.shard.v1.GetInventoryRequest\x1a\'.likering.shard.v1.GetInventoryResponse\x12P\n\x07GetLoad\x12!.likering.shard.v1.GetLoadRequest\x1a\".likering.shard.v1.GetLoadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%likering/shard/v1/shard_service.proto\x12\x11likering.shard.v1\"\xb9\x02\n\x0e\x45xecuteRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x14\n\x0c\x62\x61tch_number\x18\x03 \x01(\x04\x12\x1b\n\x13lowest_batch_number\x18\x04 \x01(\x04\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12.\n\tread_mode\x18\x06 \x01(\x0e\x32\x1b.likering.shard.v1.ReadMode\x12(\n\x05kinds\x18\x07 \x03(\x0e\x32\x19.likering.shard.v1.OpKind\x12\x10\n\x08post_ids\x18\x08 \x03(\t\x12\x10\n\x08user_ids\x18\t \x03(\t\x12\x14\n\x0cintent_times\x18\n \x03(\x03\x12\x0e\n\x06\x65pochs\x18\x0b \x03(\x03\x12\x14\n\x0cmin_versions\x18\x0c \x03(\x03\"\x80\x02\n\x0f\x45xecuteResponse\x12\x18\n\x10topology_version\x18\x01 \x01(\x03\x12\x12\n\nas_of_time\x18\x02 \x01(\x03\x12(\n\x05\x63odes\x18\x03 \x03(\x0e\x32\x19.likering.shard.v1.OpCode\x12.\n\x08outcomes\x18\x04 \x03(\x0e\x32\x1c.likering.shard.v1.OpOutcome\x12\x0e\n\x06\x63ounts\x18\x05 \x03(\x03\x12\x10\n\x08versions\x18\x06 \x03(\x03\x12\x12\n\nlike_times\x18\x07 \x03(\x03\x12/\n\x07sources\x18\x08 \x03(\x0e\x32\x1e.likering.shard.v1.CountSource\"(\n\x12GetTopologyRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\'\n\x13GetTopologyResponse\x12\x10\n\x08topology\x18\x01 \x01(\x0c\"+\n\x15\x44\x65scribeSourceRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\\\n\x16\x44\x65scribeSourceResponse\x12\x17\n\x0freplication_dsn\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\x11\n\tobstacles\x18\x03 \x03(\t\"v\n\x11\x46reezeSlotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0c\n\x04move\x18\x04 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x11\n\tend_reads\x18\x06 \x01(\x08\"\xa6\x01\n\x12\x46reezeSlotResponse\x12\x10\n\x08last_rev\x18\x01 \x01(\x03\x12\x11\n\tfrozen_us\x18\x02 \x01(\x03\x12)\n\x04sums\x18\x03 \x01(\x0b\x32\x1b.likering.shard.v1.SlotSums\x12\x19\n\x11system_identifier\x18\x04 \x01(\t\x12\x10\n\x08timeline\x18\x05 \x01(\x05\x12\x13\n\x0breads_ended\x18\x06 \x01(\x08\":\n\x08SlotSums\x12\r\n\x05posts\x18\x01 \x01(\x03\x12\x10\n\x08versions\x18\x02 \x01(\x03\x12\r\n\x05likes\x18\x03 \x01(\x03\"7\n\x13UnfreezeSlotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\"\x16\n\x14UnfreezeSlotResponse\"S\n\x10StopReadsRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\x0c\n\x04move\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"\x13\n\x11StopReadsResponse\"J\n\x11SlowWritesRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04rest\x18\x02 \x01(\x01\x12\x13\n\x0b\x64uration_ms\x18\x03 \x01(\x05\"\x14\n\x12SlowWritesResponse\")\n\x13GetInventoryRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\x9a\x01\n\x14GetInventoryResponse\x12*\n\x05slots\x18\x01 \x03(\x0b\x32\x1b.likering.shard.v1.HeldSlot\x12\x14\n\x0cpublications\x18\x02 \x03(\t\x12\x15\n\rsubscriptions\x18\x03 \x03(\t\x12\x19\n\x11replication_slots\x18\x04 \x03(\t\x12\x0e\n\x06tables\x18\x05 \x03(\t\"S\n\x08HeldSlot\x12\x0c\n\x04slot\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\"$\n\x0eGetLoadRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"M\n\x0fGetLoadResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x19\n\x11writes_per_second\x18\x02 \x01(\x01\x12\x11\n\twrite_p99\x18\x03 \x01(\x01*q\n\x06OpKind\x12\x17\n\x13OP_KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cOP_KIND_LIKE\x10\x01\x12\x12\n\x0eOP_KIND_UNLIKE\x10\x02\x12\x15\n\x11OP_KIND_HAS_LIKED\x10\x03\x12\x11\n\rOP_KIND_COUNT\x10\x04*i\n\x08ReadMode\x12\x19\n\x15READ_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10READ_MODE_CACHED\x10\x01\x12\x14\n\x10READ_MODE_STRONG\x10\x02\x12\x16\n\x12READ_MODE_STALE_OK\x10\x03*\xd5\x01\n\x06OpCode\x12\x17\n\x13OP_CODE_UNSPECIFIED\x10\x00\x12\x15\n\x11OP_CODE_NOT_OWNER\x10\x01\x12\x1c\n\x18OP_CODE_INTENT_IN_FUTURE\x10\x02\x12\x19\n\x15OP_CODE_VERSION_AHEAD\x10\x03\x12\x17\n\x13OP_CODE_UNAVAILABLE\x10\x04\x12\x1b\n\x17OP_CODE_UNKNOWN_OUTCOME\x10\x05\x12\x18\n\x14OP_CODE_STORAGE_FULL\x10\x06\x12\x12\n\x0eOP_CODE_MOVING\x10\x07*\xa4\x01\n\tOpOutcome\x12\x1a\n\x16OP_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12OP_OUTCOME_CHANGED\x10\x01\x12\x18\n\x14OP_OUTCOME_UNCHANGED\x10\x02\x12\x19\n\x15OP_OUTCOME_SUPERSEDED\x10\x03\x12\x14\n\x10OP_OUTCOME_LIKED\x10\x04\x12\x18\n\x14OP_OUTCOME_NOT_LIKED\x10\x05*v\n\x0b\x43ountSource\x12\x1c\n\x18\x43OUNT_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OUNT_SOURCE_DATABASE\x10\x01\x12\x16\n\x12\x43OUNT_SOURCE_CACHE\x10\x02\x12\x16\n\x12\x43OUNT_SOURCE_STALE\x10\x03\x32\xc7\x06\n\x0cShardService\x12P\n\x07\x45xecute\x12!.likering.shard.v1.ExecuteRequest\x1a\".likering.shard.v1.ExecuteResponse\x12\\\n\x0bGetTopology\x12%.likering.shard.v1.GetTopologyRequest\x1a&.likering.shard.v1.GetTopologyResponse\x12\x65\n\x0e\x44\x65scribeSource\x12(.likering.shard.v1.DescribeSourceRequest\x1a).likering.shard.v1.DescribeSourceResponse\x12Y\n\nFreezeSlot\x12$.likering.shard.v1.FreezeSlotRequest\x1a%.likering.shard.v1.FreezeSlotResponse\x12_\n\x0cUnfreezeSlot\x12&.likering.shard.v1.UnfreezeSlotRequest\x1a\'.likering.shard.v1.UnfreezeSlotResponse\x12V\n\tStopReads\x12#.likering.shard.v1.StopReadsRequest\x1a$.likering.shard.v1.StopReadsResponse\x12Y\n\nSlowWrites\x12$.likering.shard.v1.SlowWritesRequest\x1a%.likering.shard.v1.SlowWritesResponse\x12_\n\x0cGetInventory\x12&.likering.shard.v1.GetInventoryRequest\x1a\'.likering.shard.v1.GetInventoryResponse\x12P\n\x07GetLoad\x12!.likering.shard.v1.GetLoadRequest\x1a\".likering.shard.v1.GetLoadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'likering.shard.v1.shard_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPKIND']._serialized_start=1853
-  _globals['_OPKIND']._serialized_end=1966
-  _globals['_READMODE']._serialized_start=1968
-  _globals['_READMODE']._serialized_end=2073
-  _globals['_OPCODE']._serialized_start=2076
-  _globals['_OPCODE']._serialized_end=2289
-  _globals['_OPOUTCOME']._serialized_start=2292
-  _globals['_OPOUTCOME']._serialized_end=2456
-  _globals['_COUNTSOURCE']._serialized_start=2458
-  _globals['_COUNTSOURCE']._serialized_end=2576
+  _globals['_OPKIND']._serialized_start=1893
+  _globals['_OPKIND']._serialized_end=2006
+  _globals['_READMODE']._serialized_start=2008
+  _globals['_READMODE']._serialized_end=2113
+  _globals['_OPCODE']._serialized_start=2116
+  _globals['_OPCODE']._serialized_end=2329
+  _globals['_OPOUTCOME']._serialized_start=2332
+  _globals['_OPOUTCOME']._serialized_end=2496
+  _globals['_COUNTSOURCE']._serialized_start=2498
+  _globals['_COUNTSOURCE']._serialized_end=2616
   _globals['_EXECUTEREQUEST']._serialized_start=61
   _globals['_EXECUTEREQUEST']._serialized_end=374
   _globals['_EXECUTERESPONSE']._serialized_start=377
@@ -54,33 +54,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBESOURCERESPONSE']._serialized_start=763
   _globals['_DESCRIBESOURCERESPONSE']._serialized_end=855
   _globals['_FREEZESLOTREQUEST']._serialized_start=857
-  _globals['_FREEZESLOTREQUEST']._serialized_end=956
-  _globals['_FREEZESLOTRESPONSE']._serialized_start=959
-  _globals['_FREEZESLOTRESPONSE']._serialized_end=1104
-  _globals['_SLOTSUMS']._serialized_start=1106
-  _globals['_SLOTSUMS']._serialized_end=1164
-  _globals['_UNFREEZESLOTREQUEST']._serialized_start=1166
-  _globals['_UNFREEZESLOTREQUEST']._serialized_end=1221
-  _globals['_UNFREEZESLOTRESPONSE']._serialized_start=1223
-  _globals['_UNFREEZESLOTRESPONSE']._serialized_end=1245
-  _globals['_STOPREADSREQUEST']._serialized_start=1247
-  _globals['_STOPREADSREQUEST']._serialized_end=1330
-  _globals['_STOPREADSRESPONSE']._serialized_start=1332
-  _globals['_STOPREADSRESPONSE']._serialized_end=1351
-  _globals['_SLOWWRITESREQUEST']._serialized_start=1353
-  _globals['_SLOWWRITESREQUEST']._serialized_end=1427
-  _globals['_SLOWWRITESRESPONSE']._serialized_start=1429
-  _globals['_SLOWWRITESRESPONSE']._serialized_end=1449
-  _globals['_GETINVENTORYREQUEST']._serialized_start=1451
-  _globals['_GETINVENTORYREQUEST']._serialized_end=1492
-  _globals['_GETINVENTORYRESPONSE']._serialized_start=1495
-  _globals['_GETINVENTORYRESPONSE']._serialized_end=1649
-  _globals['_HELDSLOT']._serialized_start=1651
-  _globals['_HELDSLOT']._serialized_end=1734
-  _globals['_GETLOADREQUEST']._serialized_start=1736
-  _globals['_GETLOADREQUEST']._serialized_end=1772
-  _globals['_GETLOADRESPONSE']._serialized_start=1774
-  _globals['_GETLOADRESPONSE']._serialized_end=1851
-  _globals['_SHARDSERVICE']._serialized_start=2579
-  _globals['_SHARDSERVICE']._serialized_end=3418
+  _globals['_FREEZESLOTREQUEST']._serialized_end=975
+  _globals['_FREEZESLOTRESPONSE']._serialized_start=978
+  _globals['_FREEZESLOTRESPONSE']._serialized_end=1144
+  _globals['_SLOTSUMS']._serialized_start=1146
+  _globals['_SLOTSUMS']._serialized_end=1204
+  _globals['_UNFREEZESLOTREQUEST']._serialized_start=1206
+  _globals['_UNFREEZESLOTREQUEST']._serialized_end=1261
+  _globals['_UNFREEZESLOTRESPONSE']._serialized_start=1263
+  _globals['_UNFREEZESLOTRESPONSE']._serialized_end=1285
+  _globals['_STOPREADSREQUEST']._serialized_start=1287
+  _globals['_STOPREADSREQUEST']._serialized_end=1370
+  _globals['_STOPREADSRESPONSE']._serialized_start=1372
+  _globals['_STOPREADSRESPONSE']._serialized_end=1391
+  _globals['_SLOWWRITESREQUEST']._serialized_start=1393
+  _globals['_SLOWWRITESREQUEST']._serialized_end=1467
+  _globals['_SLOWWRITESRESPONSE']._serialized_start=1469
+  _globals['_SLOWWRITESRESPONSE']._serialized_end=1489
+  _globals['_GETINVENTORYREQUEST']._serialized_start=1491
+  _globals['_GETINVENTORYREQUEST']._serialized_end=1532
+  _globals['_GETINVENTORYRESPONSE']._serialized_start=1535
+  _globals['_GETINVENTORYRESPONSE']._serialized_end=1689
+  _globals['_HELDSLOT']._serialized_start=1691
+  _globals['_HELDSLOT']._serialized_end=1774
+  _globals['_GETLOADREQUEST']._serialized_start=1776
+  _globals['_GETLOADREQUEST']._serialized_end=1812
+  _globals['_GETLOADRESPONSE']._serialized_start=1814
+  _globals['_GETLOADRESPONSE']._serialized_end=1891
+  _globals['_SHARDSERVICE']._serialized_start=2619
+  _globals['_SHARDSERVICE']._serialized_end=3458
 # @@protoc_insertion_point(module_scope)

@@ -418,6 +418,7 @@ class FreezeSlotRequest(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     MOVE_FIELD_NUMBER: builtins.int
     ATTEMPT_FIELD_NUMBER: builtins.int
+    END_READS_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster that the sender belongs to."""
     slot: builtins.int
@@ -428,6 +429,8 @@ class FreezeSlotRequest(google.protobuf.message.Message):
     """The move."""
     attempt: builtins.int
     """The attempt of the move."""
+    end_reads: builtins.bool
+    """End the reads of the slot too."""
     def __init__(
         self,
         *,
@@ -436,8 +439,9 @@ class FreezeSlotRequest(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         move: builtins.int = ...,
         attempt: builtins.int = ...,
+        end_reads: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "cluster_id", b"cluster_id", "epoch", b"epoch", "move", b"move", "slot", b"slot"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "cluster_id", b"cluster_id", "end_reads", b"end_reads", "epoch", b"epoch", "move", b"move", "slot", b"slot"]) -> None: ...
 
 global___FreezeSlotRequest = FreezeSlotRequest
 
@@ -452,6 +456,7 @@ class FreezeSlotResponse(google.protobuf.message.Message):
     SUMS_FIELD_NUMBER: builtins.int
     SYSTEM_IDENTIFIER_FIELD_NUMBER: builtins.int
     TIMELINE_FIELD_NUMBER: builtins.int
+    READS_ENDED_FIELD_NUMBER: builtins.int
     last_rev: builtins.int
     """The highest revision that the node had issued."""
     frozen_us: builtins.int
@@ -460,6 +465,8 @@ class FreezeSlotResponse(google.protobuf.message.Message):
     """Which history of which server this is."""
     timeline: builtins.int
     """Grows with each promotion of a standby."""
+    reads_ended: builtins.bool
+    """The slot is not read any more either. False: ask by StopReads."""
     @property
     def sums(self) -> global___SlotSums:
         """Posts of the slot, and the sums over them."""
@@ -472,9 +479,10 @@ class FreezeSlotResponse(google.protobuf.message.Message):
         sums: global___SlotSums | None = ...,
         system_identifier: builtins.str = ...,
         timeline: builtins.int = ...,
+        reads_ended: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["sums", b"sums"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["frozen_us", b"frozen_us", "last_rev", b"last_rev", "sums", b"sums", "system_identifier", b"system_identifier", "timeline", b"timeline"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["frozen_us", b"frozen_us", "last_rev", b"last_rev", "reads_ended", b"reads_ended", "sums", b"sums", "system_identifier", b"system_identifier", "timeline", b"timeline"]) -> None: ...
 
 global___FreezeSlotResponse = FreezeSlotResponse
 
