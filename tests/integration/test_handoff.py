@@ -165,7 +165,7 @@ async def test_a_copy_that_the_server_ends_says_why(
     await source.execute("UPDATE edges SET post_id = repeat('p', 100) || post_id")
     await source.execute(
         "INSERT INTO edges (rev, intent, slot, liked, post_id, user_id)"
-        " SELECT n, n, 3, true, repeat('p', 128), 'v' || n FROM generate_series(11, 200000) AS n"
+        " SELECT n, n, 3, true, repeat('p', 128), 'v' || n FROM generate_series(11, 60000) AS n"
     )
     write = copying._write
 
