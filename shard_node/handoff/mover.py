@@ -38,8 +38,10 @@ LISTEN_AGAIN = 0.5
 TROUBLE = (LikeringError, psycopg.Error, PoolTimeout, OSError, TimeoutError, FenceLost)
 """What databases and peers that are away for a while raise."""
 
+REST = 0.75
 MOST_REST = 0.5
-"""A target rests after a move for as long as that took, but no longer than so many seconds: callers come first."""
+"""A target rests after a move, for this part of the time that it took and no longer than so many seconds: callers come
+first."""
 
 _ONCE_BEGUN = frozenset((MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.ABORTED))
 _PULLED = UNSERVED | {MoveState.PLANNED, MoveState.MOVED}
@@ -253,7 +255,7 @@ class Mover:
 
     def _rest_after(self, seconds: float) -> None:
         """A move that took so long is served."""
-        self._rests_until = time.monotonic() + min(seconds, MOST_REST)
+        self._rests_until = time.monotonic() + min(REST * seconds, MOST_REST)
 
     @property
     def _rest(self) -> float:

@@ -38,6 +38,8 @@ PROBE_INTERVAL = 0.02
 PROBE_TIMEOUT = 5.0
 """Seconds after which a probe that has not arrived is a reason to wait, and to say so."""
 REPORT_INTERVAL = 1.0
+MOST_BREATH = 0.1
+"""Seconds that a move rests at most between two steps of its copy."""
 
 
 class PullFailed(Exception):
@@ -151,9 +153,11 @@ class Pull:
 
     async def _copy(self, source: Connection, own: Connection, source_dsn: str) -> Origin:
         """Returns what the copy was made of."""
+        began = time.monotonic()
         async with self._target.clearing:
             await clear_slot(own, self._move.attempt, self._target.generation())
         await replication.publish(source, self._move.attempt)
+        began = await _breathe(began)
         steps.reached("published", self._move.now)
         async with self._replicating(source_dsn) as replicating:
             origin = await replication.identify(replicating)
@@ -174,8 +178,11 @@ class Pull:
             finally:
                 await end(reporting)
         steps.reached("copied", self._move.now)
+        began = await _breathe(began)
         await replication.attach(own, self._move.attempt, self._target.generation())
+        began = await _breathe(began)
         await replication.subscribe(own, source_dsn, self._move.attempt)
+        await _breathe(began)
         await self._move.advance(
             MoveState.CATCHING_UP, {"rows": rows}, rows_total=rows, rows_copied=rows, last_error=""
         )
@@ -290,3 +297,9 @@ class Pull:
         )
         async with connection:
             yield connection
+
+
+async def _breathe(since: float) -> float:
+    """Rests for as long as a step has taken: callers' turn. Returns when the next one begins."""
+    await asyncio.sleep(min(time.monotonic() - since, MOST_BREATH))
+    return time.monotonic()
