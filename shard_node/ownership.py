@@ -48,6 +48,7 @@ class Ownership:
         self._frozen: Mapping[int, int] = {}
         self._epochs: Mapping[int, int] = {}
         self._readable_until: dict[int, float] = {}
+        self._reads_ended: set[int] = set()
         self._heard: dict[int, float] = {}
         self._arriving: dict[int, int] = {}
 
@@ -78,19 +79,26 @@ class Ownership:
         self._readable_until = {
             slot: until for slot, until in self._readable_until.items() if slot in self._frozen
         }
+        self._reads_ended &= self._frozen.keys()
         self._heard = {slot: at for slot, at in self._heard.items() if slot in self._frozen}
         for slot, epoch in list(self._arriving.items()):
             if self._writable.get(slot) == epoch:
                 del self._arriving[slot]
 
     def heard_of(self, slot: int) -> None:
-        """The target of a frozen slot's move has given a sign: reads go on for a while."""
+        """The target of a slot's move has given a sign."""
         self._heard[slot] = self._clock()
-        self._readable_until[slot] = self._heard[slot] + READ_LEASE
+
+    def read_on(self, slot: int) -> None:
+        """A sign that lets the reads of a frozen slot go on for a while, unless they have been ended."""
+        self.heard_of(slot)
+        if slot not in self._reads_ended:
+            self._readable_until[slot] = self._heard[slot] + READ_LEASE
 
     def stop_reads(self, slot: int) -> None:
-        """Ends the reads of a frozen slot, as the target of its move wants it."""
-        self._heard[slot] = self._clock()
+        """Ends the reads of a frozen slot, as the target of its move wants it: for as long as it is frozen."""
+        self.heard_of(slot)
+        self._reads_ended.add(slot)
         self._readable_until.pop(slot, None)
 
     def silence(self, slot: int) -> float:

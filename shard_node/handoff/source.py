@@ -120,7 +120,7 @@ class Source:
         if request.end_reads:
             self._ownership.stop_reads(slot)
         else:
-            self._ownership.heard_of(slot)
+            self._ownership.read_on(slot)
         try:
             row, total = await self._read_seal(slot, move, attempt)
         except psycopg.OperationalError:

@@ -48,10 +48,10 @@ def test_a_frozen_slot_is_not_read_before_its_target_was_heard(ownership: Owners
 
 def test_a_frozen_slot_is_read_for_a_while_after_each_word(ownership: Ownership, clock: Clock) -> None:
     """The lease that the target waits out when it cannot ask for the end of reads."""
-    ownership.heard_of(2)
+    ownership.read_on(2)
     clock.now += READ_LEASE * 0.9
     assert ownership.refused_reads([2, 2], [5, 4]) == {1: OP_CODE_NOT_OWNER}
-    ownership.heard_of(2)
+    ownership.read_on(2)
     clock.now += READ_LEASE * 0.9
     assert ownership.refused_reads([2], [5]) == {}
     clock.now += READ_LEASE * 0.2
@@ -60,9 +60,22 @@ def test_a_frozen_slot_is_read_for_a_while_after_each_word(ownership: Ownership,
 
 def test_reads_end_when_the_target_says_so(ownership: Ownership) -> None:
     """And do not come back by themselves."""
-    ownership.heard_of(2)
+    ownership.read_on(2)
     ownership.stop_reads(2)
     assert ownership.refused_reads([2], [5]) == {0: OP_CODE_MOVING}
+
+
+def test_a_late_repetition_of_the_freeze_does_not_bring_reads_back(ownership: Ownership) -> None:
+    """The target may write by then. They are back when the slot is the node's again, or frozen another time."""
+    ownership.stop_reads(2)
+    ownership.read_on(2)
+    assert ownership.refused_reads([2], [5]) == {0: OP_CODE_MOVING}
+    frozen = ownership.held[2]
+    ownership.replace({2: HeldSlot(5, SlotState.OWNER)})
+    assert ownership.refused_reads([2], [5]) == {}
+    ownership.replace({2: frozen})
+    ownership.read_on(2)
+    assert ownership.refused_reads([2], [5]) == {}
 
 
 def test_silence_counts_from_the_last_word(ownership: Ownership, clock: Clock) -> None:
@@ -75,7 +88,7 @@ def test_silence_counts_from_the_last_word(ownership: Ownership, clock: Clock) -
 
 def test_a_target_that_ends_the_reads_is_not_silent(ownership: Ownership, clock: Clock) -> None:
     """It is about to commit: the source must not ask for the end of the move now."""
-    ownership.heard_of(2)
+    ownership.read_on(2)
     clock.now += 0.25
     ownership.stop_reads(2)
     clock.now += 0.5
