@@ -38,7 +38,7 @@ LISTEN_AGAIN = 0.5
 TROUBLE = (LikeringError, psycopg.Error, PoolTimeout, OSError, TimeoutError, FenceLost)
 """What databases and peers that are away for a while raise."""
 
-REST = 0.75
+REST = 0.5
 MOST_REST = 0.5
 """A target rests after a move, for this part of the time that it took and no longer than so many seconds: callers come
 first."""
