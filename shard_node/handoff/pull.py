@@ -221,11 +221,14 @@ class Pull:
                 await self._move.report(lag_us=lag_us, waits_for="")
                 return True
             case Advice.WAIT:
-                await self._move.wait_for(
+                reason = (
                     f"a freeze now would take about {forecast.pause * 1000:.0f} ms, above the budget of"
-                    f" {limits.pause_budget_ms} ms",
-                    lag_us=lag_us,
+                    f" {limits.pause_budget_ms} ms"
                 )
+                if seconds >= PROBE_TIMEOUT:
+                    # Not by its budget: a larger one would not help.
+                    reason = f"changes take more than {PROBE_TIMEOUT:.0f} s to arrive"
+                await self._move.wait_for(reason, lag_us=lag_us)
         return False
 
     async def _slow_source(self, forecast: Forecast) -> None:
