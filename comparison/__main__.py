@@ -22,6 +22,7 @@ from rich.table import Table
 
 from comparison import resize as resizing
 from comparison.figures import Sample, measured, others_share
+from comparison.pages import long_list
 from comparison.report import (
     figure_to_json,
     figures_table,
@@ -118,6 +119,24 @@ def resize(
         console.print("planning", figures["planning"])
     output.write_text(json.dumps(figures, indent=1) + "\n")
     if any(one.get("failed") or one.get("problem") for one in figures.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def pages(
+    likes: Annotated[int, typer.Option(min=2000, help="Likes of the post.")] = 1_000_000,
+    pages: Annotated[int, typer.Option(min=1, help="Pages to ask for at each end.")] = 300,
+) -> None:
+    """Measure pages of ListLikers at the start and at the end of a long list. Exit code 1: it is not complete."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="likering-pages-") as directory:
+        figures = asyncio.run(
+            long_list(
+                Path(directory), lambda line: console.print(line, style="dim"), likes=likes, pages=pages
+            )
+        )
+    console.print(figures)
+    if figures["failed"] or figures["problem"]:
         raise typer.Exit(1)
 
 

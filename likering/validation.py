@@ -21,6 +21,9 @@ MAX_POSTS: Final = 200
 """Posts of one GetLikeSummaries."""
 MAX_USERS: Final = 1000
 """Users of one FilterLikers."""
+DEFAULT_PAGE: Final = 50
+MAX_PAGE: Final = 1000
+"""Entries of one page of a list."""
 MAX_INTENT_AHEAD: Final = 60_000_000
 """How far an intent may be ahead of the server's clock, in µs."""
 INTENT_INVALID: Final = -1
@@ -151,6 +154,21 @@ def filter_violations(
         *_ids("user_ids", user_ids, MAX_USERS),
         *_freshness(consistency, min_version),
     ]
+
+
+def list_violations(field: str, value: str, size: int) -> Violations:
+    """A list over pages of what belongs to the id ``value`` in ``field``; its token is judged by ``paging``."""
+    if valid_id(value) and size >= 0:
+        return _NONE
+    violations = [*_id(field, value)]
+    if size < 0:
+        violations.append(FieldViolation("page_size", "PAGE_SIZE_NEGATIVE", "a page has 0 or more entries"))
+    return violations
+
+
+def page_size(wanted: int) -> int:
+    """The size of a page for which so many entries are wanted; 0: as many as the service likes."""
+    return min(wanted or DEFAULT_PAGE, MAX_PAGE)
 
 
 def _valid_beyond_ascii(value: str) -> bool:

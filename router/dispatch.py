@@ -21,7 +21,8 @@ from router.lane import Fate, Fragment, Lane, LaneLimits, Row
 from router.node_client import NodeClient
 from router.operations import TRAFFIC, Operations
 from router.pace import Pace
-from router.undertaking import MARGIN, Undertaking
+from router.patience import MARGIN
+from router.undertaking import Undertaking
 
 _log = structlog.get_logger(__name__)
 
@@ -159,6 +160,17 @@ class Dispatch:
             part[0].append(position)
             part[1].append(epochs[slot])
         return [(lane, positions, epochs) for lane, (positions, epochs) in parts.items()]
+
+    def owner_of(self, post_id: str) -> tuple[NodeClient | None, int]:
+        """The node that owns the post's slot, None when nobody does, and the slot's epoch."""
+        slot = slot_of(post_id, self._slot_count)
+        owner = self._topology.owners[slot] if self._topology else None
+        return self._nodes[owner] if owner else None, self._epochs[slot]
+
+    @property
+    def cluster_id(self) -> str:
+        """Of the topology in use; empty before the first."""
+        return self._topology.cluster_id if self._topology else ""
 
     def unrouted(self) -> LikeringError:
         """Why a slot may have no lane."""

@@ -20,6 +20,7 @@ import structlog
 from likering.errors import InternalError, LikeringError, RouterOverloaded
 from likering.shard.v1 import shard_service_pb2 as shard
 from router.pace import Pace
+from router.patience import OVERLOAD_RETRY_SECONDS
 
 _log = structlog.get_logger(__name__)
 
@@ -168,7 +169,6 @@ class LaneLimits:
 
 GOOD_BATCH: Final = 300
 """So many operations are worth a batch of their own, however few calls they are of: they wait for nothing."""
-OVERLOAD_RETRY_SECONDS: Final = 0.25
 _MIN_TIMEOUT: Final = 1.0
 _MAX_TIMEOUT: Final = 10.0
 

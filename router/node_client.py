@@ -82,7 +82,7 @@ class NodeClient:
         request.batch_number = number
         request.lowest_batch_number = self._lowest_batch_number
         try:
-            return await link.execute(request, timeout)
+            return await link.stub.Execute(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             # From here on the node refuses this batch should it still arrive.
             self._lowest_batch_number = max(self._lowest_batch_number, number + 1)
@@ -92,6 +92,20 @@ class NodeClient:
             raise _what_happened(error) from error
         except asyncio.CancelledError:
             self._lowest_batch_number = max(self._lowest_batch_number, number + 1)
+            if link.given_up:
+                raise BatchLost from None
+            raise
+
+    async def list_likers(self, request: shard.ListLikersRequest, timeout: float) -> shard.ListLikersResponse:
+        """Sends the question. Raises BatchNotSent, BatchLost or BatchRefused."""
+        link = self._link
+        if link is None or not self._connected:
+            raise BatchNotSent
+        try:
+            return await link.stub.ListLikers(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise _what_happened(error) from error
+        except asyncio.CancelledError:
             if link.given_up:
                 raise BatchLost from None
             raise
@@ -127,11 +141,8 @@ class _Link:
     def __init__(self, address: str) -> None:
         self.given_up = False
         self._channel = grpc.aio.insecure_channel(address, options=internal_channel_options())
-        self._stub = cast("ShardServiceAsyncStub", ShardServiceStub(self._channel))
+        self.stub = cast("ShardServiceAsyncStub", ShardServiceStub(self._channel))
         self._watcher: asyncio.Task[None] | None = None
-
-    async def execute(self, request: shard.ExecuteRequest, timeout: float) -> shard.ExecuteResponse:
-        return await self._stub.Execute(request, timeout=timeout)
 
     def watch(self, on_connection: Callable[[bool], None]) -> None:
         """Connects, and again whenever the connection breaks; says which it is."""

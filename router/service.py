@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from time import time_ns
 from typing import Final
 
@@ -11,12 +11,15 @@ from grpc import StatusCode
 
 from likering import validation
 from likering.errors import FieldViolation, InvalidArgument, LikeringError
+from likering.paging import PageTokens
 from likering.serving.handlers import Call
 from likering.serving.status import to_status
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1 import like_service_pb2 as api
+from router.asking import ask_owner
 from router.dispatch import Dispatch
 from router.lane import Row
+from router.node_client import NodeClient
 from router.operations import WRITES, Operations
 
 PARTIAL_PATIENCE: Final = 1.0
@@ -37,6 +40,8 @@ _EXACTNESS: Final = (api.EXACTNESS_EXACT, api.EXACTNESS_EXACT, api.EXACTNESS_CAC
 _ACTIONS: Final = frozenset(validation.ACTIONS)
 _UNREACHABLE: Final = (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED)
 _LIKE_TIME: Final = 3
+_NEWEST: Final = 2**63 - 1
+"""A revision above all there are."""
 
 
 class LikeService:
@@ -189,6 +194,36 @@ class LikeService:
             raise errors[min(errors)]
         liked = [user_id for user_id, row in zip(user_ids, rows, strict=True) if row and row[0] == _LIKED]
         return api.FilterLikersResponse(liked_user_ids=liked)
+
+    async def ListLikers(self, request: api.ListLikersRequest, call: Call) -> api.ListLikersResponse:
+        post_id, size = request.post_id, validation.page_size(request.page_size)
+        if violations := validation.list_violations("post_id", post_id, request.page_size):
+            raise InvalidArgument.of(violations)
+        tokens = PageTokens(self._dispatch.cluster_id, "ListLikers")
+        before = tokens.read(post_id, request.page_token) if request.page_token else _NEWEST
+
+        def ask(node: NodeClient, epoch: int, timeout: float) -> Awaitable[shard.ListLikersResponse]:
+            # One more than the page has, to know whether there is another one.
+            wanted = shard.ListLikersRequest(
+                cluster_id=self._dispatch.cluster_id,
+                request_id=call.request_id,
+                post_id=post_id,
+                epoch=epoch,
+                before=before,
+                limit=size + 1,
+            )
+            return node.list_likers(wanted, timeout)
+
+        answer = await ask_owner(self._dispatch, post_id, ask, call.deadline)
+        response = api.ListLikersResponse()
+        for user_id, rev in zip(answer.user_ids[:size], answer.revs, strict=False):
+            like = response.likes.add()
+            like.user_id = user_id
+            _set_micros(like.like_time, rev)
+        if len(answer.user_ids) > size:
+            response.next_page_token = tokens.make(post_id, answer.revs[size - 1])
+        _fill(response.total, post_id, (0, answer.count, answer.version, 0, 0, answer.as_of_time))
+        return response
 
     async def _mutate(
         self, request: api.LikeRequest | api.UnlikeRequest, kind: int, like_count: api.LikeCount, call: Call

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 from collections.abc import Sequence
 from time import monotonic
 from typing import Final, Protocol
@@ -28,33 +27,22 @@ from likering.errors import (
     WrongCluster,
 )
 from likering.shard.v1 import shard_service_pb2 as shard
-from router.lane import OVERLOAD_RETRY_SECONDS, Fate, Fragment, Lane, Row
+from router.lane import Fate, Fragment, Lane, Row
 from router.operations import WRITES, Operations
+from router.patience import (
+    FIRST_MOVING_BACKOFF,
+    OVERLOAD_RETRY_SECONDS,
+    RECHECK,
+    TOPOLOGY_PATIENCE,
+    Patience,
+    Surroundings,
+)
 
-MARGIN: Final = 0.05
-"""How long before the deadline to give up, in seconds, so that the caller hears why."""
-MAX_WAITING: Final = 50_000
-"""Most operations of one router worker that wait for a change."""
-
-_FIRST_BACKOFF: Final = 0.02
-_FIRST_MOVING_BACKOFF: Final = 0.005
-_LAST_BACKOFF: Final = 0.2
-_MOST_DOUBLINGS: Final = 10  # a float overflows at 1024
-_TOPOLOGY_PATIENCE: Final = 0.5
-# A change is told by the pulse; this is for one that came and went unseen.
-_RECHECK: Final = 0.5
 _STORAGE_RETRY_SECONDS: Final = 5.0
 
 
-class Router(Protocol):
+class Router(Surroundings, Protocol):
     """What an undertaking needs of the dispatch."""
-
-    waiting_operations: int
-
-    @property
-    def pulse(self) -> asyncio.Event:
-        """Set at the next change of the topology or of a connection; then there is another one."""
-        ...
 
     @property
     def topology_version(self) -> int: ...
@@ -89,12 +77,14 @@ class Undertaking:
         self._reasons: dict[int, LikeringError] = {}
         self._uncertain: set[int] = set()
         self._delay = math.inf
-        self._attempt = 0
+        self._patience = Patience(router, until)
         self.rows: Sequence[Row | None] = [None] * len(operations.kinds)
         self.errors: dict[int, LikeringError] = {}
 
     def __repr__(self) -> str:
-        return f"<Undertaking {len(self._pending)} of {len(self.rows)} operations pending, attempt {self._attempt}>"
+        return (
+            f"<Undertaking {len(self._pending)} of {len(self.rows)} operations pending, {self._patience!r}>"
+        )
 
     async def run(self, *, all_or_overloaded: bool = False, timer: bool = False) -> None:
         """Sends and waits until nothing is pending.
@@ -105,7 +95,7 @@ class Undertaking:
         """
         while self._pending:
             self._pulse = self._router.pulse
-            sent = self._send(check_room=all_or_overloaded and not self._attempt)
+            sent = self._send(check_room=all_or_overloaded and not self._patience.attempt)
             try:
                 if timer:
                     left = max(0.0, self._until - monotonic())
@@ -131,7 +121,7 @@ class Undertaking:
             case Fate.ANSWERED:
                 self._take(fragment, positions)
             case Fate.NOT_SENT:
-                self._again(positions, ShardUnavailable(), _RECHECK)
+                self._again(positions, ShardUnavailable(), RECHECK)
             case Fate.LOST:
                 for position in positions:
                     self._unknown(position)
@@ -141,7 +131,7 @@ class Undertaking:
                     # Another cluster's node has this address: not for callers to know.
                     error = ShardUnavailable()
                 if error.code is grpc.StatusCode.UNAVAILABLE:
-                    self._again(positions, error, self._backoff())
+                    self._again(positions, error, self._patience.backoff())
                 else:
                     self.errors.update(dict.fromkeys(positions, error))
 
@@ -150,28 +140,14 @@ class Undertaking:
         pending, self._pending = sorted(self._reasons), ()
         if not pending:
             return
-        router = self._router
-        left = self._until - monotonic()
-        if left <= 0:
-            self._give_up(pending)
-            return
-        if router.waiting_operations + len(pending) > MAX_WAITING:
-            overloaded = RouterOverloaded(retry_after=OVERLOAD_RETRY_SECONDS)
-            self._reasons.update(dict.fromkeys(pending, overloaded))
-            self._give_up(pending)
-            return
-        router.waiting_operations += len(pending)
         try:
-            async with asyncio.timeout(min(left, self._delay)):
-                await self._pulse.wait()
-        except TimeoutError:
-            pass
-        finally:
-            router.waiting_operations -= len(pending)
-        if monotonic() >= self._until:
+            in_time = await self._patience.wait(self._pulse, self._delay, len(pending))
+        except RouterOverloaded as overloaded:
+            self._reasons.update(dict.fromkeys(pending, overloaded))
+            in_time = False
+        if not in_time:
             self._give_up(pending)
             return
-        self._attempt += 1
         self._delay = math.inf
         self._reasons.clear()
         self._pending = pending
@@ -188,7 +164,7 @@ class Undertaking:
         sent: list[tuple[Fragment, Sequence[int]]] = []
         for lane, positions, epochs in parts:
             if lane is None:
-                self._again(positions, self._router.unrouted(), _RECHECK)
+                self._again(positions, self._router.unrouted(), RECHECK)
                 continue
             part = (
                 operations
@@ -240,15 +216,15 @@ class Undertaking:
             case shard.OP_CODE_NOT_OWNER:
                 if topology_version > self._router.topology_version:
                     self._router.refresh_soon()
-                    self._again((position,), SlotMoving(), _TOPOLOGY_PATIENCE)
+                    self._again((position,), SlotMoving(), TOPOLOGY_PATIENCE)
                 else:
                     # The node has not heard of our topology yet; or we have, since it answered, heard of its.
-                    self._again((position,), SlotMoving(), self._backoff())
+                    self._again((position,), SlotMoving(), self._patience.backoff())
             case shard.OP_CODE_MOVING:
                 # For some ten milliseconds: a change of the topology ends the wait, but it may have come already.
-                self._again((position,), SlotMoving(), self._backoff(_FIRST_MOVING_BACKOFF))
+                self._again((position,), SlotMoving(), self._patience.backoff(FIRST_MOVING_BACKOFF))
             case shard.OP_CODE_UNAVAILABLE:
-                self._again((position,), ShardUnavailable(), self._backoff())
+                self._again((position,), ShardUnavailable(), self._patience.backoff())
             case shard.OP_CODE_UNKNOWN_OUTCOME:
                 self._unknown(position)
             case shard.OP_CODE_INTENT_IN_FUTURE:
@@ -267,23 +243,17 @@ class Undertaking:
 
     def _unknown(self, position: int) -> None:
         if self._operations.traffic != WRITES:
-            self._again((position,), ShardUnavailable(), self._backoff())
+            self._again((position,), ShardUnavailable(), self._patience.backoff())
             return
         self._uncertain.add(position)
         if self._operations.intent_times[position]:
-            self._again((position,), ShardUnavailable(), self._backoff())
+            self._again((position,), ShardUnavailable(), self._patience.backoff())
         else:
             self._fail((position,), ShardUnavailable)
 
     def _again(self, positions: Sequence[int], reason: LikeringError, delay: float) -> None:
         self._reasons.update(dict.fromkeys(positions, reason))
         self._delay = min(self._delay, delay)
-
-    def _backoff(self, first: float = _FIRST_BACKOFF) -> float:
-        # Spread, or all calls that failed together would come back together.
-        return min(first * 2.0 ** min(self._attempt, _MOST_DOUBLINGS), _LAST_BACKOFF) * random.uniform(
-            0.5, 1.0
-        )
 
     def _give_up(self, positions: Sequence[int]) -> None:
         for position in positions:

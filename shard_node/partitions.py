@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import LiteralString
 
 import psycopg
 from psycopg.sql import SQL, Identifier
@@ -12,6 +13,14 @@ from shard_node.store import Connection, FenceLost
 
 PARENTS = ("edges", "posts")
 """The partitioned tables."""
+_INDEXES: Mapping[str, Sequence[LiteralString]] = {
+    "edges": (
+        "ALTER TABLE {} ADD PRIMARY KEY (post_id, user_id, slot)",
+        "CREATE INDEX ON {} (post_id, rev) WHERE liked",
+    ),
+    "posts": ("ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",),
+}
+"""As the schema has them: else attaching a table would make them, while everybody waits."""
 
 
 async def create_partitions(connection: Connection, slots: Sequence[int]) -> None:
@@ -41,6 +50,12 @@ async def create_slot_table(connection: Connection, parent: str, name: str, *, i
             name=Identifier(name), parent=Identifier(parent), what=what, room=room
         )
     )
+
+
+async def index_slot_table(connection: Connection, parent: str, name: str) -> None:
+    """Makes the indexes that ``create_slot_table`` left out."""
+    for statement in _INDEXES[parent]:
+        await connection.execute(SQL(statement).format(Identifier(name)))
 
 
 async def attach_partition(connection: Connection, parent: str, name: str, slot: int) -> None:

@@ -88,6 +88,16 @@ CROSS JOIN LATERAL (
 ) AS edge
 WHERE edge.liked
 
+-- name: list_likers
+-- A row without a user has version and count of the post; the others are likes of a lower revision than that given, newest
+-- first. One statement, so all of one moment.
+SELECT NULL AS user_id, version, like_count FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s
+UNION ALL (
+    SELECT user_id, rev, NULL FROM edges
+    WHERE slot = %(slot)s AND post_id = %(post_id)s AND liked AND rev < %(before)s
+    ORDER BY rev DESC LIMIT %(limit)s
+)
+
 -- name: claim_identity
 INSERT INTO identity (cluster_id, slot_count, node_name)
 VALUES (%(cluster_id)s, %(slot_count)s, %(node_name)s)

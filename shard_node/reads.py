@@ -221,6 +221,23 @@ class Reader:
             if posts.get(unit.post_ids[p], NEVER_CHANGED).version < unit.min_versions[p]:
                 unit.codes[p] = OP_CODE_VERSION_AHEAD
 
+    async def likers(
+        self, post_id: str, epoch: int, before: int, limit: int
+    ) -> tuple[OpCode.ValueType, PostCount, list[tuple[str, int]]]:
+        """The post, and its likes of revisions below ``before`` (user and revision), newest first; or why not."""
+        (slot,) = self._ownership.slots_of([post_id])
+        refused = self._ownership.refused_reads([slot], [epoch])
+        if refused:
+            return refused[0], NEVER_CHANGED, []
+        if not self._leadership.leased:
+            return OP_CODE_UNAVAILABLE, NEVER_CHANGED, []
+        found = await self._from_database(
+            lambda connection: store.list_likers(connection, slot, post_id, before, limit)
+        )
+        if found is None:
+            return OP_CODE_UNAVAILABLE, NEVER_CHANGED, []
+        return OP_CODE_UNSPECIFIED, *found
+
     async def _from_database(self, read: Callable[[Connection], Coroutine[Any, Any, T]]) -> T | None:
         """What ``read`` answers, or None when the database does not answer in time."""
         try:

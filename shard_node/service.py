@@ -27,6 +27,8 @@ from likering.shard.v1.shard_service_pb2 import (
     GetLoadResponse,
     GetTopologyRequest,
     GetTopologyResponse,
+    ListLikersRequest,
+    ListLikersResponse,
     SlowWritesRequest,
     SlowWritesResponse,
     StopReadsRequest,
@@ -67,10 +69,7 @@ class ShardService:
     async def Execute(self, request: ExecuteRequest, call: Call) -> ExecuteResponse:
         """Executes a batch: its writes as one unit of a group commit, its reads at the same time."""
         self._check_cluster(request.cluster_id)
-        if request.request_id:
-            # Log lines of this batch carry the request id that the router's caller knows.
-            call.request_id = request.request_id
-            request_id_of_call.set(request.request_id)
+        _log_as(request.request_id, call)
         topology = self._topology()
         response = ExecuteResponse(topology_version=topology.version if topology else 0)
         post_ids = list(request.post_ids)
@@ -91,6 +90,27 @@ class ShardService:
             else:
                 raise MessageMalformed("a batch is of writes or of reads, not of both")
         response.as_of_time = time.time_ns() // 1000
+        return response
+
+    async def ListLikers(self, request: ListLikersRequest, call: Call) -> ListLikersResponse:
+        """One page of who likes a post."""
+        self._check_cluster(request.cluster_id)
+        _log_as(request.request_id, call)
+        if request.limit < 1 or "\0" in request.post_id:
+            raise MessageMalformed("a list has a limit above 0, and a post id no NUL")
+        code, post, likes = await self._reader.likers(
+            request.post_id, request.epoch, request.before, request.limit
+        )
+        topology = self._topology()
+        response = ListLikersResponse(
+            code=code,
+            topology_version=topology.version if topology else 0,
+            as_of_time=time.time_ns() // 1000,
+            version=post.version,
+            count=post.like_count,
+        )
+        response.user_ids.extend([user_id for user_id, _ in likes])
+        response.revs.extend([rev for _, rev in likes])
         return response
 
     async def GetTopology(self, request: GetTopologyRequest, call: Call) -> GetTopologyResponse:
@@ -185,6 +205,13 @@ class ShardService:
         response.versions.extend(unit.versions)
         response.like_times.extend(unit.like_times)
         response.sources.extend(unit.sources)
+
+
+def _log_as(request_id: str, call: Call) -> None:
+    """Has the log lines of this call carry the request id that the router's caller knows."""
+    if request_id:
+        call.request_id = request_id
+        request_id_of_call.set(request_id)
 
 
 def _check_columns(request: ExecuteRequest) -> None:

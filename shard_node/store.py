@@ -194,6 +194,23 @@ async def read_liked(
     return {position - 1: rev for position, rev in await cursor.fetchall()}
 
 
+async def list_likers(
+    connection: Connection, slot: int, post_id: str, before: int, limit: int
+) -> tuple[PostCount, list[tuple[str, int]]]:
+    """The post, and its likes of revisions below ``before`` (user and revision), newest first, all of one moment."""
+    cursor = await execute(
+        connection, "list_likers", {"slot": slot, "post_id": post_id, "before": before, "limit": limit}
+    )
+    post = NEVER_CHANGED
+    likes: list[tuple[str, int]] = []
+    for user_id, number, count in await cursor.fetchall():
+        if user_id is None:
+            post = PostCount(number, count)
+        else:
+            likes.append((user_id, number))
+    return post, likes
+
+
 async def held_slots(connection: Connection) -> Cursor:
     """Reads what this database says of its slots; ``slots_held`` reads the result."""
     return await execute(connection, "held_slots")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
 
@@ -18,6 +18,7 @@ from likering.client.calls import (
     GetCount,
     GetState,
     GetSummaries,
+    ListLikers,
     Mutate,
     alone,
     count_of,
@@ -34,6 +35,8 @@ from likering.client.model import (
     Consistency,
     IntentTime,
     LikeCount,
+    Liker,
+    LikersPage,
     LikeState,
     LikeSummaries,
     Mutation,
@@ -42,7 +45,7 @@ from likering.client.model import (
 )
 from likering.client.retry import RetryPolicy
 from likering.v1 import like_service_pb2 as pb
-from likering.validation import action_violations, count_violations, has_liked_violations
+from likering.validation import MAX_PAGE, action_violations, count_violations, has_liked_violations
 
 T = TypeVar("T")
 
@@ -222,6 +225,21 @@ class AsyncLikes:
     ) -> list[str]:
         """Which of 1 to 1000 users like the post, in the order given."""
         return await self._call(Filter(post_id, tuple(user_ids), consistency, min_version))
+
+    async def list_likers(self, post_id: str, *, page_size: int = 0, page_token: str = "") -> LikersPage:
+        """One page of who likes the post, newest like first; see ``LikeTracker.list_likers``."""
+        return await self._call(ListLikers(post_id, page_size, page_token))
+
+    async def likers(self, post_id: str, *, page_size: int = MAX_PAGE) -> AsyncGenerator[Liker, None]:
+        """Everybody who likes the post, newest like first, page by page; see ``LikeTracker.likers``."""
+        token = ""
+        while True:
+            page = await self.list_likers(post_id, page_size=page_size, page_token=token)
+            for like in page:
+                yield like
+            token = page.next_page_token
+            if not token:
+                return
 
     async def connect(self, *, timeout: float | None = None) -> None:
         """Waits until the service answers. ServiceUnreachable says at once, in a sentence, why it cannot."""

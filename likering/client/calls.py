@@ -17,6 +17,8 @@ from likering.client.model import (
     Action,
     Exactness,
     LikeCount,
+    Liker,
+    LikersPage,
     LikeState,
     LikeSummaries,
     LikeSummary,
@@ -28,12 +30,14 @@ from likering.errors import FieldViolation, InternalError, InvalidArgument, Like
 from likering.serving.status import from_status
 from likering.v1 import like_service_pb2 as pb
 from likering.validation import (
+    MAX_PAGE,
     Violations,
     action_violations,
     count_violations,
     filter_violations,
     has_liked_violations,
     like_violations,
+    list_violations,
     mutate_violations,
     mutation_violations,
     summaries_violations,
@@ -229,6 +233,29 @@ class Filter:
 
     def in_memory(self, memory: MemoryLikes) -> list[str]:
         return memory.filter_likers(self.post_id, self.user_ids, self.consistency, self.min_version)
+
+
+@dataclass(frozen=True, slots=True)
+class ListLikers:
+    """ListLikers, one page of it."""
+
+    post_id: str
+    page_size: int
+    page_token: str
+    method: ClassVar[str] = "ListLikers"
+
+    def request(self) -> Message:
+        refuse(list_violations("post_id", self.post_id, self.page_size))
+        return pb.ListLikersRequest(
+            post_id=self.post_id, page_size=min(self.page_size, MAX_PAGE), page_token=self.page_token
+        )
+
+    def parse(self, response: pb.ListLikersResponse) -> LikersPage:
+        likes = tuple(Liker(like.user_id, time_of(micros(like.like_time))) for like in response.likes)
+        return LikersPage(likes, response.next_page_token, count_of(response.total))
+
+    def in_memory(self, memory: MemoryLikes) -> LikersPage:
+        return memory.list_likers(self.post_id, self.page_size, self.page_token)
 
 
 def refuse(violations: Violations) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Final
+from uuid import uuid4
 
+from likering import validation
 from likering.client.intents import wall_clock
 from likering.client.model import (
     Action,
     Exactness,
     LikeCount,
+    Liker,
+    LikersPage,
     LikeState,
     LikeSummaries,
     LikeSummary,
@@ -18,16 +23,21 @@ from likering.client.model import (
     time_of,
 )
 from likering.errors import InvalidArgument, VersionAhead
+from likering.paging import PageTokens
 from likering.validation import (
     Violations,
     count_violations,
     filter_violations,
     has_liked_violations,
     like_violations,
+    list_violations,
     mutate_violations,
     mutation_violations,
     summaries_violations,
 )
+
+_NEWEST: Final = 2**63 - 1
+"""A revision above all there are."""
 
 
 class _Edge:
@@ -62,6 +72,7 @@ class MemoryLikes:
         self._lock = threading.Lock()
         self._posts: dict[str, _Post] = {}
         self._last_revision = 0
+        self._tokens = PageTokens(uuid4().hex, "ListLikers")
 
     def apply(self, user_id: str, post_id: str, action: Action, intent: int) -> MutationResult:
         """Like or Unlike."""
@@ -120,6 +131,21 @@ class MemoryLikes:
         with self._lock:
             self._post_at(post_id, min_version)
             return [user_id for user_id in user_ids if self._likes(user_id, post_id)]
+
+    def list_likers(self, post_id: str, page_size: int, page_token: str) -> LikersPage:
+        """ListLikers."""
+        _refuse(list_violations("post_id", post_id, page_size))
+        before = self._tokens.read(post_id, page_token) if page_token else _NEWEST
+        size = validation.page_size(page_size)
+        with self._lock:
+            post = self._posts.get(post_id)
+            edges = post.edges.items() if post is not None else ()
+            found = [(edge.liked_at, user) for user, edge in edges if edge.liked and edge.liked_at < before]
+            found.sort(reverse=True)
+            page = found[:size]
+            token = self._tokens.make(post_id, page[-1][0]) if len(found) > size else ""
+            likes = tuple(Liker(user_id, time_of(liked_at)) for liked_at, user_id in page)
+            return LikersPage(likes, token, self._count(post_id, post))
 
     def _apply(self, user_id: str, post_id: str, action: int, intent: int, now: int) -> MutationResult:
         # Mirrors the fold of the shard node, one operation at a time.

@@ -102,6 +102,30 @@ class LikeSummaries:
 
 
 @dataclass(frozen=True, slots=True)
+class Liker:
+    """One like of a post: whose, and since when."""
+
+    user_id: str
+    like_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LikersPage:
+    """Some of the likes of a post, newest first, and how many there are in all."""
+
+    likes: tuple[Liker, ...]
+    next_page_token: str
+    """For the next page; empty when this is the last one."""
+    total: LikeCount
+
+    def __iter__(self) -> Iterator[Liker]:
+        return iter(self.likes)
+
+    def __len__(self) -> int:
+        return len(self.likes)
+
+
+@dataclass(frozen=True, slots=True)
 class Mutation:
     """One change that a caller wants. Without ``intent_time`` the client stamps it with the present moment."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 import grpc
 
 from likering.client.caller import MONOTONIC, Caller, Clock
-from likering.client.calls import Apply, Call, Filter, GetCount, GetState, GetSummaries, Mutate
+from likering.client.calls import Apply, Call, Filter, GetCount, GetState, GetSummaries, ListLikers, Mutate
 from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
 from likering.client.intents import stamped, stamped_all
 from likering.client.memory import MemoryLikes
@@ -19,12 +19,15 @@ from likering.client.model import (
     Consistency,
     IntentTime,
     LikeCount,
+    Liker,
+    LikersPage,
     LikeState,
     LikeSummaries,
     Mutation,
     MutationResult,
 )
 from likering.client.retry import RetryPolicy
+from likering.validation import MAX_PAGE
 
 T = TypeVar("T")
 
@@ -220,6 +223,32 @@ class LikeTracker:
     ) -> list[str]:
         """Which of 1 to 1000 users like the post, in the order given. ``min_version``: see ``get_like``."""
         return self._call(Filter(post_id, tuple(user_ids), consistency, min_version), timeout)
+
+    def list_likers(
+        self, post_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> LikersPage:
+        """One page of who likes the post, newest like first.
+
+        ``page_size``: at most so many, 1000 the most; 0: as the service likes. ``page_token``: ``next_page_token`` of
+        the page before.
+        """
+        return self._call(ListLikers(post_id, page_size, page_token), timeout)
+
+    def likers(
+        self, post_id: str, *, page_size: int = MAX_PAGE, timeout: float | None = None
+    ) -> Iterator[Liker]:
+        """Everybody who likes the post, newest like first, page by page while it is iterated.
+
+        While likes come and go meanwhile, no user comes twice, and nobody is left out who likes the post all the time.
+        ``timeout`` is for each page.
+        """
+        token = ""
+        while True:
+            page = self.list_likers(post_id, page_size=page_size, page_token=token, timeout=timeout)
+            yield from page
+            token = page.next_page_token
+            if not token:
+                return
 
     def connect(self, *, timeout: float | None = None) -> None:
         """Waits until the service answers. ServiceUnreachable says at once, in a sentence, why it cannot."""

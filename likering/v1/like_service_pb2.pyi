@@ -641,3 +641,87 @@ class FilterLikersResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["liked_user_ids", b"liked_user_ids"]) -> None: ...
 
 global___FilterLikersResponse = FilterLikersResponse
+
+@typing.final
+class ListLikersRequest(google.protobuf.message.Message):
+    """Request of ListLikers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POST_ID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    post_id: builtins.str
+    """The post."""
+    page_size: builtins.int
+    """Most likes of the page; 0: 50. More than 1000 are 1000."""
+    page_token: builtins.str
+    """Where to go on: next_page_token of the page before, of the same post.
+    Empty: from the newest like.
+    """
+    def __init__(
+        self,
+        *,
+        post_id: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token", "post_id", b"post_id"]) -> None: ...
+
+global___ListLikersRequest = ListLikersRequest
+
+@typing.final
+class Liker(google.protobuf.message.Message):
+    """One like of a post."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: builtins.int
+    LIKE_TIME_FIELD_NUMBER: builtins.int
+    user_id: builtins.str
+    """Who likes the post."""
+    @property
+    def like_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        user_id: builtins.str = ...,
+        like_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["like_time", b"like_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["like_time", b"like_time", "user_id", b"user_id"]) -> None: ...
+
+global___Liker = Liker
+
+@typing.final
+class ListLikersResponse(google.protobuf.message.Message):
+    """Response of ListLikers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LIKES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page. Empty: this is the last one."""
+    @property
+    def likes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Liker]:
+        """Newest first."""
+
+    @property
+    def total(self) -> global___LikeCount:
+        """How many likes there are in all, at the moment of this page."""
+
+    def __init__(
+        self,
+        *,
+        likes: collections.abc.Iterable[global___Liker] | None = ...,
+        next_page_token: builtins.str = ...,
+        total: global___LikeCount | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["total", b"total"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["likes", b"likes", "next_page_token", b"next_page_token", "total", b"total"]) -> None: ...
+
+global___ListLikersResponse = ListLikersResponse

@@ -70,6 +70,11 @@ class LikeServiceStub(object):
                 request_serializer=likering_dot_v1_dot_like__service__pb2.FilterLikersRequest.SerializeToString,
                 response_deserializer=likering_dot_v1_dot_like__service__pb2.FilterLikersResponse.FromString,
                 _registered_method=True)
+        self.ListLikers = channel.unary_unary(
+                '/likering.v1.LikeService/ListLikers',
+                request_serializer=likering_dot_v1_dot_like__service__pb2.ListLikersRequest.SerializeToString,
+                response_deserializer=likering_dot_v1_dot_like__service__pb2.ListLikersResponse.FromString,
+                _registered_method=True)
 
 
 class LikeServiceServicer(object):
@@ -131,6 +136,15 @@ class LikeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLikers(self, request, context):
+        """Lists who likes a post, newest like first, page by page. While likes come
+        and go between the pages, no user is listed twice, and nobody is left out
+        who liked the post before the first page was asked for and still does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LikeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -168,6 +182,11 @@ def add_LikeServiceServicer_to_server(servicer, server):
                     servicer.FilterLikers,
                     request_deserializer=likering_dot_v1_dot_like__service__pb2.FilterLikersRequest.FromString,
                     response_serializer=likering_dot_v1_dot_like__service__pb2.FilterLikersResponse.SerializeToString,
+            ),
+            'ListLikers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLikers,
+                    request_deserializer=likering_dot_v1_dot_like__service__pb2.ListLikersRequest.FromString,
+                    response_serializer=likering_dot_v1_dot_like__service__pb2.ListLikersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -360,6 +379,33 @@ class LikeService(object):
             '/likering.v1.LikeService/FilterLikers',
             likering_dot_v1_dot_like__service__pb2.FilterLikersRequest.SerializeToString,
             likering_dot_v1_dot_like__service__pb2.FilterLikersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLikers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.v1.LikeService/ListLikers',
+            likering_dot_v1_dot_like__service__pb2.ListLikersRequest.SerializeToString,
+            likering_dot_v1_dot_like__service__pb2.ListLikersResponse.FromString,
             options,
             channel_credentials,
             insecure,

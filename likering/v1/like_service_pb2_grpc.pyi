@@ -77,6 +77,15 @@ class LikeServiceStub:
     ]
     """Says which of up to 1000 users like a post ("which of my friends")."""
 
+    ListLikers: grpc.UnaryUnaryMultiCallable[
+        likering.v1.like_service_pb2.ListLikersRequest,
+        likering.v1.like_service_pb2.ListLikersResponse,
+    ]
+    """Lists who likes a post, newest like first, page by page. While likes come
+    and go between the pages, no user is listed twice, and nobody is left out
+    who liked the post before the first page was asked for and still does.
+    """
+
 class LikeServiceAsyncStub:
     """Likes and counts, for internal services."""
 
@@ -130,6 +139,15 @@ class LikeServiceAsyncStub:
         likering.v1.like_service_pb2.FilterLikersResponse,
     ]
     """Says which of up to 1000 users like a post ("which of my friends")."""
+
+    ListLikers: grpc.aio.UnaryUnaryMultiCallable[
+        likering.v1.like_service_pb2.ListLikersRequest,
+        likering.v1.like_service_pb2.ListLikersResponse,
+    ]
+    """Lists who likes a post, newest like first, page by page. While likes come
+    and go between the pages, no user is listed twice, and nobody is left out
+    who liked the post before the first page was asked for and still does.
+    """
 
 class LikeServiceServicer(metaclass=abc.ABCMeta):
     """Likes and counts, for internal services."""
@@ -198,5 +216,16 @@ class LikeServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[likering.v1.like_service_pb2.FilterLikersResponse, collections.abc.Awaitable[likering.v1.like_service_pb2.FilterLikersResponse]]:
         """Says which of up to 1000 users like a post ("which of my friends")."""
+
+    @abc.abstractmethod
+    def ListLikers(
+        self,
+        request: likering.v1.like_service_pb2.ListLikersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.v1.like_service_pb2.ListLikersResponse, collections.abc.Awaitable[likering.v1.like_service_pb2.ListLikersResponse]]:
+        """Lists who likes a post, newest like first, page by page. While likes come
+        and go between the pages, no user is listed twice, and nobody is left out
+        who liked the post before the first page was asked for and still does.
+        """
 
 def add_LikeServiceServicer_to_server(servicer: LikeServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

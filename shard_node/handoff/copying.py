@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from likering.topology.move_names import Attempt, partition
-from shard_node.partitions import PARENTS, create_slot_table
+from shard_node.partitions import PARENTS, create_slot_table, index_slot_table
 from shard_node.store import Connection
 
 PIECE = 10_000
@@ -27,7 +27,6 @@ _COLUMNS = {
     "edges": ("rev", "intent", "first_rev", "slot", "liked", "post_id", "user_id"),
     "posts": ("version", "like_count", "slot", "post_id"),
 }
-_KEYS = {"edges": ("post_id", "user_id", "slot"), "posts": ("post_id", "slot")}
 
 
 class RowBudget:
@@ -190,8 +189,7 @@ async def _write(
 
 async def _finish_table(target: Connection, parent: str, attempt: Attempt) -> None:
     name = Identifier(attempt.staging(parent))
-    keys = SQL(", ").join(Identifier(column) for column in _KEYS[parent])
-    await target.execute(SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(name, keys))
+    await index_slot_table(target, parent, attempt.staging(parent))
     # Attaching need not look at the rows then.
     await target.execute(
         SQL("ALTER TABLE {} ADD CONSTRAINT one_slot CHECK (slot = {})").format(name, Literal(attempt.slot))

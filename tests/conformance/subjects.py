@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
@@ -13,12 +13,15 @@ from likering import (
     Consistency,
     IntentTime,
     LikeCount,
+    Liker,
+    LikersPage,
     LikeState,
     LikeSummaries,
     LikeTracker,
     Mutation,
     MutationResult,
 )
+from likering.validation import MAX_PAGE
 
 T = TypeVar("T")
 
@@ -51,6 +54,8 @@ class Likes(Protocol):
     def filter_likers(
         self, post_id: str, user_ids: Sequence[str], *, consistency: Consistency = ..., min_version: int = ...
     ) -> list[str]: ...
+    def list_likers(self, post_id: str, *, page_size: int = ..., page_token: str = ...) -> LikersPage: ...
+    def likers(self, post_id: str, *, page_size: int = ...) -> Iterable[Liker]: ...
     def apply_at_once(self, mutations: Sequence[Mutation]) -> list[MutationResult]:
         """Single calls in their order, as close together as the client can make them."""
 
@@ -80,6 +85,12 @@ class Portal:
     def apply_at_once(self, mutations: Sequence[Mutation]) -> list[MutationResult]:
         async def gathered() -> list[MutationResult]:
             return await asyncio.gather(*(self._likes.apply(mutation) for mutation in mutations))
+
+        return self._run(gathered())
+
+    def likers(self, post_id: str, *, page_size: int = MAX_PAGE) -> list[Liker]:
+        async def gathered() -> list[Liker]:
+            return [like async for like in self._likes.likers(post_id, page_size=page_size)]
 
         return self._run(gathered())
 

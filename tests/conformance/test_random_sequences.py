@@ -130,6 +130,15 @@ class Machine(RuleBasedStateMachine):
         post_id = self.posts[post]
         self.agree(lambda likes: likes.filter_likers(post_id, users, consistency=consistency))
 
+    @rule(post=POSTS, page_size=st.integers(1, 4))
+    def likers(self, post: int, page_size: int) -> None:
+        post_id = self.posts[post]
+
+        def ask(likes: Likes | LikeTracker) -> list[str]:
+            return [like.user_id for like in likes.likers(post_id, page_size=page_size)]
+
+        self.agree(ask)
+
     def meant(self, user: str, post: int, action: Action, when: tuple[str, int] | None) -> Mutation:
         """The mutation with an intent that both sides get alike."""
         if when is None:

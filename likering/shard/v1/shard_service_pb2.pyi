@@ -324,6 +324,90 @@ class ExecuteResponse(google.protobuf.message.Message):
 global___ExecuteResponse = ExecuteResponse
 
 @typing.final
+class ListLikersRequest(google.protobuf.message.Message):
+    """Request of ListLikers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    POST_ID_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    request_id: builtins.str
+    """For the logs of both sides: the caller's request id."""
+    post_id: builtins.str
+    """The post."""
+    epoch: builtins.int
+    """The epoch of the post's slot that the sender knows."""
+    before: builtins.int
+    """Only likes of a lower revision."""
+    limit: builtins.int
+    """Most likes to list."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        post_id: builtins.str = ...,
+        epoch: builtins.int = ...,
+        before: builtins.int = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["before", b"before", "cluster_id", b"cluster_id", "epoch", b"epoch", "limit", b"limit", "post_id", b"post_id", "request_id", b"request_id"]) -> None: ...
+
+global___ListLikersRequest = ListLikersRequest
+
+@typing.final
+class ListLikersResponse(google.protobuf.message.Message):
+    """Response of ListLikers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    TOPOLOGY_VERSION_FIELD_NUMBER: builtins.int
+    AS_OF_TIME_FIELD_NUMBER: builtins.int
+    USER_IDS_FIELD_NUMBER: builtins.int
+    REVS_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    code: global___OpCode.ValueType
+    """Success or failure."""
+    topology_version: builtins.int
+    """The version of the topology that the node acts on."""
+    as_of_time: builtins.int
+    """When the node answered, in µs since 1970."""
+    count: builtins.int
+    """Count of the post, at the moment of the list."""
+    version: builtins.int
+    """Version of the post at that moment."""
+    @property
+    def user_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: who likes the post."""
+
+    @property
+    def revs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: the revision of the like, falling."""
+
+    def __init__(
+        self,
+        *,
+        code: global___OpCode.ValueType = ...,
+        topology_version: builtins.int = ...,
+        as_of_time: builtins.int = ...,
+        user_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        revs: collections.abc.Iterable[builtins.int] | None = ...,
+        count: builtins.int = ...,
+        version: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "code", b"code", "count", b"count", "revs", b"revs", "topology_version", b"topology_version", "user_ids", b"user_ids", "version", b"version"]) -> None: ...
+
+global___ListLikersResponse = ListLikersResponse
+
+@typing.final
 class GetTopologyRequest(google.protobuf.message.Message):
     """Request of GetTopology."""
 

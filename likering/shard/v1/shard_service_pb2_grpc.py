@@ -40,6 +40,11 @@ class ShardServiceStub(object):
                 request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ExecuteRequest.SerializeToString,
                 response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ExecuteResponse.FromString,
                 _registered_method=True)
+        self.ListLikers = channel.unary_unary(
+                '/likering.shard.v1.ShardService/ListLikers',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikersRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikersResponse.FromString,
+                _registered_method=True)
         self.GetTopology = channel.unary_unary(
                 '/likering.shard.v1.ShardService/GetTopology',
                 request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetTopologyRequest.SerializeToString,
@@ -90,6 +95,13 @@ class ShardServiceServicer(object):
         """Executes a batch of operations on slots that this node owns: either all
         writes or all reads. Columnar: position i of every column belongs to
         operation i.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLikers(self, request, context):
+        """The likes of one post, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +175,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ExecuteRequest.FromString,
                     response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ExecuteResponse.SerializeToString,
             ),
+            'ListLikers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLikers,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikersRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikersResponse.SerializeToString,
+            ),
             'GetTopology': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTopology,
                     request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetTopologyRequest.FromString,
@@ -232,6 +249,33 @@ class ShardService(object):
             '/likering.shard.v1.ShardService/Execute',
             likering_dot_shard_dot_v1_dot_shard__service__pb2.ExecuteRequest.SerializeToString,
             likering_dot_shard_dot_v1_dot_shard__service__pb2.ExecuteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLikers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/ListLikers',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikersRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikersResponse.FromString,
             options,
             channel_credentials,
             insecure,

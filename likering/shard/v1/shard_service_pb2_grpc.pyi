@@ -30,6 +30,12 @@ class ShardServiceStub:
     operation i.
     """
 
+    ListLikers: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.ListLikersRequest,
+        likering.shard.v1.shard_service_pb2.ListLikersResponse,
+    ]
+    """The likes of one post, newest first."""
+
     GetTopology: grpc.UnaryUnaryMultiCallable[
         likering.shard.v1.shard_service_pb2.GetTopologyRequest,
         likering.shard.v1.shard_service_pb2.GetTopologyResponse,
@@ -97,6 +103,12 @@ class ShardServiceAsyncStub:
     writes or all reads. Columnar: position i of every column belongs to
     operation i.
     """
+
+    ListLikers: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.ListLikersRequest,
+        likering.shard.v1.shard_service_pb2.ListLikersResponse,
+    ]
+    """The likes of one post, newest first."""
 
     GetTopology: grpc.aio.UnaryUnaryMultiCallable[
         likering.shard.v1.shard_service_pb2.GetTopologyRequest,
@@ -167,6 +179,14 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
         writes or all reads. Columnar: position i of every column belongs to
         operation i.
         """
+
+    @abc.abstractmethod
+    def ListLikers(
+        self,
+        request: likering.shard.v1.shard_service_pb2.ListLikersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.ListLikersResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.ListLikersResponse]]:
+        """The likes of one post, newest first."""
 
     @abc.abstractmethod
     def GetTopology(
