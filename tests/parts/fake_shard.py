@@ -36,6 +36,9 @@ class FakeShard:
         self.open.set()
         self.answering: list[Answering] = []
         """Each is applied to one batch and gone."""
+        self.lists: list[shard.ListLikersRequest] = []
+        self.list_codes: list[shard.OpCode.ValueType] = []
+        """Each is what one list is answered with."""
         self.liked: dict[str, dict[str, int]] = {}
         self.versions: dict[str, int] = {}
         self._server: Server | None = None
@@ -82,6 +85,22 @@ class FakeShard:
             self._execute(kind, post_id, user_id, epoch, response)
         if answering is not None:
             answering(request, response)
+        return response
+
+    async def ListLikers(self, request: shard.ListLikersRequest, call: Call) -> shard.ListLikersResponse:
+        self.lists.append(request)
+        await self.open.wait()
+        code = self.list_codes.pop(0) if self.list_codes else shard.OP_CODE_UNSPECIFIED
+        if self.epochs.get(slot_of(request.post_id, SLOTS)) != request.epoch:
+            code = shard.OP_CODE_NOT_OWNER
+        response = shard.ListLikersResponse(code=code, topology_version=self.topology_version)
+        if not code:
+            users = self.liked.get(request.post_id, {})
+            newest_first = sorted(((rev, user) for user, rev in users.items()), reverse=True)
+            page = [(rev, user) for rev, user in newest_first if rev < request.before][: request.limit]
+            response.revs.extend([rev for rev, _ in page])
+            response.user_ids.extend([user for _, user in page])
+            response.count, response.version = len(users), self.versions.get(request.post_id, 0)
         return response
 
     async def GetTopology(self, request: shard.GetTopologyRequest, call: Call) -> shard.GetTopologyResponse:

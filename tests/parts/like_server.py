@@ -157,6 +157,20 @@ class LikeServer(pb_grpc.LikeServiceServicer):
         )
         return pb.FilterLikersResponse(liked_user_ids=likers)
 
+    def ListLikers(
+        self, request: pb.ListLikersRequest, context: grpc.ServicerContext
+    ) -> pb.ListLikersResponse:
+        page = self._serve(
+            "ListLikers",
+            request,
+            context,
+            lambda: self.memory.list_likers(request.post_id, request.page_size, request.page_token),
+        )
+        response = pb.ListLikersResponse(next_page_token=page.next_page_token, total=_count(page.total))
+        for like in page:
+            response.likes.add(user_id=like.user_id, like_time=_time(like.like_time))
+        return response
+
     def _apply(self, request: pb.LikeRequest | pb.UnlikeRequest, action: Action) -> MutationResult:
         return self.memory.apply(request.user_id, request.post_id, action, _intent(request))
 

@@ -4,62 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
 
-import grpc
-import grpc.aio
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
 from likering.errors import LikeringError, VersionAhead
-from likering.serving.handlers import ServiceHandlers
-from likering.serving.server import Server, ServerSettings
-from likering.serving.status import from_rpc_error, from_status
+from likering.serving.status import from_status
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1 import like_service_pb2 as api
-from router.dispatch import Dispatch
-from router.service import LikeService
-from tests.parts.fake_shard import SLOTS, FakeShard, failing, fake_shards, post_in, topology_of
+from tests.parts.fake_router import refusal, router
+from tests.parts.fake_shard import failing, fake_shards, post_in
 from tests.parts.stubs import like_stub
-from tests.parts.until import until
 
 LIKE, UNLIKE = api.LikeMutation.ACTION_LIKE, api.LikeMutation.ACTION_UNLIKE
 CHANGED = api.MUTATION_OUTCOME_CHANGED
 LONG, NUL, SURROGATE = "x" * 129, "a\0b", b"\xed\xa0\x80"
-
-
-@asynccontextmanager
-async def router(*fakes: FakeShard, default_deadline: float = 10.0) -> AsyncIterator[grpc.aio.Channel]:
-    """A router over the shards, which own every other slot; gives a channel to it."""
-    dispatch = Dispatch()
-    owners = {slot: fakes[slot % len(fakes)] for slot in range(SLOTS)}
-    dispatch.use(topology_of(owners))
-    handlers = ServiceHandlers(
-        api.DESCRIPTOR.services_by_name["LikeService"],
-        LikeService(dispatch),
-        nul_for_undecodable=True,
-        default_deadline=default_deadline,
-    )
-    server = Server([handlers], ServerSettings())
-    await server.start("127.0.0.1:0")
-    await until(lambda: all(node.connected for node in dispatch._nodes.values()))
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        yield channel
-    for fake in fakes:
-        fake.open.set()
-    await server.drain(delay=0, grace=1)
-    await dispatch.close()
-
-
-async def refusal(call: Any) -> LikeringError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    assert caught.value.code() is from_rpc_error(caught.value).code
-    return from_rpc_error(caught.value)
 
 
 def status_error(status: status_pb2.Status) -> LikeringError:
