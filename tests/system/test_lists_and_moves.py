@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,29 +18,34 @@ POSTS = [f"post-{number}" for number in range(16)]
 USERS = [f"user-{number:03}" for number in range(120)]
 
 
-async def test_lists_are_complete_while_slots_move(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[EmbeddedCluster]:
+    """Of two nodes; a third one joins."""
+    with EmbeddedCluster(tmp_path, nodes=2, slots=16) as cluster:
+        yield cluster
+
+
+async def test_lists_are_complete_while_slots_move(cluster: EmbeddedCluster) -> None:
     """Those who like all the time are listed by each run over the pages; others come and go meanwhile."""
-    directory = tmp_path_factory.mktemp("lists")
-    with EmbeddedCluster(directory, nodes=2, slots=16) as cluster:
-        async with Resizing(cluster) as resizing, AsyncLikes(cluster.address, timeout=10.0) as likes:
-            await resizing.moves.set_limits(slots_at_once=2, rows_per_second=0, pause_budget_ms=1000)
-            for post in POSTS:
-                await likes.mutate([Mutation.like(user, post) for user in USERS])
-            moved = asyncio.Event()
-            listing = asyncio.create_task(_list_until(likes, moved))
-            toggling = asyncio.create_task(_toggle_until(likes, moved))
-            try:
-                await asyncio.to_thread(cluster.add_node, "c")
-                resize, plan = await resizing.begin()
-                assert plan.minimum
-                await resizing.settled(resize)
-                await resizing.drain("c")
-                resize, _ = await resizing.begin()
-                await resizing.settled(resize)
-            finally:
-                moved.set()
-                runs, _ = await asyncio.gather(listing, toggling)
-            assert runs > len(POSTS)
+    async with Resizing(cluster) as resizing, AsyncLikes(cluster.address, timeout=10.0) as likes:
+        await resizing.moves.set_limits(slots_at_once=2, rows_per_second=0, pause_budget_ms=1000)
+        for post in POSTS:
+            await likes.mutate([Mutation.like(user, post) for user in USERS])
+        moved = asyncio.Event()
+        listing = asyncio.create_task(_list_until(likes, moved))
+        toggling = asyncio.create_task(_toggle_until(likes, moved))
+        try:
+            await asyncio.to_thread(cluster.add_node, "c")
+            resize, plan = await resizing.begin()
+            assert plan.minimum
+            await resizing.settled(resize)
+            await resizing.drain("c")
+            resize, _ = await resizing.begin()
+            await resizing.settled(resize)
+        finally:
+            moved.set()
+            runs, _ = await asyncio.gather(listing, toggling)
+        assert runs > len(POSTS)
 
 
 async def _list_until(likes: AsyncLikes, end: asyncio.Event) -> int:
