@@ -93,6 +93,7 @@ class ShardNode:
             self._ownership,
             self._writer,
             reader,
+            self._writer.load,
             lambda: watch.latest,
             self._handoffs,
         )

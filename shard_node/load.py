@@ -1,24 +1,37 @@
-"""How much a node does: writes a second and how long they take, over the last seconds."""
+"""How much a node does for callers, over the last seconds."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
 WINDOW = 10.0
 """Seconds that are looked back."""
+IN_USE = 2.0
+"""Seconds after a call in which a node counts as used."""
 
 
 class Load:
-    """Batches that were committed lately."""
+    """Calls that came and batches that were committed lately."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._batches: deque[tuple[float, int, float]] = deque()
+        self._called_at = -math.inf
 
     def __repr__(self) -> str:
         return f"<Load {self.writes_per_second:.0f} writes/s>"
+
+    def called(self) -> None:
+        """A call for slots of this node has come."""
+        self._called_at = self._clock()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether there are callers who could notice what the node does besides."""
+        return self._clock() < self._called_at + IN_USE
 
     def committed(self, units: Iterable[tuple[int, float]]) -> None:
         """Units of a batch: how many writes, and when they had arrived."""

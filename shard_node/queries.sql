@@ -42,12 +42,13 @@ UNION ALL
 SELECT post_id, user_id, NULL, NULL FROM inserted WHERE (SELECT count(*) FROM inserted) < %(operations)s
 
 -- name: read_edges
--- OFFSET 0 keeps the planner from joining, which would hash whole partitions.
+-- OFFSET 0 keeps the planner from joining, which would hash whole partitions. "AND few slots": see queries.py.
 SELECT edge.post_id, edge.user_id, edge.liked, edge.rev, edge.intent, edge.first_rev
 FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[]) AS wanted (post_id, user_id, slot)
 CROSS JOIN LATERAL (
     SELECT * FROM edges
     WHERE edges.post_id = wanted.post_id AND edges.user_id = wanted.user_id AND edges.slot = wanted.slot
+      AND few slots
     OFFSET 0
 ) AS edge
 
@@ -73,7 +74,10 @@ RETURNING post_id, version, like_count
 SELECT post.post_id, post.version, post.like_count
 FROM unnest(%(post_ids)s::text[], %(slots)s::smallint[]) AS wanted (post_id, slot)
 CROSS JOIN LATERAL (
-    SELECT * FROM posts WHERE posts.post_id = wanted.post_id AND posts.slot = wanted.slot OFFSET 0
+    SELECT * FROM posts
+    WHERE posts.post_id = wanted.post_id AND posts.slot = wanted.slot
+      AND few slots
+    OFFSET 0
 ) AS post
 
 -- name: read_liked
@@ -84,6 +88,7 @@ FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[])
 CROSS JOIN LATERAL (
     SELECT * FROM edges
     WHERE edges.post_id = wanted.post_id AND edges.user_id = wanted.user_id AND edges.slot = wanted.slot
+      AND few slots
     OFFSET 0
 ) AS edge
 WHERE edge.liked

@@ -38,6 +38,7 @@ from likering.shard.v1.shard_service_pb2 import (
 )
 from shard_node.commit import WriteUnit
 from shard_node.handoff.handoffs import Handoffs
+from shard_node.load import Load
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader, ReadUnit
 from shard_node.sessions import Sessions
@@ -55,6 +56,7 @@ class ShardService:
         ownership: Ownership,
         writer: Writer,
         reader: Reader,
+        load: Load,
         topology: Callable[[], Topology | None],
         handoffs: Handoffs,
     ) -> None:
@@ -62,6 +64,7 @@ class ShardService:
         self._ownership = ownership
         self._writer = writer
         self._reader = reader
+        self._load = load
         self._topology = topology
         self._handoffs = handoffs
         self._sessions = Sessions()
@@ -70,6 +73,7 @@ class ShardService:
         """Executes a batch: its writes as one unit of a group commit, its reads at the same time."""
         self._check_cluster(request.cluster_id)
         _log_as(request.request_id, call)
+        self._load.called()
         topology = self._topology()
         response = ExecuteResponse(topology_version=topology.version if topology else 0)
         post_ids = list(request.post_ids)
@@ -96,6 +100,7 @@ class ShardService:
         """One page of who likes a post."""
         self._check_cluster(request.cluster_id)
         _log_as(request.request_id, call)
+        self._load.called()
         if request.limit < 1 or "\0" in request.post_id:
             raise MessageMalformed("a list has a limit above 0, and a post id no NUL")
         code, post, likes = await self._reader.likers(
@@ -158,11 +163,10 @@ class ShardService:
     async def GetLoad(self, request: GetLoadRequest, call: Call) -> GetLoadResponse:
         """How much this node does."""
         self._check_cluster(request.cluster_id)
-        load = self._writer.load
         return GetLoadResponse(
             rows=await self._handoffs.rows(),
-            writes_per_second=load.writes_per_second,
-            write_p99=load.percentile(0.99),
+            writes_per_second=self._load.writes_per_second,
+            write_p99=self._load.percentile(0.99),
         )
 
     def _check_cluster(self, cluster_id: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, AsyncCursor
@@ -14,7 +15,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from shard_node.arrays import bool_array, int_array, nullable_int_array, text_array
 from shard_node.fold import EdgeKey, EdgeState, PostChange
 from shard_node.ownership import HeldSlot, SlotState
-from shard_node.queries import QUERIES
+from shard_node.queries import FEW_SLOTS, QUERIES
 
 Connection = AsyncConnection[Any]
 Cursor = AsyncCursor[Any]
@@ -54,6 +55,20 @@ async def execute(
 ) -> Cursor:
     """Executes a named statement, prepared, with results in binary."""
     return await connection.execute(QUERIES[name], parameters, prepare=True, binary=True)
+
+
+async def _execute_for_slots(
+    connection: Connection, name: str, parameters: Mapping[str, object], slots: Sequence[int]
+) -> Cursor:
+    """Executes a named statement in its form for these slots, which it also gets as an array."""
+    distinct = set(slots)
+    parameters = {**parameters, "slots": int_array(slots)}
+    if not 0 < len(distinct) <= FEW_SLOTS:
+        return await execute(connection, name, parameters)
+    listed = [*distinct, *repeat(slots[0], FEW_SLOTS - len(distinct))]
+    return await execute(
+        connection, f"{name}_of_few_slots", parameters | {f"slot_{n}": slot for n, slot in enumerate(listed)}
+    )
 
 
 async def raise_fence(connection: Connection, fence: Fence, last_rev: int) -> Cursor:
@@ -121,10 +136,8 @@ async def read_edges(
     connection: Connection, post_ids: Sequence[str], user_ids: Sequence[str], slots: Sequence[int]
 ) -> Cursor:
     """Reads edges; one that is asked for twice is answered twice. ``edges_read`` reads the result."""
-    return await execute(
-        connection,
-        "read_edges",
-        {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids), "slots": int_array(slots)},
+    return await _execute_for_slots(
+        connection, "read_edges", {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids)}, slots
     )
 
 
@@ -170,10 +183,8 @@ async def count_changes(connection: Connection, posts: Mapping[str, PostChange])
 
 async def read_posts(connection: Connection, slots: Mapping[str, int]) -> Cursor:
     """Reads posts, given with their slots; ``posts_read`` reads the result."""
-    return await execute(
-        connection,
-        "read_posts",
-        {"post_ids": text_array(list(slots)), "slots": int_array(list(slots.values()))},
+    return await _execute_for_slots(
+        connection, "read_posts", {"post_ids": text_array(list(slots))}, list(slots.values())
     )
 
 
@@ -186,10 +197,8 @@ async def read_liked(
     connection: Connection, post_ids: Sequence[str], user_ids: Sequence[str], slots: Sequence[int]
 ) -> dict[int, int]:
     """Position (from 0) → revision, of the edges that are liked."""
-    cursor = await execute(
-        connection,
-        "read_liked",
-        {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids), "slots": int_array(slots)},
+    cursor = await _execute_for_slots(
+        connection, "read_liked", {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids)}, slots
     )
     return {position - 1: rev for position, rev in await cursor.fetchall()}
 

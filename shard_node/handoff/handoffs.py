@@ -54,6 +54,7 @@ class Handoffs:
         self._schema_version = identity.schema_version
         self._pool = pool
         self._ownership = ownership
+        self._load = writer.load
         self._watch = watch
         self._node_name = identity.node_name
         self._limits = MoveLimits()
@@ -123,7 +124,10 @@ class Handoffs:
             if int(settings[name]) < value
         ]
         return pb.DescribeSourceResponse(
-            replication_dsn=self._replication_dsn, schema_version=self._schema_version, obstacles=obstacles
+            replication_dsn=self._replication_dsn,
+            schema_version=self._schema_version,
+            obstacles=obstacles,
+            in_use=self._load.in_use,
         )
 
     async def inventory(self) -> pb.GetInventoryResponse:

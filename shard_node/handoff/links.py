@@ -5,8 +5,11 @@ They are apart from the pool that reads use, so that a move takes none of those.
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from shard_node.database import conninfo
@@ -20,35 +23,56 @@ _WAIT = 5.0
 
 
 class Links:
-    """Pools of connections to databases, made when they are first asked for. Everything is in autocommit."""
+    """Pools of connections, made when they are first asked for. Everything is in autocommit."""
 
     def __init__(self, application_name: str) -> None:
         self._application_name = application_name
         self._pools: dict[str, AsyncConnectionPool[Connection]] = {}
 
     def __repr__(self) -> str:
-        return f"<Links {len(self._pools)} databases>"
+        return f"<Links {len(self._pools)} pools>"
 
     async def to(self, dsn: str) -> AbstractAsyncContextManager[Connection]:
         """A connection to lend: ``async with await links.to(dsn) as connection``. May raise PoolTimeout."""
-        pool = self._pools.get(dsn)
-        if pool is None:
-            pool = self._pools[dsn] = AsyncConnectionPool(
-                conninfo(dsn, self._application_name),
-                min_size=0,
-                max_size=_MOST,
-                max_idle=_IDLE,
-                timeout=_WAIT,
-                reconnect_timeout=_WAIT,
-                check=AsyncConnectionPool.check_connection,
-                kwargs={"autocommit": True},
-                open=False,
-            )
-            await pool.open()
-        return pool.connection()
+        return (await self._pool(conninfo(dsn, self._application_name))).connection()
+
+    @asynccontextmanager
+    async def replicating(self, dsn: str) -> AsyncIterator[Connection]:
+        """A replication connection to lend. A snapshot that was exported on it ends with that."""
+        # Without the time limits of ``conninfo``: one that exports a snapshot is idle in a transaction.
+        pool = await self._pool(
+            make_conninfo(
+                dsn, application_name=self._application_name, replication="database", connect_timeout=3
+            ),
+            prepare_threshold=None,  # such a connection cannot prepare
+        )
+        async with pool.connection() as connection:
+            try:
+                yield connection
+            except BaseException:
+                await connection.close()
+                raise
+            await connection.execute("IDENTIFY_SYSTEM")  # the next command ends the snapshot
 
     async def close(self) -> None:
         """Closes all connections."""
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             await pool.close(timeout=2.0)
+
+    async def _pool(self, connection_string: str, **options: Any) -> AsyncConnectionPool[Connection]:
+        pool = self._pools.get(connection_string)
+        if pool is None:
+            pool = self._pools[connection_string] = AsyncConnectionPool(
+                connection_string,
+                min_size=0,
+                max_size=_MOST,
+                max_idle=_IDLE,
+                timeout=_WAIT,
+                reconnect_timeout=_WAIT,
+                check=AsyncConnectionPool.check_connection,
+                kwargs={"autocommit": True, **options},
+                open=False,
+            )
+            await pool.open()
+        return pool

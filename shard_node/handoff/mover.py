@@ -38,11 +38,6 @@ LISTEN_AGAIN = 0.5
 TROUBLE = (LikeringError, psycopg.Error, PoolTimeout, OSError, TimeoutError, FenceLost)
 """What databases and peers that are away for a while raise."""
 
-REST = 0.5
-MOST_REST = 0.5
-"""A target rests after a move, for this part of the time that it took and no longer than so many seconds: callers come
-first."""
-
 _ONCE_BEGUN = frozenset((MoveState.COPYING, MoveState.CATCHING_UP, MoveState.FREEZING, MoveState.ABORTED))
 _PULLED = UNSERVED | {MoveState.PLANNED, MoveState.MOVED}
 
@@ -215,7 +210,7 @@ class Mover:
         return True
 
     async def _pull(self, move: SlotMove) -> None:
-        pull = Pull(self._target, move, self._rest_after)
+        pull = Pull(self._target, move, self._rest_for)
         try:
             if move.state in _ONCE_BEGUN:
                 # No pull of this process works on it, so one of a process before did; or it was aborted.
@@ -253,9 +248,9 @@ class Mover:
         log.info("a move went another way", slot=move.slot, move=move.move, reason=error.message)
         self._retries.failed(move.move)
 
-    def _rest_after(self, seconds: float) -> None:
-        """A move that took so long is served."""
-        self._rests_until = time.monotonic() + min(REST * seconds, MOST_REST)
+    def _rest_for(self, seconds: float) -> None:
+        """A move is served; the next one is to wait for so long."""
+        self._rests_until = time.monotonic() + seconds
 
     @property
     def _rest(self) -> float:

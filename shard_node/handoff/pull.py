@@ -7,13 +7,10 @@ there is only one way, and whoever comes goes on.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import psycopg
 import structlog
-from psycopg.conninfo import make_conninfo
 
 from likering.errors import LikeringError, TopologyUnavailable
 from likering.shard.v1 import shard_service_pb2 as pb
@@ -23,6 +20,7 @@ from shard_node.handoff.copying import copy_tables, estimate_rows, export_snapsh
 from shard_node.handoff.forecast import Advice, Forecast
 from shard_node.handoff.leftovers import clear_slot
 from shard_node.handoff.replication import SEAL, Origin
+from shard_node.handoff.rests import Rests
 from shard_node.handoff.takeover import freeze_and_take_over, take_over_at_last
 from shard_node.handoff.target import RETRY, Target, TargetMove, end
 from shard_node.handoff.verification import verify
@@ -38,8 +36,6 @@ PROBE_INTERVAL = 0.02
 PROBE_TIMEOUT = 5.0
 """Seconds after which a probe that has not arrived is a reason to wait, and to say so."""
 REPORT_INTERVAL = 1.0
-MOST_BREATH = 0.1
-"""Seconds that a move rests at most between two steps of its copy."""
 
 
 class PullFailed(Exception):
@@ -50,8 +46,7 @@ class Pull:
     """One move. ``run`` it as a task; it ends when the move has been verified, or somebody else has changed it."""
 
     def __init__(self, target: Target, move: SlotMove, on_served: Callable[[float], None]) -> None:
-        """``on_served`` is told, once the slot is served, how many seconds that took."""
-        self._began = time.monotonic()
+        """``on_served`` is told, once the slot is served, for how many seconds to rest."""
         self._on_served = on_served
         self._target = target
         self._move = TargetMove(target, move)
@@ -78,11 +73,12 @@ class Pull:
                 return False
             if not await self._begin():
                 return True  # for the limits: they say when
+            rests = Rests(lambda: description.in_use or self._target.writer.load.in_use)
             async with self._both(description.replication_dsn) as (source, own):
-                origin = await self._copy(source, own, description.replication_dsn)
+                origin = await self._copy(source, own, description.replication_dsn, rests)
                 await self._catch_up(source, own)
                 await freeze_and_take_over(self._move, own, origin)
-            self._on_served(time.monotonic() - self._began)
+            self._on_served(rests.after_move)
         if self._move.now.state in (MoveState.COMMITTED, MoveState.ACTIVATING):
             await take_over_at_last(self._move)
         return self._move.now.state is not MoveState.MOVED or await self._verify()
@@ -151,15 +147,14 @@ class Pull:
         steps.reached("copying", self._move.now)
         return True
 
-    async def _copy(self, source: Connection, own: Connection, source_dsn: str) -> Origin:
+    async def _copy(self, source: Connection, own: Connection, source_dsn: str, rests: Rests) -> Origin:
         """Returns what the copy was made of."""
-        began = time.monotonic()
         async with self._target.clearing:
             await clear_slot(own, self._move.attempt, self._target.generation())
         await replication.publish(source, self._move.attempt)
-        began = await _breathe(began)
+        await rests.after_step()
         steps.reached("published", self._move.now)
-        async with self._replicating(source_dsn) as replicating:
+        async with self._target.links.replicating(source_dsn) as replicating:
             origin = await replication.identify(replicating)
             snapshot = await export_snapshot(replicating, self._move.attempt.replication)
             steps.reached("snapshot", self._move.now)
@@ -178,11 +173,11 @@ class Pull:
             finally:
                 await end(reporting)
         steps.reached("copied", self._move.now)
-        began = await _breathe(began)
+        await rests.after_step()
         await replication.attach(own, self._move.attempt, self._target.generation())
-        began = await _breathe(began)
+        await rests.after_step()
         await replication.subscribe(own, source_dsn, self._move.attempt)
-        await _breathe(began)
+        await rests.after_step()
         await self._move.advance(
             MoveState.CATCHING_UP, {"rows": rows}, rows_total=rows, rows_copied=rows, last_error=""
         )
@@ -286,23 +281,3 @@ class Pull:
             await self._target.links.to(self._target.dsn) as own,
         ):
             yield source, own
-
-    @asynccontextmanager
-    async def _replicating(self, source_dsn: str) -> AsyncIterator[Connection]:
-        connection = await psycopg.AsyncConnection.connect(
-            make_conninfo(
-                source_dsn,
-                application_name=f"likering-move-{self._target.name}",
-                replication="database",
-                connect_timeout=3,
-            ),
-            autocommit=True,
-        )
-        async with connection:
-            yield connection
-
-
-async def _breathe(since: float) -> float:
-    """Rests for as long as a step has taken: callers' turn. Returns when the next one begins."""
-    await asyncio.sleep(min(time.monotonic() - since, MOST_BREATH))
-    return time.monotonic()

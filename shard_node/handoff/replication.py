@@ -21,7 +21,8 @@ from shard_node.store import Connection, FenceLost
 SEAL = 0
 """The probe that the source writes when it freezes the slot."""
 _LOOK = 0.001
-"""Seconds between two looks for a probe."""
+"""Seconds between two looks for a row that is on its way."""
+_LONGEST_LOOK = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ async def probe(source: Connection, target: Connection, attempt: Attempt, number
 
 async def arrival(target: Connection, attempt: Attempt, number: int) -> None:
     """Returns when a probe is to be seen on the target: everything before it is there. Has no deadline."""
-    await _seen(target, attempt, number, SQL("1"))
+    # Ever more seldom: the first one waits for the start of the servers' processes.
+    await _seen(target, attempt, number, SQL("1"), longest_look=_LONGEST_LOOK)
 
 
 async def sealed_sums(target: Connection, attempt: Attempt) -> Sums:
@@ -121,16 +123,20 @@ async def sealed_sums(target: Connection, attempt: Attempt) -> Sums:
     return Sums(*row[0])
 
 
-async def _seen(target: Connection, attempt: Attempt, number: int, what: Composable) -> TupleRow:
+async def _seen(
+    target: Connection, attempt: Attempt, number: int, what: Composable, longest_look: float = _LOOK
+) -> TupleRow:
     query = SQL("SELECT {} FROM seals WHERE slot = %s AND move = %s AND attempt = %s AND probe = %s").format(
         what
     )
+    look = _LOOK
     while True:
         cursor = await target.execute(query, [attempt.slot, attempt.move, attempt.attempt, number])
         row: TupleRow | None = await cursor.fetchone()
         if row is not None:
             return row
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(look)
+        look = min(1.5 * look, longest_look)
 
 
 async def subscription_error(target: Connection, attempt: Attempt) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shard_node.load import WINDOW, Load
+from shard_node.load import IN_USE, WINDOW, Load
 
 
 def test_writes_and_their_times_are_of_the_last_seconds() -> None:
@@ -18,3 +18,14 @@ def test_writes_and_their_times_are_of_the_last_seconds() -> None:
     now += WINDOW + 0.1
     assert load.writes_per_second == 0.0
     assert load.percentile(0.99) == 0.0
+
+
+def test_a_node_is_in_use_for_a_while_after_each_call() -> None:
+    now = 100.0
+    load = Load(clock=lambda: now)
+    seen = [load.in_use]
+    load.called()
+    seen.append(load.in_use)
+    now += IN_USE
+    seen.append(load.in_use)
+    assert seen == [False, True, False]

@@ -48,7 +48,9 @@ class Servicer:
         self.calls.append(call)
         return await self.behaviour(request, call)
 
-    Like = Unlike = HasLiked = GetLikeCount = MutateLikes = GetLikeSummaries = FilterLikers = ListLikers = _run
+    Like = Unlike = HasLiked = GetLikeCount = MutateLikes = GetLikeSummaries = FilterLikers = ListLikers = (
+        _run
+    )
 
 
 @asynccontextmanager

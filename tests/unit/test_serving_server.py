@@ -36,7 +36,9 @@ class Servicer:
         await self.release.wait()
         return api.LikeResponse(outcome=api.MUTATION_OUTCOME_CHANGED)
 
-    Like = Unlike = HasLiked = GetLikeCount = MutateLikes = GetLikeSummaries = FilterLikers = ListLikers = _run
+    Like = Unlike = HasLiked = GetLikeCount = MutateLikes = GetLikeSummaries = FilterLikers = ListLikers = (
+        _run
+    )
 
     async def has_entered(self, calls: int) -> None:
         async with asyncio.timeout(30):

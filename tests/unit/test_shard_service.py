@@ -16,6 +16,7 @@ from likering.shard.v1.shard_service_pb2 import (
 )
 from router.lane import Answer
 from shard_node.handoff.handoffs import Handoffs
+from shard_node.load import Load
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
@@ -28,7 +29,13 @@ def service() -> ShardService:
     """One that fails as soon as anything gets through to the writer or the reader."""
     nothing = cast("object", None)
     return ShardService(
-        "c", Ownership(8), cast(Writer, nothing), cast(Reader, nothing), lambda: None, cast(Handoffs, nothing)
+        "c",
+        Ownership(8),
+        cast(Writer, nothing),
+        cast(Reader, nothing),
+        Load(),
+        lambda: None,
+        cast(Handoffs, nothing),
     )
 
 

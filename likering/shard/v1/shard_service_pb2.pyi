@@ -470,12 +470,15 @@ class DescribeSourceResponse(google.protobuf.message.Message):
     REPLICATION_DSN_FIELD_NUMBER: builtins.int
     SCHEMA_VERSION_FIELD_NUMBER: builtins.int
     OBSTACLES_FIELD_NUMBER: builtins.int
+    IN_USE_FIELD_NUMBER: builtins.int
     replication_dsn: builtins.str
     """Connection string by which other nodes and their Postgres reach this
     node's Postgres.
     """
     schema_version: builtins.int
     """Number of the newest migration of the node's database."""
+    in_use: builtins.bool
+    """Whether callers have asked this node for anything lately."""
     @property
     def obstacles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """What stands in the way of giving slots away; empty when nothing does."""
@@ -486,8 +489,9 @@ class DescribeSourceResponse(google.protobuf.message.Message):
         replication_dsn: builtins.str = ...,
         schema_version: builtins.int = ...,
         obstacles: collections.abc.Iterable[builtins.str] | None = ...,
+        in_use: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["obstacles", b"obstacles", "replication_dsn", b"replication_dsn", "schema_version", b"schema_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["in_use", b"in_use", "obstacles", b"obstacles", "replication_dsn", b"replication_dsn", "schema_version", b"schema_version"]) -> None: ...
 
 global___DescribeSourceResponse = DescribeSourceResponse
 
