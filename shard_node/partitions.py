@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import LiteralString
 
 import psycopg
@@ -82,28 +82,86 @@ async def rename_unowned(
     ``oids``.
     Returns False, and changes nothing, when the slot is owned or frozen here. Raises FenceLost.
     """
-    owned = False
-    async with connection.transaction() as transaction:
+    while True:
+        cursor = await connection.execute(
+            "SELECT EXISTS (SELECT FROM writer WHERE generation = %s),"
+            " EXISTS (SELECT FROM slots WHERE slot = %s AND state <> 'moved')",
+            [generation, slot],
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        leads, owned = row
+        if not leads:
+            raise FenceLost
+        if owned:
+            return False
+        renamed = await _oids(connection, slot, names)
+        if oids is not None:
+            renamed = {
+                parent: oid for parent, oid in renamed.items() if oids.get(partition(parent, slot)) == oid
+            }
+        if not renamed:
+            return True
+        try:
+            await _rename(connection, slot, names, renamed, generation)
+        except psycopg.errors.DivisionByZero:
+            await connection.rollback()  # something has changed since: look again
+        except psycopg.Error:
+            await connection.rollback()
+            raise
+        else:
+            return True
+
+
+async def _oids(connection: Connection, slot: int, parents: Iterable[str]) -> dict[str, int]:
+    """The oid of each parent's partition for the slot, where there is one."""
+    names = {partition(parent, slot): parent for parent in parents}
+    cursor = await connection.execute(
+        "SELECT name, to_regclass(name)::oid::bigint FROM unnest(%s::text[]) AS name"
+        " WHERE to_regclass(name) IS NOT NULL",
+        [list(names)],
+    )
+    return {names[name]: oid for name, oid in await cursor.fetchall()}
+
+
+async def _rename(
+    connection: Connection, slot: int, names: Mapping[str, str], oids: Mapping[str, int], generation: int
+) -> None:
+    """Renames the slot's partitions of these oids. DivisionByZero, and no change, if they or the slot are not as told.
+
+    In one round trip and without waiting for the disk, since commits wait meanwhile. That it may be undone by a crash
+    does no harm: it is done again, and whatever builds on it comes later in the log.
+    """
+    async with connection.pipeline():
+        await connection.execute("BEGIN")
+        await connection.execute("SET LOCAL synchronous_commit = off")
         # The row first, as every commit has it: a commit holds it while it waits for a partition.
         await connection.execute("SET LOCAL lock_timeout = '500ms'")
-        cursor = await connection.execute(
-            "SELECT 1 FROM writer WHERE generation = %s FOR SHARE", [generation]
+        await hold_writer(connection, generation)
+        # In a statement of its own: the one above may have waited, and sees nothing newer than its beginning.
+        await connection.execute(
+            "SELECT 1 / (NOT EXISTS (SELECT FROM slots WHERE slot = %s AND state <> 'moved') AND"
+            " %s::oid[] = ARRAY(SELECT to_regclass(name)::oid FROM unnest(%s::text[]) WITH ORDINALITY AS"
+            " given (name, position) ORDER BY position))::integer",
+            [slot, list(oids.values()), [partition(parent, slot) for parent in oids]],
         )
-        if await cursor.fetchone() is None:
-            raise FenceLost
-        cursor = await connection.execute("SELECT 1 FROM slots WHERE slot = %s AND state <> 'moved'", [slot])
-        owned = await cursor.fetchone() is not None
-        if owned:
-            raise psycopg.Rollback(transaction)
-        # Commits wait meanwhile, and whoever uses the partition queues behind a rename that waits for a reader.
+        # Whoever uses the partition queues behind a rename that waits for a reader.
         await connection.execute("SET LOCAL lock_timeout = '30ms'")
-        for parent, new_name in names.items():
-            name = partition(parent, slot)
-            cursor = await connection.execute("SELECT to_regclass(%s::text)::oid::bigint", [name])
-            row = await cursor.fetchone()
-            if row is None or row[0] is None or (oids is not None and oids.get(name) != row[0]):
-                continue
+        for parent in oids:
             await connection.execute(
-                SQL("ALTER TABLE {} RENAME TO {}").format(Identifier(name), Identifier(new_name))
+                SQL("ALTER TABLE {} RENAME TO {}").format(
+                    Identifier(partition(parent, slot)), Identifier(names[parent])
+                )
             )
-    return not owned
+        await connection.execute("COMMIT")
+
+
+async def hold_writer(connection: Connection, generation: int) -> None:
+    """Keeps other processes from taking over, and commits waiting, until the end of the transaction.
+
+    Ends it, by a division by zero, unless ``generation`` leads.
+    """
+    await connection.execute(
+        "SELECT 1 / (SELECT count(*) FROM (SELECT FROM writer WHERE generation = %s FOR SHARE) AS held)",
+        [generation],
+    )

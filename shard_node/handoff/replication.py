@@ -10,13 +10,14 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from likering.topology.move_names import Attempt, partition
-from shard_node.partitions import PARENTS, attach_partition
-from shard_node.store import Connection, FenceLost
+from shard_node.partitions import PARENTS, attach_partition, hold_writer
+from shard_node.store import Connection, Cursor, FenceLost
 
 SEAL = 0
 """The probe that the source writes when it freezes the slot."""
@@ -69,20 +70,30 @@ async def publish(source: Connection, attempt: Attempt) -> None:
 
 async def attach(target: Connection, attempt: Attempt, generation: int) -> None:
     """Gives the staging tables their names and makes them partitions. Raises FenceLost."""
-    async with target.transaction():
-        for parent in PARENTS:
-            name = partition(parent, attempt.slot)
-            await target.execute(
-                SQL("ALTER TABLE {} RENAME TO {}").format(
-                    Identifier(attempt.staging(parent)), Identifier(name)
+    try:
+        async with target.pipeline():
+            await target.execute("BEGIN")
+            # What is built on it comes later in the log, and commits wait for the end of the transaction.
+            await target.execute("SET LOCAL synchronous_commit = off")
+            for parent in PARENTS:
+                name = partition(parent, attempt.slot)
+                await target.execute(
+                    SQL("ALTER TABLE {} RENAME TO {}").format(
+                        Identifier(attempt.staging(parent)), Identifier(name)
+                    )
                 )
-            )
-            await target.execute(SQL("ALTER TABLE {} RESET (autovacuum_enabled)").format(Identifier(name)))
-            await attach_partition(target, parent, name, attempt.slot)
-        # Last, for it holds up the writer until the commit.
-        cursor = await target.execute("SELECT 1 FROM writer WHERE generation = %s FOR SHARE", [generation])
-        if await cursor.fetchone() is None:
-            raise FenceLost
+                await target.execute(
+                    SQL("ALTER TABLE {} RESET (autovacuum_enabled)").format(Identifier(name))
+                )
+                await attach_partition(target, parent, name, attempt.slot)
+            await hold_writer(target, generation)
+            await target.execute("COMMIT")
+    except psycopg.errors.DivisionByZero as error:
+        await target.rollback()
+        raise FenceLost from error
+    except psycopg.Error:
+        await target.rollback()
+        raise
 
 
 async def subscribe(target: Connection, source_dsn: str, attempt: Attempt) -> None:
@@ -161,9 +172,13 @@ async def replication_slot_problem(source: Connection, attempt: Attempt) -> str:
     return f"the replication slot is {row[0]}" if row[0] in ("lost", "unreserved") else ""
 
 
-async def sums(connection: Connection, slot: int) -> Sums:
-    """The sums over the slot's posts, as this connection sees them now."""
-    cursor = await connection.execute(_sums(slot, SQL("{}")))
+async def reading_sums(connection: Connection, slot: int) -> Cursor:
+    """Asks for the sums over the slot's posts; ``sums_read`` reads the result."""
+    return await connection.execute(_sums(slot, SQL("{}")))
+
+
+async def sums_read(cursor: Cursor) -> Sums:
+    """The sums that a ``reading_sums`` found."""
     row = await cursor.fetchone()
     assert row is not None
     return Sums(*row)

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 AFTER_STEP = 1.0
 """The rest after a step of a copy, as a part of the time that the step took."""
 MOST_AFTER_STEP = 0.1
-AFTER_MOVE = 1.5
+AFTER_MOVE = 2.0
 """The rest after a move, as a part of the time that it took."""
-MOST_AFTER_MOVE = 2.0
+MOST_AFTER_MOVE = 3.0
 
 
 class Rests:

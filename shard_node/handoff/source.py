@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from typing import NamedTuple
 
 import psycopg
 import structlog
-from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Identifier
 from psycopg_pool import AsyncConnectionPool
 
@@ -20,11 +20,11 @@ from likering.errors import ShardUnavailable, SlotMoving
 from likering.shard.v1 import shard_service_pb2 as pb
 from likering.topology.move_names import Attempt, kept
 from likering.topology.moves import ENDED, MoveChanged, MoveState, MoveStore, SlotMove
-from shard_node.handoff import steps
-from shard_node.handoff.replication import Sums, sums
+from shard_node.handoff import replication, steps
+from shard_node.handoff.replication import Sums
 from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.partitions import PARENTS, rename_unowned
-from shard_node.store import Connection, execute
+from shard_node.store import Connection, Cursor, execute
 from shard_node.writer import RefusedJob, Writer
 
 log = structlog.get_logger(__name__)
@@ -76,6 +76,14 @@ def fate(held: HeldSlot, move: SlotMove | None, silence: float) -> Fate:
             return Fate.SET_ASIDE
 
 
+class Seal(NamedTuple):
+    """What a frozen slot holds for good."""
+
+    last_rev: int
+    timeline: int
+    sums: Sums
+
+
 class Source:
     """Gives slots away, for one node."""
 
@@ -114,57 +122,60 @@ class Source:
         if held.state is SlotState.FROZEN and (held.move, held.attempt) == (move, attempt):
             if not await self._writer.barrier():
                 raise ShardUnavailable
+            frozen_at = time.monotonic()
+            seal = await self._sealed(slot, move, attempt)
         else:
-            await self._freeze(request)
-        frozen_at = time.monotonic()
+            seal = await self._freeze(request)
+            frozen_at = time.monotonic()
         if request.end_reads:
             self._ownership.stop_reads(slot)
         else:
             self._ownership.read_on(slot)
-        try:
-            row, total = await self._read_seal(slot, move, attempt)
-        except psycopg.OperationalError:
-            # Pooled connections may still be to a server that has been restarted or replaced; the writer's is not.
-            await self._pool.check()
-            row, total = await self._read_seal(slot, move, attempt)
-        if row is None:
-            raise SlotMoving(f"slot {slot} has no seal of attempt {attempt}")
         return pb.FreezeSlotResponse(
-            last_rev=row[0],
+            last_rev=seal.last_rev,
             frozen_us=round((time.monotonic() - frozen_at) * 1e6),
-            sums=pb.SlotSums(posts=total.posts, versions=total.versions, likes=total.likes),
+            sums=pb.SlotSums(posts=seal.sums.posts, versions=seal.sums.versions, likes=seal.sums.likes),
             system_identifier=self._system_identifier,
-            timeline=row[1],
+            timeline=seal.timeline,
             reads_ended=request.end_reads,
         )
 
-    async def _read_seal(self, slot: int, move: int, attempt: int) -> tuple[TupleRow | None, Sums]:
+    async def _sealed(self, slot: int, move: int, attempt: int) -> Seal:
+        """The seal of a slot that is frozen already."""
+        try:
+            return await self._read_seal(slot, move, attempt)
+        except psycopg.OperationalError:
+            # Pooled connections may still be to a server that has been restarted or replaced; the writer's is not.
+            await self._pool.check()
+            return await self._read_seal(slot, move, attempt)
+
+    async def _read_seal(self, slot: int, move: int, attempt: int) -> Seal:
         async with self._pool.connection() as connection, connection.pipeline():
             sealing = await execute(connection, "read_seal", {"slot": slot, "move": move, "attempt": attempt})
-            total = await sums(connection, slot)
-            return await sealing.fetchone(), total
+            return await _seal(sealing, await replication.reading_sums(connection, slot))
 
-    async def _freeze(self, request: pb.FreezeSlotRequest) -> None:
-        names = {
-            "slot": request.slot,
-            "epoch": request.epoch,
-            "move": request.move,
-            "attempt": request.attempt,
-        }
+    async def _freeze(self, request: pb.FreezeSlotRequest) -> Seal:
+        names = {"slot": request.slot, "move": request.move, "attempt": request.attempt}
+        seals: list[Seal] = []
 
-        async def seal(connection: Connection) -> None:
-            freezing = await execute(connection, "freeze_slot", names)
-            await execute(connection, "seal_slot", {key: names[key] for key in ("slot", "move", "attempt")})
+        async def freeze(connection: Connection) -> None:
+            freezing = await execute(connection, "freeze_slot", {**names, "epoch": request.epoch})
+            await execute(connection, "seal_slot", names)
+            # Nothing but the writer changes what is read here, so it is as good as read after the commit, and sooner.
+            sealing = await execute(connection, "read_seal", names)
+            summing = await replication.reading_sums(connection, request.slot)
             if await freezing.fetchone() is None:
                 raise RefusedJob
+            seals.append(await _seal(sealing, summing))
 
         try:
-            await self._writer.change_slots(seal)
+            await self._writer.change_slots(freeze)
         except RefusedJob as error:
             raise SlotMoving(f"slot {request.slot} is not {self._node_name}'s to freeze") from error
         except (psycopg.Error, ConnectionError, TimeoutError) as error:
             raise ShardUnavailable from error
         steps.reached("sealed", Attempt(request.slot, request.move, request.attempt))
+        return seals[-1]
 
     def stop_reads(self, request: pb.StopReadsRequest) -> None:
         """Ends the reads of a slot that is frozen for this attempt."""
@@ -268,6 +279,15 @@ class Source:
             return
         assert moved.state not in ENDED or to in ENDED
         steps.reached(to.value, moved)
+
+
+async def _seal(sealing: Cursor, summing: Cursor) -> Seal:
+    """From the results of "read_seal" and of ``replication.reading_sums``."""
+    row = await sealing.fetchone()
+    if row is None:
+        raise SlotMoving("the slot has no seal of this attempt")
+    last_rev, timeline = row
+    return Seal(last_rev, timeline, await replication.sums_read(summing))
 
 
 async def detach(connection: Connection, parent: str, name: str) -> None:
