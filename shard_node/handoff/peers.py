@@ -42,7 +42,7 @@ class Peers:
         except grpc.aio.AioRpcError as error:
             raise _error(name, error) from error
 
-    async def freeze_slot(self, move: SlotMove) -> pb.FreezeSlotResponse:
+    async def freeze_slot(self, move: SlotMove, *, with_sums: bool) -> pb.FreezeSlotResponse:
         """Has the source end writes and reads of the slot; returns when that has committed."""
         stub = await self._stub(move.source)
         request = pb.FreezeSlotRequest(
@@ -52,6 +52,7 @@ class Peers:
             move=move.move,
             attempt=move.attempt,
             end_reads=True,
+            without_sums=not with_sums,
         )
         try:
             return await stub.FreezeSlot(request, timeout=CALL_TIMEOUT)

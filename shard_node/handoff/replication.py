@@ -24,6 +24,8 @@ SEAL = 0
 _LOOK = 0.001
 """Seconds between two looks for a row that is on its way."""
 _LONGEST_LOOK = 0.01
+MOST_SUMMED = 50_000
+"""Posts of a slot that are added up while it is frozen, in some 5 ms; of a slot with more of them, none are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,21 @@ async def arrival(target: Connection, attempt: Attempt, number: int) -> None:
     await _seen(target, attempt, number, SQL("1"), longest_look=_LONGEST_LOOK)
 
 
-async def sealed_sums(target: Connection, attempt: Attempt) -> Sums:
-    """The sums over the slot's posts as soon as the seal is to be seen, both in one look. Has no deadline."""
-    row = await _seen(target, attempt, SEAL, SQL("({})").format(_sums(attempt.slot, SQL("array[{}]"))))
-    return Sums(*row[0])
+async def sealed(target: Connection, attempt: Attempt, *, with_sums: bool) -> Sums | None:
+    """Returns as soon as the seal is to be seen; the sums over the slot's posts in the same look. Has no deadline."""
+    what = SQL("({})").format(_sums(attempt.slot, SQL("array[{}]"))) if with_sums else SQL("NULL")
+    row = await _seen(target, attempt, SEAL, what)
+    return Sums(*row[0]) if with_sums else None
+
+
+async def summable(connection: Connection, slot: int) -> bool:
+    """Whether the slot has few enough posts to be added up while nobody can write. By the statistics of the table."""
+    cursor = await connection.execute(
+        "SELECT greatest(reltuples, pg_stat_get_live_tuples(oid)) <= %s FROM pg_class WHERE oid = %s::regclass",
+        [MOST_SUMMED, partition("posts", slot)],
+    )
+    row = await cursor.fetchone()
+    return row is not None and row[0]
 
 
 async def _seen(

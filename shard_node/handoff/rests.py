@@ -10,9 +10,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-AFTER_STEP = 1.0
+AFTER_STEP = 2.0
 """The rest after a step of a copy, as a part of the time that the step took."""
-MOST_AFTER_STEP = 0.1
+MOST_AFTER_STEP = 0.2
 AFTER_MOVE = 2.0
 """The rest after a move, as a part of the time that it took."""
 MOST_AFTER_MOVE = 3.0

@@ -81,7 +81,8 @@ class Seal(NamedTuple):
 
     last_rev: int
     timeline: int
-    sums: Sums
+    sums: Sums | None
+    """None: they were not asked for."""
 
 
 class Source:
@@ -123,7 +124,7 @@ class Source:
             if not await self._writer.barrier():
                 raise ShardUnavailable
             frozen_at = time.monotonic()
-            seal = await self._sealed(slot, move, attempt)
+            seal = await self._sealed(request)
         else:
             seal = await self._freeze(request)
             frozen_at = time.monotonic()
@@ -134,25 +135,24 @@ class Source:
         return pb.FreezeSlotResponse(
             last_rev=seal.last_rev,
             frozen_us=round((time.monotonic() - frozen_at) * 1e6),
-            sums=pb.SlotSums(posts=seal.sums.posts, versions=seal.sums.versions, likes=seal.sums.likes),
+            sums=_told(seal.sums),
             system_identifier=self._system_identifier,
             timeline=seal.timeline,
             reads_ended=request.end_reads,
         )
 
-    async def _sealed(self, slot: int, move: int, attempt: int) -> Seal:
+    async def _sealed(self, request: pb.FreezeSlotRequest) -> Seal:
         """The seal of a slot that is frozen already."""
         try:
-            return await self._read_seal(slot, move, attempt)
+            return await self._read_seal(request)
         except psycopg.OperationalError:
             # Pooled connections may still be to a server that has been restarted or replaced; the writer's is not.
             await self._pool.check()
-            return await self._read_seal(slot, move, attempt)
+            return await self._read_seal(request)
 
-    async def _read_seal(self, slot: int, move: int, attempt: int) -> Seal:
+    async def _read_seal(self, request: pb.FreezeSlotRequest) -> Seal:
         async with self._pool.connection() as connection, connection.pipeline():
-            sealing = await execute(connection, "read_seal", {"slot": slot, "move": move, "attempt": attempt})
-            return await _seal(sealing, await replication.reading_sums(connection, slot))
+            return await _seal(*await _reading_seal(connection, request))
 
     async def _freeze(self, request: pb.FreezeSlotRequest) -> Seal:
         names = {"slot": request.slot, "move": request.move, "attempt": request.attempt}
@@ -162,11 +162,10 @@ class Source:
             freezing = await execute(connection, "freeze_slot", {**names, "epoch": request.epoch})
             await execute(connection, "seal_slot", names)
             # Nothing but the writer changes what is read here, so it is as good as read after the commit, and sooner.
-            sealing = await execute(connection, "read_seal", names)
-            summing = await replication.reading_sums(connection, request.slot)
+            reading = await _reading_seal(connection, request)
             if await freezing.fetchone() is None:
                 raise RefusedJob
-            seals.append(await _seal(sealing, summing))
+            seals.append(await _seal(*reading))
 
         try:
             await self._writer.change_slots(freeze)
@@ -281,13 +280,29 @@ class Source:
         steps.reached(to.value, moved)
 
 
-async def _seal(sealing: Cursor, summing: Cursor) -> Seal:
-    """From the results of "read_seal" and of ``replication.reading_sums``."""
+async def _reading_seal(
+    connection: Connection, request: pb.FreezeSlotRequest
+) -> tuple[Cursor, Cursor | None]:
+    """Asks for the seal, and for the sums if they are wanted; ``_seal`` reads the results."""
+    names = {"slot": request.slot, "move": request.move, "attempt": request.attempt}
+    sealing = await execute(connection, "read_seal", names)
+    if request.without_sums:
+        return sealing, None
+    return sealing, await replication.reading_sums(connection, request.slot)
+
+
+async def _seal(sealing: Cursor, summing: Cursor | None) -> Seal:
     row = await sealing.fetchone()
     if row is None:
         raise SlotMoving("the slot has no seal of this attempt")
     last_rev, timeline = row
-    return Seal(last_rev, timeline, await replication.sums_read(summing))
+    return Seal(last_rev, timeline, None if summing is None else await replication.sums_read(summing))
+
+
+def _told(sums: Sums | None) -> pb.SlotSums | None:
+    if sums is None:
+        return None
+    return pb.SlotSums(posts=sums.posts, versions=sums.versions, likes=sums.likes)
 
 
 async def detach(connection: Connection, parent: str, name: str) -> None:

@@ -142,6 +142,21 @@ async def test_a_slot_arrives_whole_and_stays_in_step(
     assert await replication.replication_slot_problem(source, ATTEMPT) == ""
 
 
+async def test_a_slot_of_many_posts_is_not_added_up(
+    source: Connection, target: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await follow(source, database, target)
+    assert await replication.summable(target, SLOT)
+    monkeypatch.setattr(replication, "MOST_SUMMED", 2)
+    assert not await replication.summable(target, SLOT)
+    await source.execute(
+        "INSERT INTO seals VALUES (%s, %s, %s, 0, 9)", [ATTEMPT.slot, ATTEMPT.move, ATTEMPT.attempt]
+    )
+    async with asyncio.timeout(30):
+        assert await replication.sealed(target, ATTEMPT, with_sums=False) is None
+        assert await replication.sealed(target, ATTEMPT, with_sums=True) == Sums(3, 11, 7)
+
+
 async def test_a_copy_may_wait_for_its_rate(source: Connection, target: Connection, database: str) -> None:
     """The source has sent everything long before it may be written; its transaction is idle meanwhile."""
     budget = RowBudget()

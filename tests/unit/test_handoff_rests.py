@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from shard_node.handoff.rests import AFTER_MOVE, MOST_AFTER_MOVE, MOST_AFTER_STEP, Rests
+from shard_node.handoff.rests import AFTER_MOVE, AFTER_STEP, MOST_AFTER_MOVE, MOST_AFTER_STEP, Rests
 from tests.parts.clock import Clock
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -33,12 +33,12 @@ def sleep(clock: Clock, slept: list[float]) -> Sleep:
     return rest
 
 
-def test_a_step_is_rested_for_as_long_as_it_took(clock: Clock, sleep: Sleep, slept: list[float]) -> None:
+def test_a_step_is_rested_for_longer_than_it_took(clock: Clock, sleep: Sleep, slept: list[float]) -> None:
     rests = Rests(lambda: True, clock, sleep)
     for seconds in (0.02, 0.05, 5.0):
         clock.now += seconds
         asyncio.run(rests.after_step())
-    assert slept == pytest.approx([0.02, 0.05, MOST_AFTER_STEP])
+    assert slept == pytest.approx([0.02 * AFTER_STEP, 0.05 * AFTER_STEP, MOST_AFTER_STEP])
 
 
 def test_a_move_is_rested_for_longer_than_it_took_but_not_for_ever(clock: Clock) -> None:

@@ -507,6 +507,7 @@ class FreezeSlotRequest(google.protobuf.message.Message):
     MOVE_FIELD_NUMBER: builtins.int
     ATTEMPT_FIELD_NUMBER: builtins.int
     END_READS_FIELD_NUMBER: builtins.int
+    WITHOUT_SUMS_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster that the sender belongs to."""
     slot: builtins.int
@@ -519,6 +520,8 @@ class FreezeSlotRequest(google.protobuf.message.Message):
     """The attempt of the move."""
     end_reads: builtins.bool
     """End the reads of the slot too."""
+    without_sums: builtins.bool
+    """Leave the sums out: the slot has so many posts that they would take long."""
     def __init__(
         self,
         *,
@@ -528,8 +531,9 @@ class FreezeSlotRequest(google.protobuf.message.Message):
         move: builtins.int = ...,
         attempt: builtins.int = ...,
         end_reads: builtins.bool = ...,
+        without_sums: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "cluster_id", b"cluster_id", "end_reads", b"end_reads", "epoch", b"epoch", "move", b"move", "slot", b"slot"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "cluster_id", b"cluster_id", "end_reads", b"end_reads", "epoch", b"epoch", "move", b"move", "slot", b"slot", "without_sums", b"without_sums"]) -> None: ...
 
 global___FreezeSlotRequest = FreezeSlotRequest
 
@@ -557,7 +561,7 @@ class FreezeSlotResponse(google.protobuf.message.Message):
     """The slot is not read any more either. False: ask by StopReads."""
     @property
     def sums(self) -> global___SlotSums:
-        """Posts of the slot, and the sums over them."""
+        """Posts of the slot, and the sums over them; absent when they were not wanted."""
 
     def __init__(
         self,
