@@ -85,6 +85,9 @@
 #ifndef LATE_FREEZES
 #define LATE_FREEZES 0    /* a second copy of a FreezeSlot stays in the network and arrives whenever it likes */
 #endif
+#ifndef LATE_ANSWERS
+#define LATE_ANSWERS 0    /* 1: A acts on what it read of the topology whenever it likes, and not only at once */
+#endif
 /*
  * THE MISTAKES, each made with one -D. The checker must catch every one.
  *   UNFREEZE_BY_TIMER          A unfreezes when it has not heard from B
@@ -101,6 +104,8 @@
  *   NO_FENCE_ON_B              B's transactions in its own database are not fenced
  *   REPEAT_WITHOUT_COMMIT      a FreezeSlot of a slot that is frozen already is answered without another commit
  *   UNFREEZE_ON_ABORTED_ONLY   A waits to see ABORTED itself, and not also a later attempt
+ *   EARLIER_STATE_ENDS         A takes a state that comes before FREEZING for the end of the attempt that froze the
+ *                              slot, though it may have been read before the freeze (with LATE_ANSWERS)
  */
 
 /* ---- the topology database -------------------------------------------------------------------------------------- */
@@ -356,7 +361,19 @@ inline change_row(to, at) {
 #define ATTEMPT_DEAD (ROW_OF_MINE(ABORTED) || topology_up && attempt > frozen_for)
 #endif
 
+/* The same by what A has read some time ago. */
+#ifdef EARLIER_STATE_ENDS
+#define READ_AN_END (read_move == ABORTED || read_move == PLANNED || read_move == COPYING || read_move == CATCHING_UP)
+#else
+#define READ_AN_END (read_move == ABORTED)
+#endif
+#define READ_DEAD (READ_AN_END && read_attempt == frozen_for || read_attempt > frozen_for)
+
 proctype NodeA(byte me) {
+#if LATE_ANSWERS
+	mtype:move read_move = PLANNED;
+	byte read_attempt;
+#endif
 	byte generation, slots_seq, epoch, frozen_for;     /* what it has in memory */
 	mtype:row state;
 	byte number, sent_epoch;                           /* the write in hand */
@@ -485,6 +502,13 @@ end_serving:
 	/* What the topology says. */
 	:: state == FROZEN && ATTEMPT_DEAD ->
 		change_row(OWNER, E)
+#if LATE_ANSWERS
+	:: atomic { topology_up && (read_move != move || read_attempt != attempt) ->
+		read_move = move;
+		read_attempt = attempt }
+	:: state == FROZEN && READ_DEAD ->
+		change_row(OWNER, E)
+#endif
 	:: state == FROZEN && ROW_OF_MINE(REVERTED) ->
 		change_row(OWNER, E + 2)
 	:: state == FROZEN && ROW_OF_MINE(ACTIVE) ->

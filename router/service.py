@@ -199,8 +199,10 @@ class LikeService:
         post_id, size = request.post_id, validation.page_size(request.page_size)
         if violations := validation.list_violations("post_id", post_id, request.page_size):
             raise InvalidArgument.of(violations)
-        tokens = PageTokens(self._dispatch.cluster_id, "ListLikers")
-        before = tokens.read(post_id, request.page_token) if request.page_token else _NEWEST
+
+        def tokens() -> PageTokens:
+            # Not before an owner is known: the cluster is not known either.
+            return PageTokens(self._dispatch.cluster_id, "ListLikers")
 
         def ask(node: NodeClient, epoch: int, timeout: float) -> Awaitable[shard.ListLikersResponse]:
             # One more than the page has, to know whether there is another one.
@@ -209,7 +211,7 @@ class LikeService:
                 request_id=call.request_id,
                 post_id=post_id,
                 epoch=epoch,
-                before=before,
+                before=tokens().read(post_id, request.page_token) if request.page_token else _NEWEST,
                 limit=size + 1,
             )
             return node.list_likers(wanted, timeout)
@@ -221,7 +223,7 @@ class LikeService:
             like.user_id = user_id
             _set_micros(like.like_time, rev)
         if len(answer.user_ids) > size:
-            response.next_page_token = tokens.make(post_id, answer.revs[size - 1])
+            response.next_page_token = tokens().make(post_id, answer.revs[size - 1])
         _fill(response.total, post_id, (0, answer.count, answer.version, 0, 0, answer.as_of_time))
         return response
 

@@ -135,6 +135,7 @@ class Reader:
                 unit.refuse(counts, OP_CODE_UNAVAILABLE)
             return
         strong = mode == READ_MODE_STRONG
+        held = self._ownership.held
         await asyncio.gather(
             *([self._counts(unit, counts, strong=strong)] if counts else []),
             *([self._likes(unit, likes)] if likes else []),
@@ -145,6 +146,9 @@ class Reader:
                 self._refuse_unowned(unit)
             else:
                 unit.refuse(everything, OP_CODE_UNAVAILABLE)
+        elif self._ownership.held is not held:
+            # A slot that has left while its rows were waited for looks like one in which nobody has liked anything.
+            self._refuse_unowned(unit)
 
     def _refuse_unowned(self, unit: ReadUnit) -> bool:
         refused = self._ownership.refused_reads(unit.slots, unit.epochs)
@@ -163,13 +167,14 @@ class Reader:
         missing = {post_id: slot for post_id, slot in slots.items() if post_id not in cached}
         read: dict[str, PostCount] = {}
         if missing:
-            mark = self._cache.mark()
+            mark, held = self._cache.mark(), self._ownership.held
             found = await self._from_database(lambda connection: _read_posts(connection, missing))
             if found is None:
                 unit.refuse([p for p in positions if unit.post_ids[p] in missing], OP_CODE_UNAVAILABLE)
             else:
                 read = {post_id: found.get(post_id, NEVER_CHANGED) for post_id in missing}
-                await self._cache.fill(mark, missing, read)
+                if self._ownership.held is held:
+                    await self._cache.fill(mark, missing, read)
         for p in positions:
             post_id = unit.post_ids[p]
             count = read.get(post_id)
@@ -236,6 +241,10 @@ class Reader:
         )
         if found is None:
             return OP_CODE_UNAVAILABLE, NEVER_CHANGED, []
+        # Again: it may have left meanwhile, and its rows with it.
+        refused = self._ownership.refused_reads([slot], [epoch])
+        if refused:
+            return refused[0], NEVER_CHANGED, []
         return OP_CODE_UNSPECIFIED, *found
 
     async def _from_database(self, read: Callable[[Connection], Coroutine[Any, Any, T]]) -> T | None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import psycopg
 import structlog
 
-from likering.errors import ShardOverloaded
+from likering.errors import LikeringError, ShardOverloaded
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_INTENT_IN_FUTURE,
     OP_CODE_STORAGE_FULL,
@@ -117,7 +117,7 @@ class Writer:
         Revisions go on above ``last_rev``.
 
         ``job`` gets the connection in pipeline mode, inside a transaction that the fence ends if it must. Raises what
-        it raises: RefusedJob, or psycopg.Error; and ConnectionError or TimeoutError when the database is away.
+        it raises: RefusedJob, LikeringError or psycopg.Error; and ConnectionError or TimeoutError when the database is away.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._slots_jobs.append((job, last_rev, future))
@@ -298,7 +298,7 @@ class Writer:
                 future.set_exception(error)
             if self._is_lost(error):
                 raise
-        except RefusedJob as error:
+        except (RefusedJob, LikeringError) as error:
             if not future.done():
                 future.set_exception(error)
         else:
@@ -318,7 +318,7 @@ class Writer:
         except psycopg.errors.DivisionByZero as error:
             await connection.rollback()
             raise store.FenceLost from error
-        except (psycopg.Error, RefusedJob):
+        except (psycopg.Error, RefusedJob, LikeringError):
             await connection.rollback()
             raise
         slots_seq, highest = await store.slots_seq_raised(raising)

@@ -9,15 +9,17 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from shard_node.database import conninfo
 from shard_node.store import Connection
 
 _MOST = 16
 _IDLE = 30.0
-"""Seconds after which a connection that nobody uses is closed."""
+_REPLICATING_IDLE = 10.0
+"""Seconds after which a connection that nobody uses is closed; sooner, where it takes one of few WAL senders."""
 _WAIT = 5.0
 """Seconds to wait for a connection."""
 
@@ -32,21 +34,23 @@ class Links:
     def __repr__(self) -> str:
         return f"<Links {len(self._pools)} pools>"
 
-    async def to(self, dsn: str) -> AbstractAsyncContextManager[Connection]:
-        """A connection to lend: ``async with await links.to(dsn) as connection``. May raise PoolTimeout."""
-        return (await self._pool(conninfo(dsn, self._application_name))).connection()
+    def to(self, dsn: str) -> AbstractAsyncContextManager[Connection]:
+        """A connection to lend. Raises psycopg.Error or PoolTimeout."""
+        return self._lend(conninfo(dsn, self._application_name), _IDLE)
 
     @asynccontextmanager
     async def replicating(self, dsn: str) -> AsyncIterator[Connection]:
         """A replication connection to lend. A snapshot that was exported on it ends with that."""
         # Without the time limits of ``conninfo``: one that exports a snapshot is idle in a transaction.
-        pool = await self._pool(
-            make_conninfo(
-                dsn, application_name=self._application_name, replication="database", connect_timeout=3
-            ),
-            prepare_threshold=None,  # such a connection cannot prepare
+        connection_string = make_conninfo(
+            dsn,
+            application_name=self._application_name,
+            replication="database",
+            target_session_attrs="read-write",
+            connect_timeout=3,
         )
-        async with pool.connection() as connection:
+        # Such a connection cannot prepare.
+        async with self._lend(connection_string, _REPLICATING_IDLE, prepare_threshold=None) as connection:
             try:
                 yield connection
             except BaseException:
@@ -60,14 +64,15 @@ class Links:
         for pool in pools.values():
             await pool.close(timeout=2.0)
 
-    async def _pool(self, connection_string: str, **options: Any) -> AsyncConnectionPool[Connection]:
+    @asynccontextmanager
+    async def _lend(self, connection_string: str, idle: float, **options: Any) -> AsyncIterator[Connection]:
         pool = self._pools.get(connection_string)
         if pool is None:
             pool = self._pools[connection_string] = AsyncConnectionPool(
                 connection_string,
                 min_size=0,
                 max_size=_MOST,
-                max_idle=_IDLE,
+                max_idle=idle,
                 timeout=_WAIT,
                 reconnect_timeout=_WAIT,
                 check=AsyncConnectionPool.check_connection,
@@ -75,4 +80,14 @@ class Links:
                 open=False,
             )
             await pool.open()
-        return pool
+        try:
+            connection = await pool.getconn()
+        except PoolTimeout:
+            # The pool does not say why it has none; a connection of one's own does.
+            await (await AsyncConnection.connect(connection_string, autocommit=True)).close()
+            raise
+        try:
+            async with connection:
+                yield connection
+        finally:
+            await pool.putconn(connection)

@@ -277,7 +277,7 @@ class Pull:
     async def _both(self, source_dsn: str) -> AsyncIterator[tuple[Connection, Connection]]:
         """A connection to the source's Postgres and one to this node's."""
         async with (
-            await self._target.links.to(source_dsn) as source,
-            await self._target.links.to(self._target.dsn) as own,
+            self._target.links.to(source_dsn) as source,
+            self._target.links.to(self._target.dsn) as own,
         ):
             yield source, own

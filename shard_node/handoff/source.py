@@ -19,7 +19,7 @@ from psycopg_pool import AsyncConnectionPool
 from likering.errors import ShardUnavailable, SlotMoving
 from likering.shard.v1 import shard_service_pb2 as pb
 from likering.topology.move_names import Attempt, kept
-from likering.topology.moves import ENDED, MoveChanged, MoveState, MoveStore, SlotMove
+from likering.topology.moves import ENDED, UNCOMMITTED, MoveChanged, MoveState, MoveStore, SlotMove
 from shard_node.handoff import replication, steps
 from shard_node.handoff.replication import Sums
 from shard_node.ownership import HeldSlot, Ownership, SlotState
@@ -50,24 +50,24 @@ class Fate(Enum):
 def fate(held: HeldSlot, move: SlotMove | None, silence: float) -> Fate:
     """What is to become of a slot that is frozen, by what the topology database says of its move.
 
-    ``silence``: seconds since the target's last word. An unknown move means that nothing is known: wait.
+    ``move`` may have been read before the slot was frozen. ``silence``: seconds since the target's last word. An
+    unknown move means that nothing is known: wait.
     """
     if move is None:
         return Fate.WAIT
     match move.state:
         case MoveState.REVERTED:
             return Fate.GO_ON_REVERTED
-        case (
-            MoveState.PLANNED
-            | MoveState.COPYING
-            | MoveState.CATCHING_UP
-            | MoveState.ABORTED
-            | MoveState.CANCELLED
-        ):
-            # CATCHING_UP too: whoever freezes says so in the topology first, so this is a dead attempt's request.
+        case MoveState.CANCELLED:
             return Fate.GO_ON
-        case MoveState.FREEZING if move.attempt != held.attempt:
+        case state if state in UNCOMMITTED and move.attempt != held.attempt:
+            # A later attempt says that this one is over. An earlier one was read before this one froze the slot.
+            return Fate.GO_ON if move.attempt > (held.attempt or 0) else Fate.WAIT
+        case MoveState.ABORTED:
             return Fate.GO_ON
+        case MoveState.PLANNED | MoveState.COPYING | MoveState.CATCHING_UP:
+            # Read before the freeze, for whoever freezes says so in the topology first.
+            return Fate.WAIT
         case MoveState.FREEZING:
             return Fate.ASK_FOR_THE_END if silence > SILENCE else Fate.WAIT
         case MoveState.COMMITTED | MoveState.ACTIVATING:
@@ -249,7 +249,9 @@ class Source:
             steps.reached("leaving", move)
         names = {parent: kept(parent, move.slot, move.move) for parent in PARENTS}
         async with self._pool.connection() as connection:
-            await rename_unowned(connection, move.slot, names, self._generation())
+            if not await rename_unowned(connection, move.slot, names, self._generation()):
+                log.error("a slot that its target serves is held here too", slot=move.slot, move=move.move)
+                return
             steps.reached("renamed", move)
             for parent, name in names.items():
                 await detach(connection, parent, name)

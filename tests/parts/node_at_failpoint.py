@@ -6,6 +6,7 @@ in the usual way knows nothing of them.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -41,6 +42,32 @@ class Failpoints:
         self._keeps_reads(node).unlink(missing_ok=True)
         self._armed(node).unlink(missing_ok=True)
         self._held(node).unlink(missing_ok=True)
+
+    def go_on_until(self, node: str, step: str) -> None:
+        """Lets a node that stands still go on as far as a later step."""
+        self.arm(node, step)
+        self._held(node).unlink()
+
+    def hold_answer(self, node: str) -> None:
+        """Has the next answer that tells the node of a slot of its own which is being caught up with arrive late."""
+        self._answer(node, "awaited").touch()
+
+    async def answer_held(self, node: str) -> None:
+        """Returns once there is such an answer."""
+        await until(self._answer(node, "held").exists)
+
+    def release_answer(self, node: str) -> None:
+        """Lets it arrive."""
+        self._answer(node, "held").unlink()
+
+    async def delay_answer(self, node: str) -> None:
+        """The node's side of ``hold_answer``."""
+        try:
+            self._answer(node, "awaited").rename(self._answer(node, "held"))
+        except FileNotFoundError:
+            return
+        while self._answer(node, "held").exists():  # noqa: ASYNC110 - a file of another process
+            await asyncio.sleep(_LOOK)
 
     @contextmanager
     def kept_dead(self, node: str) -> Iterator[None]:
@@ -88,6 +115,9 @@ class Failpoints:
     def _dead(self, node: str) -> Path:
         return self._directory / f"{node}.dead"
 
+    def _answer(self, node: str, state: str) -> Path:
+        return self._directory / f"{node}.answer_{state}"
+
 
 def main() -> None:
     """Runs the node whose ``--name`` is given, with failpoints; it looks round more often than it usually does."""
@@ -98,7 +128,8 @@ def main() -> None:
     # Not before: importing takes longer than anything else at a start.
     from likering.shard.v1 import shard_service_pb2 as pb
     from likering.topology.move_names import Attempt
-    from likering.topology.moves import SlotMove
+    from likering.topology.moves import MoveState, SlotMove
+    from likering.topology.postgres_moves import PostgresMoveStore
     from shard_node import app
     from shard_node.handoff import mover, steps
     from shard_node.handoff.source import Source
@@ -114,7 +145,16 @@ def main() -> None:
             request.end_reads = False
         return await freeze(source, request)
 
+    to_do = PostgresMoveStore.to_do
+
+    async def to_do_late(store: PostgresMoveStore, name: str) -> list[SlotMove]:
+        moves = await to_do(store, name)
+        if any(move.source == name and move.state is MoveState.CATCHING_UP for move in moves):
+            await failpoints.delay_answer(name)
+        return moves
+
     steps.reached = reached
+    PostgresMoveStore.to_do = to_do_late  # type: ignore[method-assign]
     Source.freeze = freeze_only  # type: ignore[method-assign,assignment]
     mover.ROUND = 0.25
     mover.CLEARING = 0.5

@@ -144,6 +144,23 @@ async def test_the_source_dies_frozen_and_takes_the_slot_back(handoff: Handoff) 
     assert (await handoff.ends()).attempt > 1
 
 
+async def test_an_answer_of_before_the_freeze_comes_late(handoff: Handoff) -> None:
+    """What the source has read of the move is older than the freeze: no reason to let the slot go on."""
+    failpoints = handoff.failpoints
+    failpoints.hold_answer(handoff.source)
+    await handoff.begin_until(handoff.target, "catching_up")
+    await failpoints.answer_held(handoff.source)
+    failpoints.go_on_until(handoff.target, "drained")
+    await failpoints.held(handoff.target)
+    takes_writes = handoff.takes_writes()
+    failpoints.release_answer(handoff.source)
+    await until(takes_writes)
+    # For the target is silent, and has been asked about.
+    assert (await handoff.move()).state is MoveState.ABORTED
+    handoff.release(handoff.target)
+    assert (await handoff.ends()).attempt > 1
+
+
 @pytest.mark.parametrize("step", ["leaving", "renamed", "set_aside", "moved", "dropped"])
 async def test_the_source_dies_while_it_sets_its_copy_aside(handoff: Handoff, step: str) -> None:
     """It is taken up where it was."""

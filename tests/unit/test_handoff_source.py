@@ -15,9 +15,9 @@ FROZEN = HeldSlot(5, SlotState.FROZEN, move=7, attempt=2)
 @pytest.mark.parametrize(
     ("state", "expected"),
     [
-        (MoveState.PLANNED, Fate.GO_ON),
-        (MoveState.COPYING, Fate.GO_ON),
-        (MoveState.CATCHING_UP, Fate.GO_ON),
+        (MoveState.PLANNED, Fate.WAIT),
+        (MoveState.COPYING, Fate.WAIT),
+        (MoveState.CATCHING_UP, Fate.WAIT),
         (MoveState.FREEZING, Fate.WAIT),
         (MoveState.ABORTED, Fate.GO_ON),
         (MoveState.COMMITTED, Fate.WAIT),
@@ -47,9 +47,25 @@ def test_a_silent_target_is_asked_about_never_overruled() -> None:
         assert fate(FROZEN, slot_move(state, attempt=2), float("inf")) is Fate.WAIT
 
 
-def test_a_freeze_of_a_dead_attempt_ends_when_a_later_one_freezes() -> None:
+UNCOMMITTED = [
+    MoveState.PLANNED,
+    MoveState.COPYING,
+    MoveState.CATCHING_UP,
+    MoveState.FREEZING,
+    MoveState.ABORTED,
+]
+
+
+@pytest.mark.parametrize("state", UNCOMMITTED)
+def test_a_later_attempt_ends_the_freeze_of_an_earlier_one(state: MoveState) -> None:
     """The later one freezes the slot itself."""
-    assert fate(FROZEN, slot_move(MoveState.FREEZING, attempt=3), 0.0) is Fate.GO_ON
+    assert fate(FROZEN, slot_move(state, attempt=3), 0.0) is Fate.GO_ON
+
+
+@pytest.mark.parametrize("state", UNCOMMITTED)
+def test_an_answer_of_before_the_freeze_ends_nothing(state: MoveState) -> None:
+    """It may arrive after the freeze; the attempt that froze the slot may commit meanwhile."""
+    assert fate(FROZEN, slot_move(state, attempt=1), float("inf")) is Fate.WAIT
 
 
 def test_a_commit_of_any_attempt_keeps_the_slot_frozen() -> None:
