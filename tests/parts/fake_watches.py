@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from likering.shard.v1 import shard_service_pb2 as shard
 
@@ -39,6 +39,18 @@ class FakeWatches:
         self.counts[post_id] = version, version
         if tell:
             self.tell(post_id, version)
+
+    def change_all(self, post_ids: Sequence[str], version: int) -> None:
+        """All these posts have that version, as one message tells."""
+        for post_id in post_ids:
+            self.counts[post_id] = version, version
+        for queue in self._queues.values():
+            versions = [version] * len(post_ids)
+            queue.put_nowait(
+                shard.WatchCountsResponse(
+                    as_of_time=_now(), post_ids=post_ids, counts=versions, versions=versions
+                )
+            )
 
     def tell(self, post_id: str, version: int) -> None:
         """A change that may be older than what is stored."""

@@ -63,9 +63,7 @@ async def test_a_post_is_told_of_ten_times_a_second_and_the_last_one_comes() -> 
     with node.watches.stream("1") as stream:
         node.add(stream, "p")
         versions = []
-        version = 0
-        for _ in range(1000):  # a second of commits
-            version += 1
+        for version in range(1, 1001):  # a second of commits
             node.changed("p", version)
             node.clock.now += 0.001
             waiting = asyncio.ensure_future(stream.next())

@@ -134,16 +134,19 @@ async def test_a_stream_that_says_nothing_is_given_up(monkeypatch: pytest.Monkey
 
 
 async def test_a_node_that_is_away_is_waited_for_and_the_stream_stays() -> None:
-    async with fake_shards("a", "b") as (a, b), router(a, b) as channel:
-        async with watching(channel, POST, OTHER) as counts:
-            for _ in range(2):
-                await counts.next()
-            await a.stop(grace=0)
-            b.watches.change(OTHER, 1)
-            assert await counts.next() == (OTHER, 1)  # the others go on
-            a.watches.change(POST, 8)
-            await a.start(a.address)
-            assert await counts.next() == (POST, 8)
+    async with (
+        fake_shards("a", "b") as (a, b),
+        router(a, b) as channel,
+        watching(channel, POST, OTHER) as counts,
+    ):
+        for _ in range(2):
+            await counts.next()
+        await a.stop(grace=0)
+        b.watches.change(OTHER, 1)
+        assert await counts.next() == (OTHER, 1)  # the others go on
+        a.watches.change(POST, 8)
+        await a.start(a.address)
+        assert await counts.next() == (POST, 8)
 
 
 async def test_a_watch_of_a_node_that_is_away_begins_when_it_is_back() -> None:
@@ -278,6 +281,30 @@ async def test_who_reads_slowly_is_given_the_newest_and_the_router_keeps_no_more
             assert {count.version for _, count in await slow.counts(5.0)} == {10_000}
         await no_longer_watched(a)
         await dispatch.close()
+
+
+async def test_a_stream_that_is_not_read_is_given_few_answers_and_the_newest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over gRPC, which takes what its windows hold and no more."""
+    monkeypatch.setattr(watches, "UPDATE_INTERVAL", 0.0)
+    posts = [f"{number:0>120}" for number in range(200)]
+    rounds = 400
+    async with fake_shards("a") as (a,), router(a) as channel:
+        call: Any = like_stub(channel).WatchLikeCounts(api.WatchLikeCountsRequest(post_ids=posts))
+        await call.read()
+        await until(lambda: len(a.watches.watched) == len(posts))
+        for version in range(1, rounds + 1):
+            a.watches.change_all(posts, version)
+            await asyncio.sleep(0.002)
+        newest: dict[str, int] = {}
+        responses = 0
+        while len(newest) < len(posts) or min(newest.values()) < rounds:
+            response = await call.read()
+            responses += 1
+            newest.update({count.post_id: count.version for count in response.like_counts})
+        assert responses < rounds / 2
+        call.cancel()
 
 
 async def test_too_many_watchers_or_posts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
