@@ -48,13 +48,15 @@ async def _updates(likes: AsyncLikes, seconds: float) -> list[float]:
     async def watch() -> None:
         async with aclosing(likes.watch([post])) as counts:
             async for count in counts:
+                begun.set()
                 if count.version in sent:
                     found.append(time.monotonic() - sent[count.version])
                     if len(found) == len(sent) and ended.is_set():
                         return
 
-    ended = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(watch())
+    await begun.wait()
     until = time.monotonic() + seconds
     version = 0
     while time.monotonic() < until:

@@ -129,6 +129,10 @@ class NodeWatch:
             except BatchRefused as refusal:
                 _log.warning("cannot watch", node=self.client.name, reason=refusal.error.reason)
                 delay = _REFUSED_SECONDS
+            except Exception:
+                # A subscription that died would leave its watchers without news for ever, and nobody would know.
+                _log.exception("watching failed", node=self.client.name)
+                delay = _REFUSED_SECONDS
             await patience.wait(pulse, delay, operations=0)
 
     async def _follow(self) -> None:

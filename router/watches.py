@@ -115,11 +115,14 @@ class _Alarm:
             self._timer = asyncio.get_running_loop().call_soon(self._wake)
 
     def _wake(self) -> None:
+        if not self._waiting:
+            self._timer = None
+            return
         for _ in range(min(SLICE, len(self._waiting))):
             watcher = self._waiting.popleft()
             self._known.discard(watcher)
             watcher.wake()
-        self._timer = asyncio.get_running_loop().call_later(PAUSE, self._wake) if self._waiting else None
+        self._timer = asyncio.get_running_loop().call_later(PAUSE, self._wake)
 
 
 class Watches:

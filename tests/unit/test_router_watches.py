@@ -191,6 +191,21 @@ async def test_a_slot_moves_and_the_watcher_does_not_see_it() -> None:
         assert await counts.next() == (OTHER, 1)
 
 
+async def test_a_process_that_takes_over_is_asked_instead_of_the_one_before() -> None:
+    dispatch = Dispatch()
+    async with (
+        fake_shards("a", "a") as (before, after),
+        router(before, dispatch=dispatch) as channel,
+        watching(channel, POST) as counts,
+    ):
+        await counts.next()
+        after.watches.change(POST, 2)
+        dispatch.use(topology_of(after, version=2, generation=2))
+        assert await counts.next() == (POST, 2)
+        before.watches.tell(POST, 1)
+        await no_longer_watched(before)
+
+
 async def test_posts_that_are_gone_are_asked_for_until_the_topology_tells_of_the_new_owner() -> None:
     dispatch = Dispatch()
     async with (
