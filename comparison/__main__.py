@@ -34,6 +34,7 @@ from comparison.report import (
 from comparison.resize_report import MARK, resize_markdown
 from comparison.sides import Settings, Sides
 from comparison.stage import Stage
+from comparison.watches import watching
 from likering.bench.load import PacedSelector
 
 app = typer.Typer(add_completion=False, no_args_is_help=False)
@@ -137,6 +138,31 @@ def pages(
         )
     console.print(figures)
     if figures["failed"] or figures["problem"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def watch(
+    watchers: Annotated[int, typer.Option(min=1, help="Watchers of one post.")] = 2000,
+    rate: Annotated[float, typer.Option(min=1, help="Other calls a second meanwhile.")] = 300,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each part.")] = 30,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster.")] = 1,
+) -> None:
+    """Measure how soon watchers are told of likes. Exit code 1: somebody was not told the last count."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="likering-watches-") as directory:
+        figures = asyncio.run(
+            watching(
+                Path(directory),
+                lambda line: console.print(line, style="dim"),
+                watchers=watchers,
+                rate=rate,
+                seconds=seconds,
+                nodes=nodes,
+            )
+        )
+    console.print(figures)
+    if figures["without the last count"] or figures["problem"]:
         raise typer.Exit(1)
 
 

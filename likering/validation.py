@@ -18,7 +18,7 @@ MAX_ID_BYTES: Final = 128
 MAX_MUTATIONS: Final = 1000
 """Mutations of one MutateLikes."""
 MAX_POSTS: Final = 200
-"""Posts of one GetLikeSummaries."""
+"""Posts of one GetLikeSummaries or WatchLikeCounts."""
 MAX_USERS: Final = 1000
 """Users of one FilterLikers."""
 DEFAULT_PAGE: Final = 50
@@ -164,6 +164,13 @@ def list_violations(field: str, value: str, size: int) -> Violations:
     if size < 0:
         violations.append(FieldViolation("page_size", "PAGE_SIZE_NEGATIVE", "a page has 0 or more entries"))
     return violations
+
+
+def watch_violations(post_ids: Sequence[str]) -> Violations:
+    """WatchLikeCounts."""
+    if 0 < len(post_ids) <= MAX_POSTS and valid_ids(post_ids):
+        return _NONE
+    return _ids("post_ids", post_ids, MAX_POSTS)
 
 
 def page_size(wanted: int) -> int:

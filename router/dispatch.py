@@ -167,6 +167,15 @@ class Dispatch:
         owner = self._topology.owners[slot] if self._topology else None
         return self._nodes[owner] if owner else None, self._epochs[slot]
 
+    def slot_of(self, post_id: str) -> int:
+        """The post's slot by the topology in use."""
+        return slot_of(post_id, self._slot_count)
+
+    @property
+    def slot_count(self) -> int:
+        """Of the topology in use; 1 before the first."""
+        return self._slot_count
+
     @property
     def cluster_id(self) -> str:
         """Of the topology in use; empty before the first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
@@ -103,6 +103,42 @@ class NodeClient:
             raise BatchNotSent
         try:
             return await link.stub.ListLikers(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise _what_happened(error) from error
+        except asyncio.CancelledError:
+            if link.given_up:
+                raise BatchLost from None
+            raise
+
+    async def watch_counts(
+        self, request: shard.WatchCountsRequest
+    ) -> AsyncGenerator[shard.WatchCountsResponse, None]:
+        """The stream, until the node ends it. Raises BatchNotSent, BatchLost or BatchRefused. To be closed."""
+        link = self._link
+        if link is None or not self._connected:
+            raise BatchNotSent
+        call = link.stub.WatchCounts(request)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise _what_happened(error) from error
+        except asyncio.CancelledError:
+            if link.given_up:
+                raise BatchLost from None
+            raise
+        finally:
+            call.cancel()
+
+    async def update_watch(
+        self, request: shard.UpdateWatchRequest, timeout: float
+    ) -> shard.UpdateWatchResponse:
+        """Sends the change. Raises BatchNotSent, BatchLost or BatchRefused."""
+        link = self._link
+        if link is None or not self._connected:
+            raise BatchNotSent
+        try:
+            return await link.stub.UpdateWatch(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             raise _what_happened(error) from error
         except asyncio.CancelledError:

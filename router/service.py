@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from time import time_ns
 from typing import Final
 
@@ -21,9 +21,13 @@ from router.dispatch import Dispatch
 from router.lane import Row
 from router.node_client import NodeClient
 from router.operations import WRITES, Operations
+from router.watches import Watches
 
 PARTIAL_PATIENCE: Final = 1.0
 """How long a call that takes partial success waits for a shard, in seconds."""
+FIRST_SILENCE: Final = 1.0
+SILENCE: Final = 15.0
+"""Seconds after which a watch says that it stands when there is nothing else to say: at its start, and later."""
 
 _LIKE, _UNLIKE = int(shard.OP_KIND_LIKE), int(shard.OP_KIND_UNLIKE)
 _HAS_LIKED, _COUNT = int(shard.OP_KIND_HAS_LIKED), int(shard.OP_KIND_COUNT)
@@ -49,6 +53,7 @@ class LikeService:
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
+        self._watches = Watches(dispatch)
 
     async def Like(self, request: api.LikeRequest, call: Call) -> api.LikeResponse:
         response = api.LikeResponse()
@@ -226,6 +231,20 @@ class LikeService:
             response.next_page_token = tokens().make(post_id, answer.revs[size - 1])
         _fill(response.total, post_id, (0, answer.count, answer.version, 0, 0, answer.as_of_time))
         return response
+
+    async def WatchLikeCounts(
+        self, request: api.WatchLikeCountsRequest, call: Call
+    ) -> AsyncGenerator[api.WatchLikeCountsResponse, None]:
+        if violations := validation.watch_violations(request.post_ids):
+            raise InvalidArgument.of(violations)
+        longest = FIRST_SILENCE
+        with self._watches.watch(request.post_ids) as watcher:
+            while True:
+                response = api.WatchLikeCountsResponse()
+                for post_id, (version, count, source, as_of) in await watcher.counts(longest):
+                    _fill(response.like_counts.add(), post_id, (0, count, version, 0, source, as_of))
+                yield response
+                longest = SILENCE
 
     async def _mutate(
         self, request: api.LikeRequest | api.UnlikeRequest, kind: int, like_count: api.LikeCount, call: Call

@@ -37,6 +37,7 @@ from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
 from shard_node.settings import NodeSettings
+from shard_node.watches import Watches
 from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -70,6 +71,8 @@ class ShardNode:
         self._moves = moves
         self._pool = read_pool(settings.postgres.get_secret_value(), settings.read_connections)
         self._ownership = Ownership(identity.slot_count)
+        self._watches = Watches(self._ownership)
+        self._ownership.on_replaced = self._watches.slots_changed
         self._cache = CountCache(settings.cache.get_secret_value(), identity.node_uuid[:8], self._ownership)
         self._leadership = Leadership(settings.postgres.get_secret_value(), settings.name, self._lead_taken)
         self._writer = Writer(
@@ -96,6 +99,7 @@ class ShardNode:
             self._writer.load,
             lambda: watch.latest,
             self._handoffs,
+            self._watches,
         )
         self._server = Server(
             [
@@ -146,11 +150,14 @@ class ShardNode:
 
     def _lead_taken(self, generation: int) -> None:
         self._cache.new_writer(generation)
+        # Its last commits may have an outcome that only the database knows: routers are to read anew.
+        self._watches.end_all()
         self._generation = generation
         self._lead_changed.set()
 
     async def _publish(self, batch: Batch) -> None:
         await self._cache.publish(batch.slot_of_posts(), batch.posts)
+        self._watches.publish(batch.posts)
 
     async def _announce(self) -> None:
         """Tells the topology, with each generation, where this node's writer is."""

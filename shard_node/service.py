@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from likering.errors import IdNotPrintable, MessageMalformed, TopologyUnavailable, WrongCluster
@@ -11,10 +11,13 @@ from likering.ring.topology import Topology
 from likering.serving.handlers import Call
 from likering.serving.logging import request_id_of_call
 from likering.shard.v1.shard_service_pb2 import (
+    OP_CODE_NOT_OWNER,
     OP_CODE_UNAVAILABLE,
+    OP_KIND_COUNT,
     OP_KIND_LIKE,
     OP_KIND_UNLIKE,
     OP_OUTCOME_UNSPECIFIED,
+    READ_MODE_CACHED,
     DescribeSourceRequest,
     DescribeSourceResponse,
     ExecuteRequest,
@@ -35,6 +38,10 @@ from likering.shard.v1.shard_service_pb2 import (
     StopReadsResponse,
     UnfreezeSlotRequest,
     UnfreezeSlotResponse,
+    UpdateWatchRequest,
+    UpdateWatchResponse,
+    WatchCountsRequest,
+    WatchCountsResponse,
 )
 from shard_node.commit import WriteUnit
 from shard_node.handoff.handoffs import Handoffs
@@ -42,6 +49,7 @@ from shard_node.load import Load
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader, ReadUnit
 from shard_node.sessions import Sessions
+from shard_node.watches import Watches
 from shard_node.writer import Writer
 
 WRITES = frozenset((OP_KIND_LIKE, OP_KIND_UNLIKE))
@@ -59,6 +67,7 @@ class ShardService:
         load: Load,
         topology: Callable[[], Topology | None],
         handoffs: Handoffs,
+        watches: Watches,
     ) -> None:
         self._cluster_id = cluster_id
         self._ownership = ownership
@@ -67,6 +76,7 @@ class ShardService:
         self._load = load
         self._topology = topology
         self._handoffs = handoffs
+        self._watches = watches
         self._sessions = Sessions()
 
     async def Execute(self, request: ExecuteRequest, call: Call) -> ExecuteResponse:
@@ -167,7 +177,60 @@ class ShardService:
             rows=await self._handoffs.rows(),
             writes_per_second=self._load.writes_per_second,
             write_p99=self._load.percentile(0.99),
+            watched_posts=self._watches.watched_posts,
         )
+
+    async def WatchCounts(
+        self, request: WatchCountsRequest, call: Call
+    ) -> AsyncGenerator[WatchCountsResponse, None]:
+        """The changes of posts, for one router worker."""
+        self._check_cluster(request.cluster_id)
+        with self._watches.stream(request.watch_id) as stream:
+            yield WatchCountsResponse()
+            while (updates := await stream.next()) is not None:
+                response = WatchCountsResponse(as_of_time=time.time_ns() // 1000)
+                for post_id, count in updates.counts.items():
+                    response.post_ids.append(post_id)
+                    response.counts.append(count.like_count)
+                    response.versions.append(count.version)
+                for post_id, epoch in updates.gone:
+                    response.gone_post_ids.append(post_id)
+                    response.gone_epochs.append(epoch)
+                yield response
+
+    async def UpdateWatch(self, request: UpdateWatchRequest, call: Call) -> UpdateWatchResponse:
+        """Which posts one router worker watches, and what the new ones have come to."""
+        self._check_cluster(request.cluster_id)
+        self._load.called()
+        post_ids, epochs = list(request.post_ids), list(request.epochs)
+        if len(post_ids) != len(epochs) or "\0" in "".join(post_ids):
+            raise MessageMalformed("each watched post has an epoch, and no NUL")
+        topology = self._topology()
+        response = UpdateWatchResponse(topology_version=topology.version if topology else 0)
+        stream = self._watches.find(request.watch_id)
+        if stream is None:
+            return response
+        self._watches.remove(stream, request.removed_post_ids)
+        size = len(post_ids)
+        unit = ReadUnit(
+            [OP_KIND_COUNT] * size, post_ids, [""] * size, self._ownership.slots_of(post_ids), epochs, ()
+        )
+        # First watched, then read: whatever is committed after the read is told.
+        self._watches.add(stream, post_ids, unit.slots, epochs)
+        await self._reader.answer(unit, READ_MODE_CACHED)
+        for position, (post_id, epoch) in enumerate(zip(post_ids, epochs, strict=True)):
+            if unit.codes[position]:
+                self._watches.remove(stream, (post_id,))
+            elif not stream.watches(post_id, epoch):
+                unit.codes[position] = OP_CODE_NOT_OWNER  # gone while it was read
+        response.open = self._watches.find(request.watch_id) is stream
+        response.as_of_time = time.time_ns() // 1000
+        if any(unit.codes):
+            response.codes.extend(unit.codes)
+        response.counts.extend(unit.counts)
+        response.versions.extend(unit.versions)
+        response.sources.extend(unit.sources)
+        return response
 
     def _check_cluster(self, cluster_id: str) -> None:
         if cluster_id != self._cluster_id:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
 
@@ -44,6 +46,7 @@ from likering.client.model import (
     micros_of,
 )
 from likering.client.retry import RetryPolicy
+from likering.client.watching import Watch
 from likering.v1 import like_service_pb2 as pb
 from likering.validation import MAX_PAGE, action_violations, count_violations, has_liked_violations
 
@@ -119,6 +122,7 @@ class AsyncLikes:
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
         self._closed = False
+        self._watching: set[asyncio.Event] = set()
         self._caller: AioCaller | None = None
         self._lanes: Coalescer | None = None
 
@@ -241,6 +245,38 @@ class AsyncLikes:
             if not token:
                 return
 
+    def watch(
+        self, post_ids: Sequence[str], *, timeout: float | None = None
+    ) -> AsyncGenerator[LikeCount, None]:
+        """The counts of 1 to 200 posts as they change; see ``LikeTracker.watch``.
+
+        To leave the iterator early, close it: ``async with contextlib.aclosing(likes.watch(…)) as counts``.
+        """
+        watch = Watch(tuple(post_ids))
+        patience = self._timeout if timeout is None else checked_timeout(timeout)
+        self._opened()
+        if self._caller is None:
+            return self._watch_memory(watch)
+        return self._caller.watch(watch, patience)
+
+    async def _watch_memory(self, watch: Watch) -> AsyncGenerator[LikeCount, None]:
+        assert self._memory is not None
+        woken = asyncio.Event()
+        self._watching.add(woken)
+        try:
+            with self._memory.watch(watch.post_ids, woken.set) as watched:
+                while not self._closed:
+                    woken.clear()
+                    counts, due_in = watched.take()
+                    for count in counts:
+                        yield count
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(due_in):
+                            await woken.wait()
+        finally:
+            self._watching.discard(woken)
+        raise ClientClosed
+
     async def connect(self, *, timeout: float | None = None) -> None:
         """Waits until the service answers. ServiceUnreachable says at once, in a sentence, why it cannot."""
         self._opened()
@@ -250,6 +286,8 @@ class AsyncLikes:
     async def close(self) -> None:
         """Takes no more calls, waits for the answers to those under way, then closes. May be called twice."""
         self._closed = True
+        for woken in self._watching:
+            woken.set()
         lanes, self._lanes = self._lanes, None
         if lanes is not None:
             await lanes.drain()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -13,7 +13,9 @@ from google.protobuf.message import Message
 
 from likering.client.calls import Call
 from likering.client.connect import HEALTH_CHECK, ClientClosed, ServiceUnreachable, Target
+from likering.client.model import LikeCount
 from likering.client.retry import Attempts, RetryPolicy, RetryThrottle
+from likering.client.watching import SILENCE, News, Reconnects, Watch, ended
 from likering.errors import DeadlineExceeded
 from likering.v1.like_service_pb2_grpc import LikeServiceStub
 
@@ -35,13 +37,14 @@ class AioCaller:
         self._policy = policy
         self._throttle = RetryThrottle(policy)
         self._jitter = jitter
-        self._stub = LikeServiceStub(channel)
+        self._stub: Any = LikeServiceStub(channel)  # typed for blocking channels
         self._health_check: Callable[..., Any] = channel.unary_unary(HEALTH_CHECK)
         self._loop = asyncio.get_running_loop()
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._streams: set[Any] = set()
 
     async def __call__(self, call: Call[T], timeout: float) -> T:
         """The call's answer within ``timeout`` seconds, all attempts together; or one of likering.errors."""
@@ -60,6 +63,42 @@ class AioCaller:
             if not self._under_way:
                 self._idle.set()
 
+    async def watch(self, watch: Watch, patience: float) -> AsyncGenerator[LikeCount, None]:
+        """The counts, connecting anew when that helps; ``patience`` in seconds until the first answer."""
+        request = watch.request()
+        news = News()
+        reconnects = Reconnects(self._policy, self._jitter, self._loop.time, patience)
+        while not self._closed:
+            stream = self._stub.WatchLikeCounts(request, metadata=self._target.metadata())
+            self._streams.add(stream)
+            error = ended()
+            try:
+                while True:
+                    async with asyncio.timeout(SILENCE):
+                        response = await stream.read()
+                    if response is grpc.aio.EOF:
+                        break
+                    reconnects.answered()
+                    for count in news.of(response):
+                        yield count
+            except grpc.aio.AioRpcError as failure:
+                error = self._target.error(failure)
+                error.__cause__ = failure
+            except TimeoutError:
+                error = self._target.silent(SILENCE)
+            except asyncio.CancelledError:
+                if self._closed:
+                    raise ClientClosed("The client was closed during the call") from None
+                raise
+            finally:
+                self._streams.discard(stream)
+                stream.cancel()
+            delay = reconnects.delay_after(error)
+            if delay is None:
+                raise error
+            await asyncio.sleep(delay)
+        raise ClientClosed
+
     async def connect(self, timeout: float) -> None:
         """Waits until the service answers; ServiceUnreachable says why it does not. Any answer will do."""
         if self._closed:
@@ -74,8 +113,10 @@ class AioCaller:
                 raise error from failure
 
     async def close(self) -> None:
-        """Takes no more calls, and returns when those under way have ended."""
+        """Takes no more calls, and returns when those under way have ended. Watches end with ClientClosed."""
         self._closed = True
+        for stream in list(self._streams):
+            stream.cancel()
         await self._idle.wait()
         await self._channel.close()
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Final, Protocol, TypeVar
 
 import grpc
 
 from likering.client.calls import Call
 from likering.client.connect import HEALTH_CHECK, ClientClosed, ServiceUnreachable, Target
+from likering.client.model import LikeCount
 from likering.client.retry import Attempts, RetryPolicy, RetryThrottle
+from likering.client.watching import News, Reconnects, Watch, ended
 from likering.errors import DeadlineExceeded, LikeringError
 from likering.v1.like_service_pb2_grpc import LikeServiceStub
 
 T = TypeVar("T")
+
+_LONGEST_STREAM: Final = 300.0
+"""Seconds after which a watch is opened anew."""
 
 
 class Clock(Protocol):
@@ -85,6 +90,32 @@ class Caller:
             remaining = deadline - self._clock.time()
             if remaining <= 0:  # woke up late
                 raise error
+
+    def watch(self, watch: Watch, patience: float) -> Generator[LikeCount, None, None]:
+        """The counts, connecting anew when that helps; ``patience`` in seconds until the first answer."""
+        request = watch.request()
+        news = News()
+        reconnects = Reconnects(self._policy, self._jitter, self._clock.time, patience)
+        while not self._closed:
+            # The deadline finds a peer that neither speaks nor hangs up; a blocking stream has no other.
+            stream = self._stub.WatchLikeCounts(
+                request, timeout=_LONGEST_STREAM, metadata=self._target.metadata()
+            )
+            error = ended()
+            try:
+                for response in stream:
+                    reconnects.answered()
+                    yield from news.of(response)
+            except grpc.RpcError as failure:
+                error = self._error(failure)
+                error.__cause__ = failure
+            finally:
+                stream.cancel()
+            delay = reconnects.delay_after(error)
+            if delay is None:
+                raise error
+            self._clock.sleep_for(delay)
+        raise ClientClosed
 
     def connect(self, timeout: float) -> None:
         """Waits until the service answers; ServiceUnreachable says why it does not.

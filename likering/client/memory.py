@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 from uuid import uuid4
 
 from likering import validation
 from likering.client.intents import wall_clock
+from likering.client.memory_watch import MemoryWatch, WatchedPosts
 from likering.client.model import (
     Action,
     Exactness,
@@ -34,6 +36,7 @@ from likering.validation import (
     mutate_violations,
     mutation_violations,
     summaries_violations,
+    watch_violations,
 )
 
 _NEWEST: Final = 2**63 - 1
@@ -73,6 +76,7 @@ class MemoryLikes:
         self._posts: dict[str, _Post] = {}
         self._last_revision = 0
         self._tokens = PageTokens(uuid4().hex, "ListLikers")
+        self._watched = WatchedPosts()
 
     def apply(self, user_id: str, post_id: str, action: Action, intent: int) -> MutationResult:
         """Like or Unlike."""
@@ -147,6 +151,22 @@ class MemoryLikes:
             likes = tuple(Liker(user_id, time_of(liked_at)) for liked_at, user_id in page)
             return LikersPage(likes, token, self._count(post_id, post))
 
+    @contextmanager
+    def watch(self, post_ids: Sequence[str], wake: Callable[[], None]) -> Iterator[MemoryWatch]:
+        """WatchLikeCounts. ``wake`` is called, from any thread, when there may be something to take."""
+        _refuse(watch_violations(post_ids))
+        distinct = list(dict.fromkeys(post_ids))
+        watch = MemoryWatch(wake)
+        with self._lock:
+            self._watched.add(watch, distinct)
+            for post_id in distinct:
+                watch.changed(self._count(post_id, self._posts.get(post_id)))
+        try:
+            yield watch
+        finally:
+            with self._lock:
+                self._watched.remove(watch, distinct)
+
     def _apply(self, user_id: str, post_id: str, action: int, intent: int, now: int) -> MutationResult:
         # Mirrors the fold of the shard node, one operation at a time.
         self._last_revision = revision = max(self._last_revision + 1, now)
@@ -170,7 +190,11 @@ class MemoryLikes:
             post.count += 1 if like else -1
             post.version += 1
             self._keep(user_id, edge, post_id, post)
-        return MutationResult(outcome, self._count(post_id, post))
+        count = self._count(post_id, post)
+        if outcome is Outcome.CHANGED:
+            for watch in self._watched.of(post_id):
+                watch.changed(count)
+        return MutationResult(outcome, count)
 
     def _keep(self, user_id: str, edge: _Edge, post_id: str, post: _Post) -> None:
         post.edges[user_id] = edge

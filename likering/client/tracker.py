@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -27,6 +28,7 @@ from likering.client.model import (
     MutationResult,
 )
 from likering.client.retry import RetryPolicy
+from likering.client.watching import Watch
 from likering.validation import MAX_PAGE
 
 T = TypeVar("T")
@@ -250,6 +252,20 @@ class LikeTracker:
             if not token:
                 return
 
+    def watch(
+        self, post_ids: Sequence[str], *, timeout: float | None = None
+    ) -> Generator[LikeCount, None, None]:
+        """The counts of 1 to 200 posts as they change: of each the present one first, then at most ten a second.
+
+        Never ends by itself; close the iterator, or the whole client. Counts that come faster than they are taken
+        are left out but for the newest; the last one always comes. Of one post the versions only grow. Connects anew
+        whenever the service is away, and waits for it; but if it has not answered at all within ``timeout`` seconds,
+        raises why. Each iterator holds one stream of the connection, which has some 1500.
+        """
+        return self._calls.watch(
+            Watch(tuple(post_ids)), self._timeout if timeout is None else checked_timeout(timeout)
+        )
+
     def connect(self, *, timeout: float | None = None) -> None:
         """Waits until the service answers. ServiceUnreachable says at once, in a sentence, why it cannot."""
         self._calls.connect(self._timeout if timeout is None else checked_timeout(timeout))
@@ -282,6 +298,7 @@ class _Carrier(Protocol):
     """Carries out calls: on a channel (``Caller``) or in memory."""
 
     def __call__(self, call: Call[T], timeout: float) -> T: ...
+    def watch(self, watch: Watch, patience: float) -> Generator[LikeCount, None, None]: ...
     def connect(self, timeout: float) -> None: ...
     def close(self) -> None: ...
 
@@ -290,11 +307,26 @@ class _InMemory:
     def __init__(self) -> None:
         self._memory = MemoryLikes()
         self._closed = False
+        self._watching: set[threading.Event] = set()
 
     def __call__(self, call: Call[T], timeout: float) -> T:
         if self._closed:
             raise ClientClosed
         return call.in_memory(self._memory)
+
+    def watch(self, watch: Watch, patience: float) -> Generator[LikeCount, None, None]:
+        woken = threading.Event()
+        self._watching.add(woken)
+        try:
+            with self._memory.watch(watch.post_ids, woken.set) as watched:
+                while not self._closed:
+                    woken.clear()
+                    counts, due_in = watched.take()
+                    yield from counts
+                    woken.wait(due_in)
+        finally:
+            self._watching.discard(woken)
+        raise ClientClosed
 
     def connect(self, timeout: float) -> None:
         if self._closed:
@@ -302,3 +334,5 @@ class _InMemory:
 
     def close(self) -> None:
         self._closed = True
+        for woken in list(self._watching):
+            woken.set()

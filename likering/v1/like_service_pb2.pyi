@@ -725,3 +725,46 @@ class ListLikersResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["likes", b"likes", "next_page_token", b"next_page_token", "total", b"total"]) -> None: ...
 
 global___ListLikersResponse = ListLikersResponse
+
+@typing.final
+class WatchLikeCountsRequest(google.protobuf.message.Message):
+    """Request of WatchLikeCounts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POST_IDS_FIELD_NUMBER: builtins.int
+    @property
+    def post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """1 to 200 posts. One that is named twice is watched once."""
+
+    def __init__(
+        self,
+        *,
+        post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["post_ids", b"post_ids"]) -> None: ...
+
+global___WatchLikeCountsRequest = WatchLikeCountsRequest
+
+@typing.final
+class WatchLikeCountsResponse(google.protobuf.message.Message):
+    """Response of WatchLikeCounts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LIKE_COUNTS_FIELD_NUMBER: builtins.int
+    @property
+    def like_counts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LikeCount]:
+        """Posts that are new to this stream, or have changed since it told of them.
+        Empty: nothing has, and the stream stands; sent after some seconds of
+        silence.
+        """
+
+    def __init__(
+        self,
+        *,
+        like_counts: collections.abc.Iterable[global___LikeCount] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["like_counts", b"like_counts"]) -> None: ...
+
+global___WatchLikeCountsResponse = WatchLikeCountsResponse

@@ -75,6 +75,11 @@ class LikeServiceStub(object):
                 request_serializer=likering_dot_v1_dot_like__service__pb2.ListLikersRequest.SerializeToString,
                 response_deserializer=likering_dot_v1_dot_like__service__pb2.ListLikersResponse.FromString,
                 _registered_method=True)
+        self.WatchLikeCounts = channel.unary_stream(
+                '/likering.v1.LikeService/WatchLikeCounts',
+                request_serializer=likering_dot_v1_dot_like__service__pb2.WatchLikeCountsRequest.SerializeToString,
+                response_deserializer=likering_dot_v1_dot_like__service__pb2.WatchLikeCountsResponse.FromString,
+                _registered_method=True)
 
 
 class LikeServiceServicer(object):
@@ -145,6 +150,21 @@ class LikeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchLikeCounts(self, request, context):
+        """Watches the counts of up to 200 posts: of each post the current count
+        first, then its changes, at most ten a second. Changes that come faster,
+        or faster than the caller reads, are left out but for the newest; the last
+        one always arrives. Of one post the versions only grow.
+
+        Nothing is seen of slots that move and of shards that restart. While the
+        owner of a post is away the stream stays open without news of this post,
+        and goes on when the owner is back. The stream ends with UNAVAILABLE when
+        the server stops or wants callers to connect anew: call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LikeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -187,6 +207,11 @@ def add_LikeServiceServicer_to_server(servicer, server):
                     servicer.ListLikers,
                     request_deserializer=likering_dot_v1_dot_like__service__pb2.ListLikersRequest.FromString,
                     response_serializer=likering_dot_v1_dot_like__service__pb2.ListLikersResponse.SerializeToString,
+            ),
+            'WatchLikeCounts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchLikeCounts,
+                    request_deserializer=likering_dot_v1_dot_like__service__pb2.WatchLikeCountsRequest.FromString,
+                    response_serializer=likering_dot_v1_dot_like__service__pb2.WatchLikeCountsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -406,6 +431,33 @@ class LikeService(object):
             '/likering.v1.LikeService/ListLikers',
             likering_dot_v1_dot_like__service__pb2.ListLikersRequest.SerializeToString,
             likering_dot_v1_dot_like__service__pb2.ListLikersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchLikeCounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/likering.v1.LikeService/WatchLikeCounts',
+            likering_dot_v1_dot_like__service__pb2.WatchLikeCountsRequest.SerializeToString,
+            likering_dot_v1_dot_like__service__pb2.WatchLikeCountsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -86,6 +86,21 @@ class LikeServiceStub:
     who liked the post before the first page was asked for and still does.
     """
 
+    WatchLikeCounts: grpc.UnaryStreamMultiCallable[
+        likering.v1.like_service_pb2.WatchLikeCountsRequest,
+        likering.v1.like_service_pb2.WatchLikeCountsResponse,
+    ]
+    """Watches the counts of up to 200 posts: of each post the current count
+    first, then its changes, at most ten a second. Changes that come faster,
+    or faster than the caller reads, are left out but for the newest; the last
+    one always arrives. Of one post the versions only grow.
+
+    Nothing is seen of slots that move and of shards that restart. While the
+    owner of a post is away the stream stays open without news of this post,
+    and goes on when the owner is back. The stream ends with UNAVAILABLE when
+    the server stops or wants callers to connect anew: call again.
+    """
+
 class LikeServiceAsyncStub:
     """Likes and counts, for internal services."""
 
@@ -147,6 +162,21 @@ class LikeServiceAsyncStub:
     """Lists who likes a post, newest like first, page by page. While likes come
     and go between the pages, no user is listed twice, and nobody is left out
     who liked the post before the first page was asked for and still does.
+    """
+
+    WatchLikeCounts: grpc.aio.UnaryStreamMultiCallable[
+        likering.v1.like_service_pb2.WatchLikeCountsRequest,
+        likering.v1.like_service_pb2.WatchLikeCountsResponse,
+    ]
+    """Watches the counts of up to 200 posts: of each post the current count
+    first, then its changes, at most ten a second. Changes that come faster,
+    or faster than the caller reads, are left out but for the newest; the last
+    one always arrives. Of one post the versions only grow.
+
+    Nothing is seen of slots that move and of shards that restart. While the
+    owner of a post is away the stream stays open without news of this post,
+    and goes on when the owner is back. The stream ends with UNAVAILABLE when
+    the server stops or wants callers to connect anew: call again.
     """
 
 class LikeServiceServicer(metaclass=abc.ABCMeta):
@@ -226,6 +256,23 @@ class LikeServiceServicer(metaclass=abc.ABCMeta):
         """Lists who likes a post, newest like first, page by page. While likes come
         and go between the pages, no user is listed twice, and nobody is left out
         who liked the post before the first page was asked for and still does.
+        """
+
+    @abc.abstractmethod
+    def WatchLikeCounts(
+        self,
+        request: likering.v1.like_service_pb2.WatchLikeCountsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[likering.v1.like_service_pb2.WatchLikeCountsResponse], collections.abc.AsyncIterator[likering.v1.like_service_pb2.WatchLikeCountsResponse]]:
+        """Watches the counts of up to 200 posts: of each post the current count
+        first, then its changes, at most ten a second. Changes that come faster,
+        or faster than the caller reads, are left out but for the newest; the last
+        one always arrives. Of one post the versions only grow.
+
+        Nothing is seen of slots that move and of shards that restart. While the
+        owner of a post is away the stream stays open without news of this post,
+        and goes on when the owner is back. The stream ends with UNAVAILABLE when
+        the server stops or wants callers to connect anew: call again.
         """
 
 def add_LikeServiceServicer_to_server(servicer: LikeServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
@@ -56,6 +56,7 @@ class Likes(Protocol):
     ) -> list[str]: ...
     def list_likers(self, post_id: str, *, page_size: int = ..., page_token: str = ...) -> LikersPage: ...
     def likers(self, post_id: str, *, page_size: int = ...) -> Iterable[Liker]: ...
+    def watch(self, post_ids: Sequence[str]) -> Generator[LikeCount, None, None]: ...
     def apply_at_once(self, mutations: Sequence[Mutation]) -> list[MutationResult]:
         """Single calls in their order, as close together as the client can make them."""
 
@@ -93,6 +94,24 @@ class Portal:
             return [like async for like in self._likes.likers(post_id, page_size=page_size)]
 
         return self._run(gathered())
+
+    def watch(self, post_ids: Sequence[str]) -> Generator[LikeCount, None, None]:
+        async def begun() -> AsyncGenerator[LikeCount, None]:
+            return self._likes.watch(post_ids)
+
+        counts = self._run(begun())
+
+        async def following() -> LikeCount:
+            return await anext(counts)
+
+        def blocking() -> Generator[LikeCount, None, None]:
+            try:
+                while True:
+                    yield self._run(following())
+            finally:
+                self._run(counts.aclose())
+
+        return blocking()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._likes, name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from google.protobuf.message import Message
 
@@ -14,6 +14,7 @@ from likering.ring.topology import Node, NodeState, Topology
 from likering.serving.handlers import Call, ServiceHandlers
 from likering.serving.server import Server, ServerSettings
 from likering.shard.v1 import shard_service_pb2 as shard
+from tests.parts.fake_watches import FakeWatches
 
 CLUSTER = "11111111-1111-1111-1111-111111111111"
 SLOTS = 8
@@ -41,6 +42,7 @@ class FakeShard:
         """Each is what one list is answered with."""
         self.liked: dict[str, dict[str, int]] = {}
         self.versions: dict[str, int] = {}
+        self.watches = FakeWatches(lambda post_id, epoch: self.epochs.get(slot_of(post_id, SLOTS)) == epoch)
         self._server: Server | None = None
 
     @property
@@ -102,6 +104,16 @@ class FakeShard:
             response.user_ids.extend([user for _, user in page])
             response.count, response.version = len(users), self.versions.get(request.post_id, 0)
         return response
+
+    async def WatchCounts(
+        self, request: shard.WatchCountsRequest, call: Call
+    ) -> AsyncGenerator[shard.WatchCountsResponse, None]:
+        async with aclosing(self.watches.stream(request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def UpdateWatch(self, request: shard.UpdateWatchRequest, call: Call) -> shard.UpdateWatchResponse:
+        return await self.watches.update(request, self.topology_version)
 
     async def GetTopology(self, request: shard.GetTopologyRequest, call: Call) -> shard.GetTopologyResponse:
         assert self.topology is not None

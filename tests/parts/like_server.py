@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
@@ -47,6 +47,8 @@ class LikeServer(pb_grpc.LikeServiceServicer):
         self.gate = threading.Event()
         """While it is cleared, calls wait before they do anything."""
         self.gate.set()
+        self.streams_end = threading.Event()
+        """While it is set, a watch ends after one response."""
         self.arrived = threading.Semaphore(0)
         """Released by each call that arrives, before the gate."""
         self._server = grpc.server(ThreadPoolExecutor(16, "like-server"), options=[("grpc.so_reuseport", 0)])
@@ -170,6 +172,26 @@ class LikeServer(pb_grpc.LikeServiceServicer):
         for like in page:
             response.likes.add(user_id=like.user_id, like_time=_time(like.like_time))
         return response
+
+    def WatchLikeCounts(
+        self, request: pb.WatchLikeCountsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchLikeCountsResponse]:
+        woken = threading.Event()
+        watching = self._serve(
+            "WatchLikeCounts", request, context, lambda: self.memory.watch(request.post_ids, woken.set)
+        )
+        context.add_callback(woken.set)
+        try:
+            with watching as watch:
+                while context.is_active():
+                    woken.clear()
+                    counts, due_in = watch.take()
+                    yield pb.WatchLikeCountsResponse(like_counts=map(_count, counts))
+                    if self.streams_end.is_set():
+                        return
+                    woken.wait(due_in)
+        except LikeringError as error:
+            _abort(context, error)
 
     def _apply(self, request: pb.LikeRequest | pb.UnlikeRequest, action: Action) -> MutationResult:
         return self.memory.apply(request.user_id, request.post_id, action, _intent(request))

@@ -20,6 +20,7 @@ from shard_node.load import Load
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
+from shard_node.watches import Watches
 from shard_node.writer import Writer
 
 CALL = Call("request", 0.0, cast("object", None))  # type: ignore[arg-type]
@@ -36,6 +37,7 @@ def service() -> ShardService:
         Load(),
         lambda: None,
         cast(Handoffs, nothing),
+        Watches(Ownership(8)),
     )
 
 

@@ -841,19 +841,187 @@ class GetLoadResponse(google.protobuf.message.Message):
     ROWS_FIELD_NUMBER: builtins.int
     WRITES_PER_SECOND_FIELD_NUMBER: builtins.int
     WRITE_P99_FIELD_NUMBER: builtins.int
+    WATCHED_POSTS_FIELD_NUMBER: builtins.int
     rows: builtins.int
     """Edges, estimated."""
     writes_per_second: builtins.float
     """Writes a second, over the last seconds."""
     write_p99: builtins.float
     """99th percentile of the time from a write's arrival to its commit, in seconds."""
+    watched_posts: builtins.int
+    """Posts that router workers watch here, each counted once per worker."""
     def __init__(
         self,
         *,
         rows: builtins.int = ...,
         writes_per_second: builtins.float = ...,
         write_p99: builtins.float = ...,
+        watched_posts: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["rows", b"rows", "write_p99", b"write_p99", "writes_per_second", b"writes_per_second"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["rows", b"rows", "watched_posts", b"watched_posts", "write_p99", b"write_p99", "writes_per_second", b"writes_per_second"]) -> None: ...
 
 global___GetLoadResponse = GetLoadResponse
+
+@typing.final
+class WatchCountsRequest(google.protobuf.message.Message):
+    """Request of WatchCounts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    WATCH_ID_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    watch_id: builtins.str
+    """Of this stream and no other one, made by the router."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        watch_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "watch_id", b"watch_id"]) -> None: ...
+
+global___WatchCountsRequest = WatchCountsRequest
+
+@typing.final
+class WatchCountsResponse(google.protobuf.message.Message):
+    """Response of WatchCounts. Empty: a sign of life."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AS_OF_TIME_FIELD_NUMBER: builtins.int
+    POST_IDS_FIELD_NUMBER: builtins.int
+    COUNTS_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    GONE_POST_IDS_FIELD_NUMBER: builtins.int
+    GONE_EPOCHS_FIELD_NUMBER: builtins.int
+    as_of_time: builtins.int
+    """When the counts were current, in µs since 1970."""
+    @property
+    def post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: posts that have changed."""
+
+    @property
+    def counts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: their counts."""
+
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: their versions."""
+
+    @property
+    def gone_post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: posts that are not watched here any more, because this node is not
+        the owner of their slot at the epoch that the router gave.
+        """
+
+    @property
+    def gone_epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: those epochs."""
+
+    def __init__(
+        self,
+        *,
+        as_of_time: builtins.int = ...,
+        post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        counts: collections.abc.Iterable[builtins.int] | None = ...,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
+        gone_post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        gone_epochs: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "counts", b"counts", "gone_epochs", b"gone_epochs", "gone_post_ids", b"gone_post_ids", "post_ids", b"post_ids", "versions", b"versions"]) -> None: ...
+
+global___WatchCountsResponse = WatchCountsResponse
+
+@typing.final
+class UpdateWatchRequest(google.protobuf.message.Message):
+    """Request of UpdateWatch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    WATCH_ID_FIELD_NUMBER: builtins.int
+    POST_IDS_FIELD_NUMBER: builtins.int
+    EPOCHS_FIELD_NUMBER: builtins.int
+    REMOVED_POST_IDS_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    watch_id: builtins.str
+    """The stream."""
+    @property
+    def post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: posts to watch, or to read again."""
+
+    @property
+    def epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: the epochs of their slots that the sender knows."""
+
+    @property
+    def removed_post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Posts to watch no longer."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        watch_id: builtins.str = ...,
+        post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        epochs: collections.abc.Iterable[builtins.int] | None = ...,
+        removed_post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "post_ids", b"post_ids", "removed_post_ids", b"removed_post_ids", "watch_id", b"watch_id"]) -> None: ...
+
+global___UpdateWatchRequest = UpdateWatchRequest
+
+@typing.final
+class UpdateWatchResponse(google.protobuf.message.Message):
+    """Response of UpdateWatch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: builtins.int
+    TOPOLOGY_VERSION_FIELD_NUMBER: builtins.int
+    AS_OF_TIME_FIELD_NUMBER: builtins.int
+    CODES_FIELD_NUMBER: builtins.int
+    COUNTS_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    SOURCES_FIELD_NUMBER: builtins.int
+    open: builtins.bool
+    """False: there is no such stream, it has ended."""
+    topology_version: builtins.int
+    """The version of the topology that the node acts on."""
+    as_of_time: builtins.int
+    """When the node answered, in µs since 1970."""
+    @property
+    def codes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___OpCode.ValueType]:
+        """Column, of the added posts: what is not a success is not watched. Empty: all
+        succeeded.
+        """
+
+    @property
+    def counts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: their counts."""
+
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: their versions."""
+
+    @property
+    def sources(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___CountSource.ValueType]:
+        """Column: where the counts come from."""
+
+    def __init__(
+        self,
+        *,
+        open: builtins.bool = ...,
+        topology_version: builtins.int = ...,
+        as_of_time: builtins.int = ...,
+        codes: collections.abc.Iterable[global___OpCode.ValueType] | None = ...,
+        counts: collections.abc.Iterable[builtins.int] | None = ...,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
+        sources: collections.abc.Iterable[global___CountSource.ValueType] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "codes", b"codes", "counts", b"counts", "open", b"open", "sources", b"sources", "topology_version", b"topology_version", "versions", b"versions"]) -> None: ...
+
+global___UpdateWatchResponse = UpdateWatchResponse

@@ -85,6 +85,16 @@ class ShardServiceStub(object):
                 request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadRequest.SerializeToString,
                 response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadResponse.FromString,
                 _registered_method=True)
+        self.WatchCounts = channel.unary_stream(
+                '/likering.shard.v1.ShardService/WatchCounts',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.WatchCountsRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.WatchCountsResponse.FromString,
+                _registered_method=True)
+        self.UpdateWatch = channel.unary_unary(
+                '/likering.shard.v1.ShardService/UpdateWatch',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.UpdateWatchRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.UpdateWatchResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServiceServicer(object):
@@ -167,6 +177,24 @@ class ShardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchCounts(self, request, context):
+        """Tells one router worker of the changes of posts that it watches here. Begins
+        with an empty response: from then on UpdateWatch names the posts. Ends when
+        changes may have been missed, as when the writer is another one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateWatch(self, request, context):
+        """Adds posts to a stream of WatchCounts and takes posts away from it. Of each
+        added post it answers the count of a moment at which it was watched already,
+        so a router that compares versions misses nothing. Adding again is reading.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -219,6 +247,16 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.GetLoad,
                     request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadRequest.FromString,
                     response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadResponse.SerializeToString,
+            ),
+            'WatchCounts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchCounts,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.WatchCountsRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.WatchCountsResponse.SerializeToString,
+            ),
+            'UpdateWatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateWatch,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.UpdateWatchRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.UpdateWatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -492,6 +530,60 @@ class ShardService(object):
             '/likering.shard.v1.ShardService/GetLoad',
             likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadRequest.SerializeToString,
             likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/WatchCounts',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.WatchCountsRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.WatchCountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateWatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/UpdateWatch',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.UpdateWatchRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.UpdateWatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -92,6 +92,24 @@ class ShardServiceStub:
     ]
     """How much this node does."""
 
+    WatchCounts: grpc.UnaryStreamMultiCallable[
+        likering.shard.v1.shard_service_pb2.WatchCountsRequest,
+        likering.shard.v1.shard_service_pb2.WatchCountsResponse,
+    ]
+    """Tells one router worker of the changes of posts that it watches here. Begins
+    with an empty response: from then on UpdateWatch names the posts. Ends when
+    changes may have been missed, as when the writer is another one.
+    """
+
+    UpdateWatch: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.UpdateWatchRequest,
+        likering.shard.v1.shard_service_pb2.UpdateWatchResponse,
+    ]
+    """Adds posts to a stream of WatchCounts and takes posts away from it. Of each
+    added post it answers the count of a moment at which it was watched already,
+    so a router that compares versions misses nothing. Adding again is reading.
+    """
+
 class ShardServiceAsyncStub:
     """What a shard node does for routers and for other nodes."""
 
@@ -165,6 +183,24 @@ class ShardServiceAsyncStub:
         likering.shard.v1.shard_service_pb2.GetLoadResponse,
     ]
     """How much this node does."""
+
+    WatchCounts: grpc.aio.UnaryStreamMultiCallable[
+        likering.shard.v1.shard_service_pb2.WatchCountsRequest,
+        likering.shard.v1.shard_service_pb2.WatchCountsResponse,
+    ]
+    """Tells one router worker of the changes of posts that it watches here. Begins
+    with an empty response: from then on UpdateWatch names the posts. Ends when
+    changes may have been missed, as when the writer is another one.
+    """
+
+    UpdateWatch: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.UpdateWatchRequest,
+        likering.shard.v1.shard_service_pb2.UpdateWatchResponse,
+    ]
+    """Adds posts to a stream of WatchCounts and takes posts away from it. Of each
+    added post it answers the count of a moment at which it was watched already,
+    so a router that compares versions misses nothing. Adding again is reading.
+    """
 
 class ShardServiceServicer(metaclass=abc.ABCMeta):
     """What a shard node does for routers and for other nodes."""
@@ -259,5 +295,27 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[likering.shard.v1.shard_service_pb2.GetLoadResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.GetLoadResponse]]:
         """How much this node does."""
+
+    @abc.abstractmethod
+    def WatchCounts(
+        self,
+        request: likering.shard.v1.shard_service_pb2.WatchCountsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[likering.shard.v1.shard_service_pb2.WatchCountsResponse], collections.abc.AsyncIterator[likering.shard.v1.shard_service_pb2.WatchCountsResponse]]:
+        """Tells one router worker of the changes of posts that it watches here. Begins
+        with an empty response: from then on UpdateWatch names the posts. Ends when
+        changes may have been missed, as when the writer is another one.
+        """
+
+    @abc.abstractmethod
+    def UpdateWatch(
+        self,
+        request: likering.shard.v1.shard_service_pb2.UpdateWatchRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.UpdateWatchResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.UpdateWatchResponse]]:
+        """Adds posts to a stream of WatchCounts and takes posts away from it. Of each
+        added post it answers the count of a moment at which it was watched already,
+        so a router that compares versions misses nothing. Adding again is reading.
+        """
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
