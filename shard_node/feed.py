@@ -96,9 +96,7 @@ class Feed:
         for follower in self._followers:
             follower.touch(follower.positions.keys())
 
-    async def _look(
-        self, follower: Follower, epochs: Mapping[int, int], limit: int
-    ) -> StreamChangesResponse:
+    async def _look(self, follower: Follower, epochs: Mapping[int, int], limit: int) -> StreamChangesResponse:
         response = StreamChangesResponse()
         slots = follower.take(limit)
         if not slots:
