@@ -2,12 +2,12 @@
 
     python examples/notify_once.py ADDRESS DIRECTORY MEMBER MEMBERS
 
-Each of MEMBERS consumers (numbered from 0) takes its share of the slots, and keeps notifications and cursor in a SQLite
-database of its own in DIRECTORY. Both change in one transaction: after a kill -9 it goes on where its database says, so no
-like is told of twice, and none is forgotten. Ends with SIGTERM or Ctrl-C.
+Each of MEMBERS consumers (numbered from 0) takes its share of the slots, and keeps notifications and cursor in a
+SQLite database of its own in DIRECTORY. Both change in one transaction: after a kill -9 it goes on where its database
+says, so no like is told of twice, and none is forgotten. Ends with SIGTERM or Ctrl-C.
 
-Whoever sends something into the world instead (an e-mail, a push) does it from such a table, with the like (post and user)
-as the key by which the receiver knows a repetition.
+Whoever sends something into the world instead (an e-mail, a push) does it from such a table, with the like (post and
+user) as the key by which the receiver knows a repetition.
 """
 
 from __future__ import annotations

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from likering.client.calls import count_of, micros, refuse
+from likering.client.calls import exactness_of, refuse
 from likering.client.connect import ServiceUnreachable
 from likering.client.memory import MemoryLikes
 from likering.client.memory_feed import SLOTS
-from likering.client.model import LikeCount, time_of
+from likering.client.model import EPOCH, LikeCount
 from likering.client.retry import RetryPolicy, is_transient
 from likering.errors import LikeringError
 from likering.v1 import like_service_pb2 as pb
@@ -74,21 +74,28 @@ class StreamLikeEvents:
         )
 
     def parse(self, response: pb.StreamLikeEventsResponse) -> EventBatch:
-        return EventBatch(
-            tuple(
+        # A consumer that catches up lives here: so each thing is looked at once, and counts of one moment share it.
+        events: list[LikeEvent] = []
+        moment, as_of_time = (0, 0), EPOCH
+        for event in response.events:
+            count, since = event.like_count, event.like_time
+            as_of = count.as_of_time
+            if (as_of.seconds, as_of.nanos) != moment:
+                moment = as_of.seconds, as_of.nanos
+                as_of_time = EPOCH + timedelta(0, as_of.seconds, as_of.nanos // 1000)
+            events.append(
                 LikeEvent(
                     event.user_id,
                     event.post_id,
                     event.liked,
                     event.first_like,
-                    time_of(micros(event.like_time)),
-                    count_of(event.like_count),
+                    EPOCH + timedelta(0, since.seconds, since.nanos // 1000),
+                    LikeCount(
+                        count.post_id, count.count, count.version, exactness_of(count.exactness), as_of_time
+                    ),
                 )
-                for event in response.events
-            ),
-            response.cursor,
-            response.slot_count,
-        )
+            )
+        return EventBatch(tuple(events), response.cursor, response.slot_count)
 
 
 class Resumption:
