@@ -81,8 +81,9 @@ class MergedFeed:
                 response.slot_count = slot_count
                 yield response
                 response = await self._next(monotonic() + PROGRESS_INTERVAL)
-                if routing.done():
-                    routing.result()
+                for task in (routing, *(stream.task for stream in self._streams.values())):
+                    if task.done():
+                        task.result()  # a bug ends the consumer's stream instead of holding it up
         finally:
             tasks = [routing, *(stream.task for stream in self._streams.values())]
             for task in tasks:
@@ -203,7 +204,8 @@ class MergedFeed:
                 refusal.error, WrongCluster
             ):
                 end = refusal.error
-        await self._pages.put((stream, end))
+        if stream.live:
+            await self._pages.put((stream, end))
 
     def _end(self, stream: _NodeStream) -> None:
         """Nothing more of it counts."""
