@@ -101,7 +101,7 @@ class Feed:
         slots = follower.take(limit)
         if not slots:
             return response
-        each = max(limit // len(slots), 1)
+        each = min(max(limit // len(slots), 1), store.MOST_CHANGES)
         found = await self._read({slot: follower.positions[slot] for slot in slots}, each)
         if found is None:
             follower.touch(slots)

@@ -208,6 +208,13 @@ async def test_unlikes_of_what_was_never_liked_are_no_events(node: Node) -> None
         assert told(await Reading(changes).events(1)) == [("u9", True, True)]
 
 
+async def test_a_page_has_its_largest_size_whatever_is_asked_for(node: Node) -> None:
+    await node.act(*[(True, POST, f"u{n}") for n in range(2100)])
+    async with aclosing(node.stream({3: 0}, limit=10_000)) as changes:
+        events = await Reading(changes).events(2100)
+    assert [event.user_id for event in events] == [f"u{n}" for n in range(2100)]
+
+
 async def test_a_burst_of_commits_costs_few_looks(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
     read_changes = store.read_changes
