@@ -6,6 +6,7 @@
 
 from likering.client.aio import AsyncLikes
 from likering.client.connect import ClientClosed, ServiceUnreachable
+from likering.client.feed import EventBatch, LikeEvent
 from likering.client.model import (
     Action,
     Consistency,
@@ -52,6 +53,7 @@ from likering.errors import (
     ShardOverloaded,
     ShardUnavailable,
     SlotMoving,
+    SlotUnknown,
     StorageFull,
     TopologyUnavailable,
     VersionAhead,
@@ -71,6 +73,7 @@ __all__ = [
     "CursorInvalid",
     "DeadlineExceeded",
     "EnumUnknown",
+    "EventBatch",
     "Exactness",
     "FieldViolation",
     "IdEmpty",
@@ -82,6 +85,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "LikeCount",
+    "LikeEvent",
     "LikeState",
     "LikeSummaries",
     "LikeSummary",
@@ -106,6 +110,7 @@ __all__ = [
     "ShardOverloaded",
     "ShardUnavailable",
     "SlotMoving",
+    "SlotUnknown",
     "StorageFull",
     "TopologyUnavailable",
     "VersionAhead",

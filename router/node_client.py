@@ -146,6 +146,26 @@ class NodeClient:
                 raise BatchLost from None
             raise
 
+    async def stream_changes(
+        self, request: shard.StreamChangesRequest
+    ) -> AsyncGenerator[shard.StreamChangesResponse, None]:
+        """What the node streams, until it ends the stream. Raises BatchNotSent, BatchLost or BatchRefused."""
+        link = self._link
+        if link is None or not self._connected:
+            raise BatchNotSent
+        stream = link.stub.StreamChanges(request)
+        try:
+            async for response in stream:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise _what_happened(error) from error
+        except asyncio.CancelledError:
+            if link.given_up:
+                raise BatchLost from None
+            raise
+        finally:
+            stream.cancel()
+
     async def close(self) -> None:
         """Ends the connection."""
         if self._link is not None:

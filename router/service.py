@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
 from time import time_ns
 from typing import Final
 
@@ -10,7 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
 from likering import validation
-from likering.errors import FieldViolation, InvalidArgument, LikeringError
+from likering.cursors import Cursors
+from likering.errors import FieldViolation, InvalidArgument, LikeringError, TopologyUnavailable
 from likering.paging import PageTokens
 from likering.serving.handlers import Call
 from likering.serving.status import to_status
@@ -18,6 +20,7 @@ from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1 import like_service_pb2 as api
 from router.asking import ask_owner
 from router.dispatch import Dispatch
+from router.events import MergedFeed
 from router.lane import Row
 from router.node_client import NodeClient
 from router.operations import WRITES, Operations
@@ -245,6 +248,22 @@ class LikeService:
                     _fill(response.like_counts.add(), post_id, (0, count, version, 0, source, as_of))
                 yield response
                 longest = SILENCE
+
+    async def StreamLikeEvents(
+        self, request: api.StreamLikeEventsRequest, call: Call
+    ) -> AsyncGenerator[api.StreamLikeEventsResponse, None]:
+        if violations := validation.events_violations(request.max_batch):
+            raise InvalidArgument.of(violations)
+        if not self._dispatch.cluster_id:
+            raise TopologyUnavailable  # whose cursor it is cannot be told yet
+        cursors = Cursors(self._dispatch.cluster_id, self._dispatch.slot_count)
+        positions = cursors.begin(request.cursor, request.slots, from_now=request.from_now)
+        feed = MergedFeed(
+            self._dispatch, positions, validation.batch_size(request.max_batch), call.request_id
+        )
+        async with aclosing(feed.responses(cursors)) as responses:
+            async for response in responses:
+                yield response
 
     async def _mutate(
         self, request: api.LikeRequest | api.UnlikeRequest, kind: int, like_count: api.LikeCount, call: Call

@@ -29,6 +29,7 @@ from shard_node.assignment import Assignment
 from shard_node.cache import CountCache
 from shard_node.commit import Batch
 from shard_node.database import conninfo, read_pool
+from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
 from shard_node.handoff.joining import join
 from shard_node.identity import Identity, IdentityMismatch, check_cluster, establish
@@ -72,13 +73,14 @@ class ShardNode:
         self._pool = read_pool(settings.postgres.get_secret_value(), settings.read_connections)
         self._ownership = Ownership(identity.slot_count)
         self._watches = Watches(self._ownership)
-        self._ownership.on_replaced = self._watches.slots_changed
+        self._ownership.on_replaced.append(self._watches.slots_changed)
         self._cache = CountCache(settings.cache.get_secret_value(), identity.node_uuid[:8], self._ownership)
         self._leadership = Leadership(settings.postgres.get_secret_value(), settings.name, self._lead_taken)
         self._writer = Writer(
             self._leadership, self._ownership, self._publish, max_queued=settings.queued_operations
         )
         reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
+        self._feed = Feed(self._pool, self._ownership, self._leadership)
         dsn = settings.postgres.get_secret_value()
         self._handoffs = Handoffs(
             identity,
@@ -100,6 +102,7 @@ class ShardNode:
             lambda: watch.latest,
             self._handoffs,
             self._watches,
+            self._feed,
         )
         self._server = Server(
             [
@@ -156,6 +159,7 @@ class ShardNode:
         self._lead_changed.set()
 
     async def _publish(self, batch: Batch) -> None:
+        self._feed.committed(batch.slots)
         await self._cache.publish(batch.slot_of_posts(), batch.posts)
         self._watches.publish(batch.posts)
 

@@ -51,7 +51,7 @@ class Ownership:
         self._reads_ended: set[int] = set()
         self._heard: dict[int, float] = {}
         self._arriving: dict[int, int] = {}
-        self.on_replaced: Callable[[], None] = lambda: None
+        self.on_replaced: list[Callable[[], None]] = []
         """Called whenever the database's word on the slots has been taken over."""
 
     def __repr__(self) -> str:
@@ -86,7 +86,8 @@ class Ownership:
         for slot, epoch in list(self._arriving.items()):
             if self._writable.get(slot) == epoch:
                 del self._arriving[slot]
-        self.on_replaced()
+        for listener in self.on_replaced:
+            listener()
 
     def heard_of(self, slot: int) -> None:
         """The target of a slot's move has given a sign."""

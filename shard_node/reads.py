@@ -135,7 +135,7 @@ class Reader:
                 unit.refuse(counts, OP_CODE_UNAVAILABLE)
             return
         strong = mode == READ_MODE_STRONG
-        held = self._ownership.held
+        slots_before = self._ownership.held
         await asyncio.gather(
             *([self._counts(unit, counts, strong=strong)] if counts else []),
             *([self._likes(unit, likes)] if likes else []),
@@ -146,7 +146,7 @@ class Reader:
                 self._refuse_unowned(unit)
             else:
                 unit.refuse(everything, OP_CODE_UNAVAILABLE)
-        elif self._ownership.held is not held:
+        elif self._ownership.held is not slots_before:
             # A slot that has left while its rows were waited for looks like one in which nobody has liked anything.
             self._refuse_unowned(unit)
 
@@ -167,13 +167,13 @@ class Reader:
         missing = {post_id: slot for post_id, slot in slots.items() if post_id not in cached}
         read: dict[str, PostCount] = {}
         if missing:
-            mark, held = self._cache.mark(), self._ownership.held
+            mark, slots_before = self._cache.mark(), self._ownership.held
             found = await self._from_database(lambda connection: _read_posts(connection, missing))
             if found is None:
                 unit.refuse([p for p in positions if unit.post_ids[p] in missing], OP_CODE_UNAVAILABLE)
             else:
                 read = {post_id: found.get(post_id, NEVER_CHANGED) for post_id in missing}
-                if self._ownership.held is held:
+                if self._ownership.held is slots_before:
                     await self._cache.fill(mark, missing, read)
         for p in positions:
             post_id = unit.post_ids[p]

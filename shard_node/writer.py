@@ -117,7 +117,8 @@ class Writer:
         Revisions go on above ``last_rev``.
 
         ``job`` gets the connection in pipeline mode, inside a transaction that the fence ends if it must. Raises what
-        it raises: RefusedJob, LikeringError or psycopg.Error; and ConnectionError or TimeoutError when the database is away.
+        it raises: RefusedJob, LikeringError or psycopg.Error; and ConnectionError or TimeoutError when the database is
+        away.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._slots_jobs.append((job, last_rev, future))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
 
@@ -30,6 +30,7 @@ from likering.client.calls import (
 )
 from likering.client.coalescing import Coalescer
 from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
+from likering.client.feed import PROGRESS_INTERVAL, EventBatch, MemoryFeed, StreamLikeEvents
 from likering.client.intents import PROCESS_CLOCK, stamped, stamped_all
 from likering.client.memory import MemoryLikes
 from likering.client.model import (
@@ -277,6 +278,19 @@ class AsyncLikes:
             self._watching.discard(woken)
         raise ClientClosed
 
+    async def events(
+        self, *, cursor: str = "", slots: Sequence[int] = (), from_now: bool = False, max_batch: int = 0
+    ) -> AsyncGenerator[EventBatch, None]:
+        """The changes of likes, batch by batch, for as long as it is iterated; see ``LikeTracker.events``."""
+        self._opened()
+        wanted = StreamLikeEvents(tuple(slots), from_now, max_batch)
+        following = (
+            self._caller.follow(wanted, cursor) if self._caller else self._follow_memory(wanted, cursor)
+        )
+        async with aclosing(following) as batches:
+            async for batch in batches:
+                yield batch
+
     async def connect(self, *, timeout: float | None = None) -> None:
         """Waits until the service answers. ServiceUnreachable says at once, in a sentence, why it cannot."""
         self._opened()
@@ -288,6 +302,8 @@ class AsyncLikes:
         self._closed = True
         for woken in self._watching:
             woken.set()
+        if self._memory is not None:
+            self._memory.changes.wake()
         lanes, self._lanes = self._lanes, None
         if lanes is not None:
             await lanes.drain()
@@ -331,6 +347,24 @@ class AsyncLikes:
     def _in_memory(self, call: Call[T]) -> T:
         assert self._memory is not None
         return call.in_memory(self._memory)
+
+    async def _follow_memory(self, wanted: StreamLikeEvents, cursor: str) -> AsyncGenerator[EventBatch, None]:
+        assert self._memory is not None
+        feed = MemoryFeed(self._memory, wanted, cursor)
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        with self._memory.changes.watched(lambda: loop.call_soon_threadsafe(changed.set)):
+            while not self._closed:
+                changed.clear()
+                if feed.due():
+                    yield feed.batch
+                    continue
+                try:
+                    async with asyncio.timeout(PROGRESS_INTERVAL):
+                        await changed.wait()
+                except TimeoutError:
+                    yield feed.batch
+        raise ClientClosed
 
 
 def _unchanged(result: pb.MutationResult) -> bool:

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from likering.client.calls import Call
 from likering.client.connect import HEALTH_CHECK, ClientClosed, ServiceUnreachable, Target
+from likering.client.feed import EventBatch, Resumption, StreamLikeEvents
 from likering.client.model import LikeCount
 from likering.client.retry import Attempts, RetryPolicy, RetryThrottle
 from likering.client.watching import SILENCE, News, Reconnects, Watch, ended
@@ -98,6 +99,41 @@ class AioCaller:
                 raise error
             await asyncio.sleep(delay)
         raise ClientClosed
+
+    def _cancelled_by_close(self) -> bool:
+        """Whether a stream was cancelled here, and not by whoever iterates over it."""
+        task = asyncio.current_task()
+        return self._closed and task is not None and not task.cancelling()
+
+    async def follow(self, wanted: StreamLikeEvents, cursor: str) -> AsyncGenerator[EventBatch, None]:
+        """The batches after the cursor; a stream that breaks is begun again. Raises one of likering.errors."""
+        resumption = Resumption(cursor, self._policy, self._jitter, self._loop.time())
+        while True:
+            if self._closed:
+                raise ClientClosed
+            stream: Any = self._stub.StreamLikeEvents(
+                wanted.request(resumption.cursor), metadata=self._target.metadata()
+            )
+            self._streams.add(stream)
+            error = ended()
+            try:
+                async for response in stream:
+                    batch = wanted.parse(response)
+                    resumption.received(batch, self._loop.time())
+                    yield batch
+            except grpc.aio.AioRpcError as failure:
+                error = self._target.error(failure)
+            except asyncio.CancelledError:
+                if self._cancelled_by_close():
+                    raise ClientClosed("The client was closed during the call") from None
+                raise
+            finally:
+                self._streams.discard(stream)
+                stream.cancel()
+            delay = resumption.delay_after(error, self._loop.time())
+            if delay is None:
+                raise error
+            await asyncio.sleep(delay)
 
     async def connect(self, timeout: float) -> None:
         """Waits until the service answers; ServiceUnreachable says why it does not. Any answer will do."""

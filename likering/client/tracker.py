@@ -13,6 +13,7 @@ import grpc
 from likering.client.caller import MONOTONIC, Caller, Clock
 from likering.client.calls import Apply, Call, Filter, GetCount, GetState, GetSummaries, ListLikers, Mutate
 from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
+from likering.client.feed import PROGRESS_INTERVAL, EventBatch, MemoryFeed, StreamLikeEvents
 from likering.client.intents import stamped, stamped_all
 from likering.client.memory import MemoryLikes
 from likering.client.model import (
@@ -266,6 +267,21 @@ class LikeTracker:
             Watch(tuple(post_ids)), self._timeout if timeout is None else checked_timeout(timeout)
         )
 
+    def events(
+        self, *, cursor: str = "", slots: Sequence[int] = (), from_now: bool = False, max_batch: int = 0
+    ) -> Iterator[EventBatch]:
+        """The changes of likes, batch by batch, for as long as it is iterated.
+
+        ``cursor``: that of the last batch whose effects are stored. Without one it begins with an event for each edge,
+        or, with ``from_now``, with what changes from now on. ``slots``: only posts of these slots; with a cursor, of
+        those that it covers. ``max_batch``: most events of a batch, 2000 the most; 0: as the service likes.
+
+        At least once, in order for each post; of several changes of an edge a consumer that is behind may get only
+        the last. The first batch is empty, and so is one now and then. Goes on by itself when the connection breaks,
+        and gives up after a minute without one.
+        """
+        return self._calls.follow(StreamLikeEvents(tuple(slots), from_now, max_batch), cursor)
+
     def connect(self, *, timeout: float | None = None) -> None:
         """Waits until the service answers. ServiceUnreachable says at once, in a sentence, why it cannot."""
         self._calls.connect(self._timeout if timeout is None else checked_timeout(timeout))
@@ -299,6 +315,8 @@ class _Carrier(Protocol):
 
     def __call__(self, call: Call[T], timeout: float) -> T: ...
     def watch(self, watch: Watch, patience: float) -> Generator[LikeCount, None, None]: ...
+
+    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Iterator[EventBatch]: ...
     def connect(self, timeout: float) -> None: ...
     def close(self) -> None: ...
 
@@ -328,6 +346,16 @@ class _InMemory:
             self._watching.discard(woken)
         raise ClientClosed
 
+    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Iterator[EventBatch]:
+        feed = MemoryFeed(self._memory, wanted, cursor)
+        changed = threading.Event()
+        with self._memory.changes.watched(changed.set):
+            while not self._closed:
+                changed.clear()
+                if feed.due() or not changed.wait(PROGRESS_INTERVAL):
+                    yield feed.batch
+        raise ClientClosed
+
     def connect(self, timeout: float) -> None:
         if self._closed:
             raise ClientClosed
@@ -336,3 +364,4 @@ class _InMemory:
         self._closed = True
         for woken in list(self._watching):
             woken.set()
+        self._memory.changes.wake()

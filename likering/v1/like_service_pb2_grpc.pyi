@@ -101,6 +101,20 @@ class LikeServiceStub:
     the server stops or wants callers to connect anew: call again.
     """
 
+    StreamLikeEvents: grpc.UnaryStreamMultiCallable[
+        likering.v1.like_service_pb2.StreamLikeEventsRequest,
+        likering.v1.like_service_pb2.StreamLikeEventsResponse,
+    ]
+    """Streams the changes of likes, batch by batch, for as long as the caller
+    wants. Each batch comes with a cursor: store it together with what the
+    batch has led to, and go on from there, after whatever has happened. A
+    batch whose cursor was not stored comes again, perhaps cut otherwise.
+
+    Changes of one post come in their order. A caller that is behind may get
+    only the last of several changes of an edge (user, post), and always gets
+    that one.
+    """
+
 class LikeServiceAsyncStub:
     """Likes and counts, for internal services."""
 
@@ -177,6 +191,20 @@ class LikeServiceAsyncStub:
     owner of a post is away the stream stays open without news of this post,
     and goes on when the owner is back. The stream ends with UNAVAILABLE when
     the server stops or wants callers to connect anew: call again.
+    """
+
+    StreamLikeEvents: grpc.aio.UnaryStreamMultiCallable[
+        likering.v1.like_service_pb2.StreamLikeEventsRequest,
+        likering.v1.like_service_pb2.StreamLikeEventsResponse,
+    ]
+    """Streams the changes of likes, batch by batch, for as long as the caller
+    wants. Each batch comes with a cursor: store it together with what the
+    batch has led to, and go on from there, after whatever has happened. A
+    batch whose cursor was not stored comes again, perhaps cut otherwise.
+
+    Changes of one post come in their order. A caller that is behind may get
+    only the last of several changes of an edge (user, post), and always gets
+    that one.
     """
 
 class LikeServiceServicer(metaclass=abc.ABCMeta):
@@ -273,6 +301,22 @@ class LikeServiceServicer(metaclass=abc.ABCMeta):
         owner of a post is away the stream stays open without news of this post,
         and goes on when the owner is back. The stream ends with UNAVAILABLE when
         the server stops or wants callers to connect anew: call again.
+        """
+
+    @abc.abstractmethod
+    def StreamLikeEvents(
+        self,
+        request: likering.v1.like_service_pb2.StreamLikeEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[likering.v1.like_service_pb2.StreamLikeEventsResponse], collections.abc.AsyncIterator[likering.v1.like_service_pb2.StreamLikeEventsResponse]]:
+        """Streams the changes of likes, batch by batch, for as long as the caller
+        wants. Each batch comes with a cursor: store it together with what the
+        batch has led to, and go on from there, after whatever has happened. A
+        batch whose cursor was not stored comes again, perhaps cut otherwise.
+
+        Changes of one post come in their order. A caller that is behind may get
+        only the last of several changes of an edge (user, post), and always gets
+        that one.
         """
 
 def add_LikeServiceServicer_to_server(servicer: LikeServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from likering import (
     AsyncLikes,
     Consistency,
+    EventBatch,
     IntentTime,
     LikeCount,
     Liker,
@@ -57,6 +58,10 @@ class Likes(Protocol):
     def list_likers(self, post_id: str, *, page_size: int = ..., page_token: str = ...) -> LikersPage: ...
     def likers(self, post_id: str, *, page_size: int = ...) -> Iterable[Liker]: ...
     def watch(self, post_ids: Sequence[str]) -> Generator[LikeCount, None, None]: ...
+
+    def events(
+        self, *, cursor: str = ..., slots: Sequence[int] = ..., from_now: bool = ..., max_batch: int = ...
+    ) -> Iterator[EventBatch]: ...
     def apply_at_once(self, mutations: Sequence[Mutation]) -> list[MutationResult]:
         """Single calls in their order, as close together as the client can make them."""
 
@@ -112,6 +117,14 @@ class Portal:
                 self._run(counts.aclose())
 
         return blocking()
+
+    def events(self, **options: Any) -> Iterator[EventBatch]:
+        batches = self._likes.events(**options)
+        try:
+            while True:
+                yield self._run(anext(batches))
+        finally:
+            self._run(batches.aclose())
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._likes, name)

@@ -43,6 +43,9 @@ class FakeShard:
         self.liked: dict[str, dict[str, int]] = {}
         self.versions: dict[str, int] = {}
         self.watches = FakeWatches(lambda post_id, epoch: self.epochs.get(slot_of(post_id, SLOTS)) == epoch)
+        self.streams: list[shard.StreamChangesRequest] = []
+        self.changes: asyncio.Queue[shard.StreamChangesResponse | Exception | None] = asyncio.Queue()
+        """What streams send, one after the other; None ends one, and an error fails one."""
         self._server: Server | None = None
 
     @property
@@ -114,6 +117,15 @@ class FakeShard:
 
     async def UpdateWatch(self, request: shard.UpdateWatchRequest, call: Call) -> shard.UpdateWatchResponse:
         return await self.watches.update(request, self.topology_version)
+
+    async def StreamChanges(
+        self, request: shard.StreamChangesRequest, call: Call
+    ) -> AsyncGenerator[shard.StreamChangesResponse, None]:
+        self.streams.append(request)
+        while (change := await self.changes.get()) is not None:
+            if isinstance(change, Exception):
+                raise change
+            yield change
 
     async def GetTopology(self, request: shard.GetTopologyRequest, call: Call) -> shard.GetTopologyResponse:
         assert self.topology is not None

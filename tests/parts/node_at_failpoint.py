@@ -154,7 +154,7 @@ def main() -> None:
         return moves
 
     steps.reached = reached
-    PostgresMoveStore.to_do = to_do_late  # type: ignore[method-assign]
+    PostgresMoveStore.to_do = to_do_late  # type: ignore[method-assign,assignment]
     Source.freeze = freeze_only  # type: ignore[method-assign,assignment]
     mover.ROUND = 0.25
     mover.CLEARING = 0.5

@@ -24,7 +24,7 @@ class Node:
         self.clock = Clock()
         self.ownership = Ownership(SLOTS)
         self.watches = Watches(self.ownership, clock=self.clock)
-        self.ownership.on_replaced = self.watches.slots_changed
+        self.ownership.on_replaced.append(self.watches.slots_changed)
         self.hold(dict.fromkeys(range(SLOTS), 1))
 
     def hold(self, epochs: dict[int, int], state: SlotState = SlotState.OWNER) -> None:

@@ -55,6 +55,9 @@ class Servicer:
     async def WatchLikeCounts(self, request: Any, call: Call) -> AsyncGenerator[Any, None]:
         yield await self._run(request, call)
 
+    async def StreamLikeEvents(self, request: Any, call: Call) -> AsyncGenerator[Any, None]:
+        yield await self._run(request, call)
+
 
 @asynccontextmanager
 async def serving(behaviour: Behaviour, **options: Any) -> AsyncIterator[tuple[Servicer, grpc.aio.Channel]]:

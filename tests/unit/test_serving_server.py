@@ -43,6 +43,9 @@ class Servicer:
     async def WatchLikeCounts(self, request: Any, call: Call) -> AsyncGenerator[Any, None]:
         yield await self._run(request, call)
 
+    async def StreamLikeEvents(self, request: Any, call: Call) -> AsyncGenerator[Any, None]:
+        yield await self._run(request, call)
+
     async def has_entered(self, calls: int) -> None:
         async with asyncio.timeout(30):
             while self.entered < calls:  # noqa: ASYNC110 - counts, which no event does

@@ -110,6 +110,14 @@ class ShardServiceStub:
     so a router that compares versions misses nothing. Adding again is reading.
     """
 
+    StreamChanges: grpc.UnaryStreamMultiCallable[
+        likering.shard.v1.shard_service_pb2.StreamChangesRequest,
+        likering.shard.v1.shard_service_pb2.StreamChangesResponse,
+    ]
+    """The changes of slots after given revisions, then those that come. Ends when
+    none of the slots is this node's any more.
+    """
+
 class ShardServiceAsyncStub:
     """What a shard node does for routers and for other nodes."""
 
@@ -200,6 +208,14 @@ class ShardServiceAsyncStub:
     """Adds posts to a stream of WatchCounts and takes posts away from it. Of each
     added post it answers the count of a moment at which it was watched already,
     so a router that compares versions misses nothing. Adding again is reading.
+    """
+
+    StreamChanges: grpc.aio.UnaryStreamMultiCallable[
+        likering.shard.v1.shard_service_pb2.StreamChangesRequest,
+        likering.shard.v1.shard_service_pb2.StreamChangesResponse,
+    ]
+    """The changes of slots after given revisions, then those that come. Ends when
+    none of the slots is this node's any more.
     """
 
 class ShardServiceServicer(metaclass=abc.ABCMeta):
@@ -316,6 +332,16 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
         """Adds posts to a stream of WatchCounts and takes posts away from it. Of each
         added post it answers the count of a moment at which it was watched already,
         so a router that compares versions misses nothing. Adding again is reading.
+        """
+
+    @abc.abstractmethod
+    def StreamChanges(
+        self,
+        request: likering.shard.v1.shard_service_pb2.StreamChangesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[likering.shard.v1.shard_service_pb2.StreamChangesResponse], collections.abc.AsyncIterator[likering.shard.v1.shard_service_pb2.StreamChangesResponse]]:
+        """The changes of slots after given revisions, then those that come. Ends when
+        none of the slots is this node's any more.
         """
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
