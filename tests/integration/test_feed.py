@@ -201,8 +201,9 @@ async def test_from_now_tells_where_it_begins(node: Node) -> None:
 
 
 async def test_unlikes_of_what_was_never_liked_are_no_events(node: Node) -> None:
-    unlike = unit([(False, POST, f"u{n}", 5) for n in range(5)])
-    await node.writer.submit(unlike)
+    other = next(f"q{n}" for n in range(1000) if slot_of(f"q{n}", SLOTS) == 3)
+    # Of a post that never changed, and of one that has.
+    await node.writer.submit(unit([(False, post, f"u{n}", 5) for post in (other, POST) for n in range(5)]))
     await node.act((True, POST, "u9"))
     async with aclosing(node.stream(limit=2)) as changes:
         assert told(await Reading(changes).events(1)) == [("u9", True, True)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +15,8 @@ from likering.serving.status import from_rpc_error
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1 import like_service_pb2 as api
 from router.dispatch import Dispatch
+from router.events import MergedFeed
+from router.node_client import NodeClient
 from tests.parts.fake_router import refusal, router
 from tests.parts.fake_shard import CLUSTER, SLOTS, fake_shards, topology_of
 from tests.parts.stubs import like_stub
@@ -139,6 +143,64 @@ async def test_the_new_owner_goes_on_where_the_old_one_has_ended() -> None:
         assert (stands[0], stands[1], stands[2]) == (62, 52, 71)
         assert len(a.streams) == 1
         stream.cancel()
+
+
+class Node:
+    """A node's client whose streams send what a test gives them."""
+
+    connected = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.requests: list[shard.StreamChangesRequest] = []
+        self.pages: list[asyncio.Queue[shard.StreamChangesResponse]] = []
+
+    async def stream_changes(
+        self, request: shard.StreamChangesRequest
+    ) -> AsyncGenerator[shard.StreamChangesResponse, None]:
+        self.requests.append(request)
+        self.pages.append(asyncio.Queue())
+        pages = self.pages[-1]
+        while True:
+            yield await pages.get()
+
+
+class Owners:
+    """The owner of each slot, as a test says."""
+
+    topology_version = 1
+    cluster_id = CLUSTER
+    slot_count = SLOTS
+
+    def __init__(self, owners: dict[int, Node]) -> None:
+        self.owners = owners
+        self.pulse = asyncio.Event()
+
+    def owner_of_slot(self, slot: int) -> tuple[NodeClient | None, int]:
+        return cast(NodeClient, self.owners[slot]), 1
+
+    def refresh_soon(self) -> None:
+        pass
+
+
+async def test_what_a_given_up_stream_had_sent_already_does_not_come_twice() -> None:
+    """It would with its first likes, which consumers tell of once."""
+    a, b = Node("a"), Node("b")
+    owners = Owners({0: a, 1: b})
+    feed = MergedFeed(owners, {0: 0, 1: 0}, 10, "request")
+    async with aclosing(feed.responses(CURSORS)) as responses:
+        await anext(responses)
+        await until(lambda: bool(a.requests and b.requests))
+        owners.owners[0] = b
+        a.pages[0].put_nowait(page("a1", positions={0: 7}, gone=(0,)))
+        assert users(await anext(responses)) == ["a1"]
+        # Not handed on before b's stream is begun anew: for the slot that comes to it.
+        b.pages[0].put_nowait(page("b1 of the old stream", positions={1: 5}))
+        await until(lambda: len(b.requests) == 2)
+        assert asked(b.requests[1]) == {0: (1, 7), 1: (1, 0)}
+        b.pages[1].put_nowait(page("b1", positions={1: 5}))
+        response = await anext(responses)
+        assert (users(response), CURSORS.read(response.cursor)) == (["b1"], {0: 7, 1: 5})
 
 
 async def test_a_slot_that_nobody_wants_is_asked_for_again() -> None:
