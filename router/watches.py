@@ -24,7 +24,7 @@ MOST_POSTS: Final = 100_000
 SLICE: Final = 32
 """Watchers that are woken at once."""
 PAUSE: Final = 0.005
-"""Seconds between two slices. A response costs about 0.1 ms, so watchers leave the worker time for calls."""
+"""Seconds between two slices: other calls are served in between."""
 
 _RETRY_SECONDS: Final = 1.0
 

@@ -91,6 +91,36 @@ async def test_a_new_watcher_is_told_what_was_read_after_it_came() -> None:
             assert await first.next() == (POST, 5)
 
 
+async def test_a_read_that_had_begun_before_is_not_the_first_count_of_a_new_watcher() -> None:
+    async with fake_shards("a") as (a,), router(a) as channel, watching(channel, POST) as first:
+        a.watches.answering.clear()
+        first_count = asyncio.ensure_future(first.next())
+        await until(lambda: len(a.watches.updates) == 1)  # it has read and does not answer yet
+        async with watching(channel, POST, OTHER) as second:
+            second_count = asyncio.ensure_future(second.next())
+            await asyncio.sleep(0.1)
+            a.watches.change(POST, 5, tell=False)
+            a.watches.answering.set()
+            assert await first_count == (POST, 0)
+            told = dict([await second_count, await second.next()])
+            assert told == {POST: 5, OTHER: 0}
+
+
+async def test_a_count_that_came_with_the_first_answer_is_not_told_again() -> None:
+    """The post rests when the watcher comes: what is due afterwards it knows already."""
+    async with fake_shards("a") as (a,), router(a) as channel, watching(channel, POST) as first:
+        await first.next()
+        a.watches.change(POST, 1)
+        assert await first.next() == (POST, 1)
+        a.watches.change(POST, 2)
+        async with watching(channel, POST) as second:
+            assert await second.next() == (POST, 2)
+            assert await first.next() == (POST, 2)
+            await asyncio.sleep(0.05)
+            a.watches.change(POST, 3)
+            assert await second.next() == (POST, 3)
+
+
 async def test_what_is_older_or_the_same_is_not_told() -> None:
     async with fake_shards("a") as (a,), router(a) as channel, watching(channel, POST) as counts:
         await counts.next()
