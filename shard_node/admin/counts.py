@@ -51,7 +51,7 @@ class Piece:
     last: str | None
 
 
-class _Measured(NamedTuple):
+class Measured(NamedTuple):
     """By how much a count is too high, and the end of the post's last purge when that was measured."""
 
     drift: int
@@ -65,7 +65,7 @@ class MendCounts(Maintenance):
         self,
         slot: int,
         epoch: int,
-        measured: Mapping[str, _Measured],
+        measured: Mapping[str, Measured],
         leadership: Leadership,
         generation: int,
     ) -> None:
@@ -151,6 +151,6 @@ async def _compare(connection: Connection, slot: int, after: str, limit: int) ->
     return Piece([Drifted(*row) for row in rows if row[1] is not None], posts, likes, last)
 
 
-async def _measure(connection: Connection, slot: int, post_ids: Sequence[str]) -> dict[str, _Measured]:
+async def _measure(connection: Connection, slot: int, post_ids: Sequence[str]) -> dict[str, Measured]:
     cursor = await execute(connection, "count_drifts", {"slot": slot, "post_ids": text_array(post_ids)})
-    return {post_id: _Measured(drift, purged_rev) for post_id, drift, purged_rev in await cursor.fetchall()}
+    return {post_id: Measured(drift, purged_rev) for post_id, drift, purged_rev in await cursor.fetchall()}
