@@ -26,7 +26,6 @@ STEPS = ("purge begun", "likes ended", "edges erased", "purge ended")
 @pytest.fixture
 async def node(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AdminNode]:
     """A post with 48 likes and two unlikes, beside another one; pieces are of ten rows."""
-    monkeypatch.setattr(purging, "PIECE", 10)
     monkeypatch.setattr(purge_pieces, "PIECE", 10)
     async with admin_node(database) as node:
         await node.write(*((True, post, user) for post in (POST, OTHER) for user in USERS))
