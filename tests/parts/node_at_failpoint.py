@@ -131,6 +131,8 @@ def main() -> None:
     from likering.topology.moves import MoveState, SlotMove
     from likering.topology.postgres_moves import PostgresMoveStore
     from shard_node import app
+    from shard_node.admin import purge_pieces
+    from shard_node.admin import steps as admin_steps
     from shard_node.handoff import mover, steps
     from shard_node.handoff.source import Source
 
@@ -153,8 +155,15 @@ def main() -> None:
             await failpoints.delay_answer(name)
         return moves
 
-    steps.reached = reached
     PostgresMoveStore.to_do = to_do_late  # type: ignore[method-assign,assignment]
+
+    def maintained(step: str, slot: int) -> None:
+        admin_steps.logged(step, slot)
+        failpoints.stand_still(node, step)
+
+    steps.reached = reached
+    admin_steps.reached = maintained
+    purge_pieces.PIECE = 20  # type: ignore[misc]
     Source.freeze = freeze_only  # type: ignore[method-assign,assignment]
     mover.ROUND = 0.25
     mover.CLEARING = 0.5
