@@ -149,6 +149,12 @@ class MessageMalformed(InvalidArgument):
     reason = "MESSAGE_MALFORMED"
 
 
+class SlotUnknown(InvalidArgument):
+    """The cluster, or the cursor, has no such slot, or the list names it twice."""
+
+    reason = "SLOT_UNKNOWN"
+
+
 class CursorExpired(LikeringError):
     """The cursor is older than what the servers still hold."""
 

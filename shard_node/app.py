@@ -29,6 +29,7 @@ from shard_node.assignment import Assignment
 from shard_node.cache import CountCache
 from shard_node.commit import Batch
 from shard_node.database import conninfo, read_pool
+from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
 from shard_node.handoff.joining import join
 from shard_node.identity import Identity, IdentityMismatch, check_cluster, establish
@@ -76,6 +77,7 @@ class ShardNode:
             self._leadership, self._ownership, self._publish, max_queued=settings.queued_operations
         )
         reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
+        self._feed = Feed(self._pool, self._ownership, self._leadership)
         dsn = settings.postgres.get_secret_value()
         self._handoffs = Handoffs(
             identity,
@@ -96,6 +98,7 @@ class ShardNode:
             self._writer.load,
             lambda: watch.latest,
             self._handoffs,
+            self._feed,
         )
         self._server = Server(
             [
@@ -150,6 +153,7 @@ class ShardNode:
         self._lead_changed.set()
 
     async def _publish(self, batch: Batch) -> None:
+        self._feed.committed(batch.slots)
         await self._cache.publish(batch.slot_of_posts(), batch.posts)
 
     async def _announce(self) -> None:

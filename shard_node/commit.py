@@ -236,6 +236,9 @@ async def _commit_folded(
             others = sorted(others + existing)
 
     folded = fold(_operations(batch, others), known)
+    # Revisions go on above what the writer row says: whoever has read that row, and seen nothing more up to there, has
+    # not missed anything (``changes``).
+    batch.last_rev = highest
     changed = {post_id: change for post_id, change in folded.posts.items() if change.changes}
     unchanged = {post_id: change.slot for post_id, change in folded.posts.items() if not change.changes}
     async with connection.pipeline():

@@ -17,6 +17,8 @@ _INDEXES: Mapping[str, Sequence[LiteralString]] = {
     "edges": (
         "ALTER TABLE {} ADD PRIMARY KEY (post_id, user_id, slot)",
         "CREATE INDEX ON {} (post_id, rev) WHERE liked",
+        "CREATE INDEX ON {} (rev)",
+        "CREATE INDEX ON {} (first_rev) WHERE first_rev <> rev",
     ),
     "posts": ("ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",),
 }

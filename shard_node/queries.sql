@@ -196,3 +196,36 @@ GROUP BY 1
 -- name: count_rows
 SELECT coalesce(sum(greatest(reltuples, pg_stat_get_live_tuples(oid))), 0)::bigint FROM pg_class
 WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relname ~ '^edges_s\d+$'
+
+-- name: read_changes
+-- Changes of each slot after a position, all of one moment: per slot a row without a post, with its epoch (as rev), whether it
+-- is owned (as liked) and the highest revision issued (as place); then, by place, edges that changed there last, and edges
+-- first liked there that have changed since.
+-- The limits as numbers tell the planner that an index is the way; the parameter is what is wanted. "AND few slots": see queries.py.
+SELECT slots.slot, writer.last_rev AS place, slots.epoch AS rev, NULL::bigint AS first_rev, slots.state = 'owner' AS liked,
+       NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count
+FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
+UNION ALL
+SELECT wanted.slot, edge.place, edge.rev, edge.first_rev, edge.liked, edge.post_id, edge.user_id, post.version, post.like_count
+FROM unnest(%(slots)s::smallint[], %(positions)s::bigint[]) AS wanted (slot, position)
+CROSS JOIN LATERAL (
+    (SELECT * FROM (
+        SELECT rev AS place, rev, first_rev, liked, post_id, user_id FROM edges
+        WHERE edges.slot = wanted.slot AND edges.rev > wanted.position
+      AND few slots
+        ORDER BY edges.rev LIMIT 2000
+    ) AS changed LIMIT %(limit)s)
+    UNION ALL
+    (SELECT * FROM (
+        SELECT first_rev AS place, rev, first_rev, liked, post_id, user_id FROM edges
+        WHERE edges.slot = wanted.slot AND edges.first_rev > wanted.position AND edges.first_rev <> edges.rev
+      AND few slots
+        ORDER BY edges.first_rev LIMIT 2000
+    ) AS liked_before LIMIT %(limit)s)
+) AS edge
+LEFT JOIN LATERAL (
+    SELECT version, like_count FROM posts
+    WHERE posts.post_id = edge.post_id AND posts.slot = wanted.slot
+      AND few slots
+    OFFSET 0
+) AS post ON true

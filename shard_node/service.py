@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
+from likering.cursors import FROM_NOW
 from likering.errors import IdNotPrintable, MessageMalformed, TopologyUnavailable, WrongCluster
+from likering.ring.hashing import MAX_SLOT_COUNT
 from likering.ring.topology import Topology
 from likering.serving.handlers import Call
 from likering.serving.logging import request_id_of_call
@@ -33,10 +36,13 @@ from likering.shard.v1.shard_service_pb2 import (
     SlowWritesResponse,
     StopReadsRequest,
     StopReadsResponse,
+    StreamChangesRequest,
+    StreamChangesResponse,
     UnfreezeSlotRequest,
     UnfreezeSlotResponse,
 )
 from shard_node.commit import WriteUnit
+from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
 from shard_node.load import Load
 from shard_node.ownership import Ownership
@@ -59,6 +65,7 @@ class ShardService:
         load: Load,
         topology: Callable[[], Topology | None],
         handoffs: Handoffs,
+        feed: Feed,
     ) -> None:
         self._cluster_id = cluster_id
         self._ownership = ownership
@@ -67,6 +74,7 @@ class ShardService:
         self._load = load
         self._topology = topology
         self._handoffs = handoffs
+        self._feed = feed
         self._sessions = Sessions()
 
     async def Execute(self, request: ExecuteRequest, call: Call) -> ExecuteResponse:
@@ -168,6 +176,29 @@ class ShardService:
             writes_per_second=self._load.writes_per_second,
             write_p99=self._load.percentile(0.99),
         )
+
+    async def StreamChanges(
+        self, request: StreamChangesRequest, call: Call
+    ) -> AsyncGenerator[StreamChangesResponse, None]:
+        """The changes of some slots, for as long as they are this node's and the router wants them."""
+        self._check_cluster(request.cluster_id)
+        _log_as(request.request_id, call)
+        slots, epochs, positions = list(request.slots), list(request.epochs), list(request.positions)
+        if (
+            not len(slots) == len(set(slots)) == len(epochs) == len(positions)
+            or not all(0 <= slot < MAX_SLOT_COUNT for slot in slots)
+            or not all(position >= FROM_NOW for position in positions)
+            or request.max_batch < 1
+        ):
+            raise MessageMalformed("the columns of the slots do not fit together")
+        changes = self._feed.changes(
+            dict(zip(slots, epochs, strict=True)), dict(zip(slots, positions, strict=True)), request.max_batch
+        )
+        async with aclosing(changes):
+            async for response in changes:
+                topology = self._topology()
+                response.topology_version = topology.version if topology else 0
+                yield response
 
     def _check_cluster(self, cluster_id: str) -> None:
         if cluster_id != self._cluster_id:

@@ -259,3 +259,55 @@ async def slots_seq_raised(cursor: Cursor) -> tuple[int, int]:
     row = await cursor.fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
+
+
+class ChangedEdge(NamedTuple):
+    """An edge at a place of its slot's feed: ``place`` is its ``rev``, or its ``first_rev`` if it has changed since.
+
+    ``first_rev`` is None for an edge that was never liked; then its post may have no version and count either.
+    """
+
+    slot: int
+    place: int
+    rev: int
+    first_rev: int | None
+    liked: bool
+    post_id: str
+    user_id: str
+    version: int | None
+    like_count: int | None
+
+
+class SlotMoment(NamedTuple):
+    """A slot at the moment of a ``read_changes``. ``last_rev``: the highest revision that the node had issued."""
+
+    epoch: int
+    owned: bool
+    last_rev: int
+
+
+MOST_CHANGES = 2000
+"""Most edges of each kind that ``read_changes`` gives for a slot: the limit that stands in the statement."""
+
+
+async def read_changes(
+    connection: Connection, positions: Mapping[int, int], limit: int
+) -> tuple[dict[int, SlotMoment], list[ChangedEdge]]:
+    """What has changed in slots (slot → revision) after a revision: the slots that are held here, and edges.
+
+    All of one moment. Per slot at most ``limit`` edges by ``rev`` and as many by ``first_rev``, each with the lowest first.
+    """
+    cursor = await _execute_for_slots(
+        connection,
+        "read_changes",
+        {"positions": int_array(list(positions.values())), "limit": min(limit, MOST_CHANGES)},
+        list(positions),
+    )
+    moments: dict[int, SlotMoment] = {}
+    edges: list[ChangedEdge] = []
+    for row in await cursor.fetchall():
+        if row[5] is None:
+            moments[row[0]] = SlotMoment(row[2], row[4], row[1])
+        else:
+            edges.append(ChangedEdge._make(row))
+    return moments, edges

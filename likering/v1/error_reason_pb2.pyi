@@ -53,6 +53,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """A min_version is negative."""
     ERROR_REASON_MESSAGE_MALFORMED: _ErrorReason.ValueType  # 13
     """The bytes are not a message of the request's type."""
+    ERROR_REASON_SLOT_UNKNOWN: _ErrorReason.ValueType  # 18
+    """The cluster, or the cursor, has no such slot, or the list names it twice."""
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 20
     """OUT_OF_RANGE.
 
@@ -148,6 +150,8 @@ ERROR_REASON_VERSION_NEGATIVE: ErrorReason.ValueType  # 12
 """A min_version is negative."""
 ERROR_REASON_MESSAGE_MALFORMED: ErrorReason.ValueType  # 13
 """The bytes are not a message of the request's type."""
+ERROR_REASON_SLOT_UNKNOWN: ErrorReason.ValueType  # 18
+"""The cluster, or the cursor, has no such slot, or the list names it twice."""
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 20
 """OUT_OF_RANGE.
 

@@ -725,3 +725,121 @@ class ListLikersResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["likes", b"likes", "next_page_token", b"next_page_token", "total", b"total"]) -> None: ...
 
 global___ListLikersResponse = ListLikersResponse
+
+@typing.final
+class StreamLikeEventsRequest(google.protobuf.message.Message):
+    """Request of StreamLikeEvents."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: builtins.int
+    SLOTS_FIELD_NUMBER: builtins.int
+    FROM_NOW_FIELD_NUMBER: builtins.int
+    MAX_BATCH_FIELD_NUMBER: builtins.int
+    cursor: builtins.str
+    """Where to go on: the cursor of a response. Empty: from the beginning, which
+    is one event for each edge that there is.
+    """
+    from_now: builtins.bool
+    """Without a cursor: begin with what changes from now on."""
+    max_batch: builtins.int
+    """Most events of one response; 0: 1000. More than 2000 are 2000."""
+    @property
+    def slots(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Only posts of these slots (xxh3_64 of the post id, mod slot_count of the
+        response). With a cursor: slots that it covers. Empty: all, or all that
+        the cursor covers.
+        """
+
+    def __init__(
+        self,
+        *,
+        cursor: builtins.str = ...,
+        slots: collections.abc.Iterable[builtins.int] | None = ...,
+        from_now: builtins.bool = ...,
+        max_batch: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cursor", b"cursor", "from_now", b"from_now", "max_batch", b"max_batch", "slots", b"slots"]) -> None: ...
+
+global___StreamLikeEventsRequest = StreamLikeEventsRequest
+
+@typing.final
+class LikeEvent(google.protobuf.message.Message):
+    """A change of an edge (user, post), as the edge is by now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: builtins.int
+    POST_ID_FIELD_NUMBER: builtins.int
+    LIKED_FIELD_NUMBER: builtins.int
+    FIRST_LIKE_FIELD_NUMBER: builtins.int
+    LIKE_TIME_FIELD_NUMBER: builtins.int
+    LIKE_COUNT_FIELD_NUMBER: builtins.int
+    user_id: builtins.str
+    """Who."""
+    post_id: builtins.str
+    """Which post."""
+    liked: builtins.bool
+    """Whether the user likes the post now."""
+    first_like: builtins.bool
+    """The user had never liked the post before the cursor that comes before this
+    response. Each edge that was ever liked has exactly one such event for
+    those who go on from cursor to cursor; if the like was taken back
+    meanwhile, that event has liked = false.
+    """
+    @property
+    def like_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Since when the edge is so."""
+
+    @property
+    def like_count(self) -> global___LikeCount:
+        """The likes of the post by now, with their version: this event's change is
+        in it, and later ones may be.
+        """
+
+    def __init__(
+        self,
+        *,
+        user_id: builtins.str = ...,
+        post_id: builtins.str = ...,
+        liked: builtins.bool = ...,
+        first_like: builtins.bool = ...,
+        like_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        like_count: global___LikeCount | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["like_count", b"like_count", "like_time", b"like_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["first_like", b"first_like", "like_count", b"like_count", "like_time", b"like_time", "liked", b"liked", "post_id", b"post_id", "user_id", b"user_id"]) -> None: ...
+
+global___LikeEvent = LikeEvent
+
+@typing.final
+class StreamLikeEventsResponse(google.protobuf.message.Message):
+    """Response of StreamLikeEvents."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    CURSOR_FIELD_NUMBER: builtins.int
+    SLOT_COUNT_FIELD_NUMBER: builtins.int
+    cursor: builtins.str
+    """Where to go on after these events. Opaque; good for this cluster and call."""
+    slot_count: builtins.int
+    """How many slots the cluster has; slots are numbered from 0. For consumers
+    that divide them among themselves.
+    """
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LikeEvent]:
+        """May be empty: then only the cursor has moved on. The first response of a
+        stream is.
+        """
+
+    def __init__(
+        self,
+        *,
+        events: collections.abc.Iterable[global___LikeEvent] | None = ...,
+        cursor: builtins.str = ...,
+        slot_count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cursor", b"cursor", "events", b"events", "slot_count", b"slot_count"]) -> None: ...
+
+global___StreamLikeEventsResponse = StreamLikeEventsResponse

@@ -75,6 +75,11 @@ class LikeServiceStub(object):
                 request_serializer=likering_dot_v1_dot_like__service__pb2.ListLikersRequest.SerializeToString,
                 response_deserializer=likering_dot_v1_dot_like__service__pb2.ListLikersResponse.FromString,
                 _registered_method=True)
+        self.StreamLikeEvents = channel.unary_stream(
+                '/likering.v1.LikeService/StreamLikeEvents',
+                request_serializer=likering_dot_v1_dot_like__service__pb2.StreamLikeEventsRequest.SerializeToString,
+                response_deserializer=likering_dot_v1_dot_like__service__pb2.StreamLikeEventsResponse.FromString,
+                _registered_method=True)
 
 
 class LikeServiceServicer(object):
@@ -145,6 +150,20 @@ class LikeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamLikeEvents(self, request, context):
+        """Streams the changes of likes, batch by batch, for as long as the caller
+        wants. Each batch comes with a cursor: store it together with what the
+        batch has led to, and go on from there, after whatever has happened. A
+        batch whose cursor was not stored comes again, perhaps cut otherwise.
+
+        Changes of one post come in their order. A caller that is behind may get
+        only the last of several changes of an edge (user, post), and always gets
+        that one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LikeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -187,6 +206,11 @@ def add_LikeServiceServicer_to_server(servicer, server):
                     servicer.ListLikers,
                     request_deserializer=likering_dot_v1_dot_like__service__pb2.ListLikersRequest.FromString,
                     response_serializer=likering_dot_v1_dot_like__service__pb2.ListLikersResponse.SerializeToString,
+            ),
+            'StreamLikeEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamLikeEvents,
+                    request_deserializer=likering_dot_v1_dot_like__service__pb2.StreamLikeEventsRequest.FromString,
+                    response_serializer=likering_dot_v1_dot_like__service__pb2.StreamLikeEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -406,6 +430,33 @@ class LikeService(object):
             '/likering.v1.LikeService/ListLikers',
             likering_dot_v1_dot_like__service__pb2.ListLikersRequest.SerializeToString,
             likering_dot_v1_dot_like__service__pb2.ListLikersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamLikeEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/likering.v1.LikeService/StreamLikeEvents',
+            likering_dot_v1_dot_like__service__pb2.StreamLikeEventsRequest.SerializeToString,
+            likering_dot_v1_dot_like__service__pb2.StreamLikeEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

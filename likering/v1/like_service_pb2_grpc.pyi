@@ -86,6 +86,20 @@ class LikeServiceStub:
     who liked the post before the first page was asked for and still does.
     """
 
+    StreamLikeEvents: grpc.UnaryStreamMultiCallable[
+        likering.v1.like_service_pb2.StreamLikeEventsRequest,
+        likering.v1.like_service_pb2.StreamLikeEventsResponse,
+    ]
+    """Streams the changes of likes, batch by batch, for as long as the caller
+    wants. Each batch comes with a cursor: store it together with what the
+    batch has led to, and go on from there, after whatever has happened. A
+    batch whose cursor was not stored comes again, perhaps cut otherwise.
+
+    Changes of one post come in their order. A caller that is behind may get
+    only the last of several changes of an edge (user, post), and always gets
+    that one.
+    """
+
 class LikeServiceAsyncStub:
     """Likes and counts, for internal services."""
 
@@ -147,6 +161,20 @@ class LikeServiceAsyncStub:
     """Lists who likes a post, newest like first, page by page. While likes come
     and go between the pages, no user is listed twice, and nobody is left out
     who liked the post before the first page was asked for and still does.
+    """
+
+    StreamLikeEvents: grpc.aio.UnaryStreamMultiCallable[
+        likering.v1.like_service_pb2.StreamLikeEventsRequest,
+        likering.v1.like_service_pb2.StreamLikeEventsResponse,
+    ]
+    """Streams the changes of likes, batch by batch, for as long as the caller
+    wants. Each batch comes with a cursor: store it together with what the
+    batch has led to, and go on from there, after whatever has happened. A
+    batch whose cursor was not stored comes again, perhaps cut otherwise.
+
+    Changes of one post come in their order. A caller that is behind may get
+    only the last of several changes of an edge (user, post), and always gets
+    that one.
     """
 
 class LikeServiceServicer(metaclass=abc.ABCMeta):
@@ -226,6 +254,22 @@ class LikeServiceServicer(metaclass=abc.ABCMeta):
         """Lists who likes a post, newest like first, page by page. While likes come
         and go between the pages, no user is listed twice, and nobody is left out
         who liked the post before the first page was asked for and still does.
+        """
+
+    @abc.abstractmethod
+    def StreamLikeEvents(
+        self,
+        request: likering.v1.like_service_pb2.StreamLikeEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[likering.v1.like_service_pb2.StreamLikeEventsResponse], collections.abc.AsyncIterator[likering.v1.like_service_pb2.StreamLikeEventsResponse]]:
+        """Streams the changes of likes, batch by batch, for as long as the caller
+        wants. Each batch comes with a cursor: store it together with what the
+        batch has led to, and go on from there, after whatever has happened. A
+        batch whose cursor was not stored comes again, perhaps cut otherwise.
+
+        Changes of one post come in their order. A caller that is behind may get
+        only the last of several changes of an edge (user, post), and always gets
+        that one.
         """
 
 def add_LikeServiceServicer_to_server(servicer: LikeServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import likering.v1.like_service_pb2
 import sys
 import typing
 
@@ -857,3 +858,95 @@ class GetLoadResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["rows", b"rows", "write_p99", b"write_p99", "writes_per_second", b"writes_per_second"]) -> None: ...
 
 global___GetLoadResponse = GetLoadResponse
+
+@typing.final
+class StreamChangesRequest(google.protobuf.message.Message):
+    """Request of StreamChanges."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    SLOTS_FIELD_NUMBER: builtins.int
+    EPOCHS_FIELD_NUMBER: builtins.int
+    POSITIONS_FIELD_NUMBER: builtins.int
+    MAX_BATCH_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    request_id: builtins.str
+    """For the logs of both sides: the caller's request id."""
+    max_batch: builtins.int
+    """Most events of one response."""
+    @property
+    def slots(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: the slot."""
+
+    @property
+    def epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: the epoch of the slot that the sender knows."""
+
+    @property
+    def positions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: changes of a higher revision are wanted. -1: what changes from now
+        on; the first response with the slot says from which revision.
+        """
+
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        slots: collections.abc.Iterable[builtins.int] | None = ...,
+        epochs: collections.abc.Iterable[builtins.int] | None = ...,
+        positions: collections.abc.Iterable[builtins.int] | None = ...,
+        max_batch: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "max_batch", b"max_batch", "positions", b"positions", "request_id", b"request_id", "slots", b"slots"]) -> None: ...
+
+global___StreamChangesRequest = StreamChangesRequest
+
+@typing.final
+class StreamChangesResponse(google.protobuf.message.Message):
+    """Some changes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOPOLOGY_VERSION_FIELD_NUMBER: builtins.int
+    EVENTS_FIELD_NUMBER: builtins.int
+    SLOTS_FIELD_NUMBER: builtins.int
+    POSITIONS_FIELD_NUMBER: builtins.int
+    CODES_FIELD_NUMBER: builtins.int
+    topology_version: builtins.int
+    """The version of the topology that the node acts on."""
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[likering.v1.like_service_pb2.LikeEvent]:
+        """In the order of revisions within a slot; as the callers of the router get them, which
+        spares the router the work.
+        """
+
+    @property
+    def slots(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: a slot of which the position has changed, or that has a code."""
+
+    @property
+    def positions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: the slot's position after these events."""
+
+    @property
+    def codes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___OpCode.ValueType]:
+        """Column: OP_CODE_NOT_OWNER: after these events the slot is not streamed any
+        more. Empty: all succeeded.
+        """
+
+    def __init__(
+        self,
+        *,
+        topology_version: builtins.int = ...,
+        events: collections.abc.Iterable[likering.v1.like_service_pb2.LikeEvent] | None = ...,
+        slots: collections.abc.Iterable[builtins.int] | None = ...,
+        positions: collections.abc.Iterable[builtins.int] | None = ...,
+        codes: collections.abc.Iterable[global___OpCode.ValueType] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["codes", b"codes", "events", b"events", "positions", b"positions", "slots", b"slots", "topology_version", b"topology_version"]) -> None: ...
+
+global___StreamChangesResponse = StreamChangesResponse

@@ -85,6 +85,11 @@ class ShardServiceStub(object):
                 request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadRequest.SerializeToString,
                 response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadResponse.FromString,
                 _registered_method=True)
+        self.StreamChanges = channel.unary_stream(
+                '/likering.shard.v1.ShardService/StreamChanges',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServiceServicer(object):
@@ -167,6 +172,14 @@ class ShardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamChanges(self, request, context):
+        """The changes of slots after given revisions, then those that come. Ends when
+        none of the slots is this node's any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -219,6 +232,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.GetLoad,
                     request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadRequest.FromString,
                     response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadResponse.SerializeToString,
+            ),
+            'StreamChanges': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamChanges,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -492,6 +510,33 @@ class ShardService(object):
             '/likering.shard.v1.ShardService/GetLoad',
             likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadRequest.SerializeToString,
             likering_dot_shard_dot_v1_dot_shard__service__pb2.GetLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/StreamChanges',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

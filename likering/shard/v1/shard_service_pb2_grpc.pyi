@@ -92,6 +92,14 @@ class ShardServiceStub:
     ]
     """How much this node does."""
 
+    StreamChanges: grpc.UnaryStreamMultiCallable[
+        likering.shard.v1.shard_service_pb2.StreamChangesRequest,
+        likering.shard.v1.shard_service_pb2.StreamChangesResponse,
+    ]
+    """The changes of slots after given revisions, then those that come. Ends when
+    none of the slots is this node's any more.
+    """
+
 class ShardServiceAsyncStub:
     """What a shard node does for routers and for other nodes."""
 
@@ -165,6 +173,14 @@ class ShardServiceAsyncStub:
         likering.shard.v1.shard_service_pb2.GetLoadResponse,
     ]
     """How much this node does."""
+
+    StreamChanges: grpc.aio.UnaryStreamMultiCallable[
+        likering.shard.v1.shard_service_pb2.StreamChangesRequest,
+        likering.shard.v1.shard_service_pb2.StreamChangesResponse,
+    ]
+    """The changes of slots after given revisions, then those that come. Ends when
+    none of the slots is this node's any more.
+    """
 
 class ShardServiceServicer(metaclass=abc.ABCMeta):
     """What a shard node does for routers and for other nodes."""
@@ -259,5 +275,15 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[likering.shard.v1.shard_service_pb2.GetLoadResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.GetLoadResponse]]:
         """How much this node does."""
+
+    @abc.abstractmethod
+    def StreamChanges(
+        self,
+        request: likering.shard.v1.shard_service_pb2.StreamChangesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[likering.shard.v1.shard_service_pb2.StreamChangesResponse], collections.abc.AsyncIterator[likering.shard.v1.shard_service_pb2.StreamChangesResponse]]:
+        """The changes of slots after given revisions, then those that come. Ends when
+        none of the slots is this node's any more.
+        """
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,263 @@
+"""Streams the changes of slots: reads what has gathered page by page, then what each commit adds.
+
+A page is one use of one connection, and pages of all streams take turns, so a consumer that catches up leaves the rest
+of the pool to reads. A stream is read on only when its page has been taken, so a slow consumer costs nothing but its
+turn. ``changes`` says what a page is and why none is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import Final
+
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from likering.cursors import FROM_NOW
+from likering.errors import ShardUnavailable
+from likering.shard.v1.shard_service_pb2 import (
+    OP_CODE_MOVING,
+    OP_CODE_NOT_OWNER,
+    OP_CODE_UNSPECIFIED,
+    StreamChangesResponse,
+)
+from likering.v1.like_service_pb2 import EXACTNESS_EXACT, LikeCount
+from shard_node import store
+from shard_node.changes import Changes, changes_after
+from shard_node.database import within
+from shard_node.leadership import Leadership
+from shard_node.ownership import Ownership
+from shard_node.queries import FEW_SLOTS
+from shard_node.store import ChangedEdge, Connection, SlotMoment
+
+log = structlog.get_logger(__name__)
+
+PAGE_TIMEOUT: Final = 10.0
+"""Seconds after which a page is given up. A page that is not in memory is thousands of reads of the disk."""
+TAIL_INTERVAL: Final = 0.1
+"""Seconds between two looks of a stream at what commits have added."""
+PROGRESS_INTERVAL: Final = 5.0
+"""Seconds after which a stream looks at all of its slots, and says where it stands."""
+SLOTS_AT_ONCE: Final = 64
+"""Most slots of one look at what commits have added."""
+_NOTHING_ABOVE: Final = 2**63 - 1
+_SECOND: Final = 1_000_000
+
+
+class Feed:
+    """The streams of one node."""
+
+    def __init__(
+        self, pool: AsyncConnectionPool[Connection], ownership: Ownership, leadership: Leadership
+    ) -> None:
+        self._pool = pool
+        self._ownership = ownership
+        self._leadership = leadership
+        self._followers: set[Follower] = set()
+        self._turn = asyncio.Semaphore(1)
+        ownership.on_replaced = self._look_again
+
+    def __repr__(self) -> str:
+        return f"<Feed with {len(self._followers)} streams>"
+
+    def committed(self, slots: Collection[int]) -> None:
+        """A commit has changed, or may have changed, these slots."""
+        if self._followers:
+            distinct = frozenset(slots)
+            for follower in self._followers:
+                follower.touch(distinct)
+
+    async def changes(
+        self, epochs: Mapping[int, int], positions: Mapping[int, int], limit: int
+    ) -> AsyncGenerator[StreamChangesResponse, None]:
+        """The changes of slots (slot → epoch) after positions (slot → revision), at most ``limit`` per response.
+
+        Ends when no slot is left. Raises ShardUnavailable when the node cannot tell.
+        """
+        follower = Follower(positions)
+        self._followers.add(follower)
+        try:
+            while follower.positions:
+                await follower.due()
+                response = await self._look(follower, epochs, limit)
+                if response.events or response.codes or follower.owes_progress:
+                    follower.owes_progress = False
+                    yield response
+        finally:
+            self._followers.discard(follower)
+
+    def _look_again(self) -> None:
+        for follower in self._followers:
+            follower.touch(follower.positions.keys())
+
+    async def _look(
+        self, follower: Follower, epochs: Mapping[int, int], limit: int
+    ) -> StreamChangesResponse:
+        response = StreamChangesResponse()
+        slots = follower.take(limit)
+        if not slots:
+            return response
+        each = max(limit // len(slots), 1)
+        found = await self._read({slot: follower.positions[slot] for slot in slots}, each)
+        if found is None:
+            follower.touch(slots)
+            return response
+        moments, edges = found
+        by_slot: dict[int, list[ChangedEdge]] = defaultdict(list)
+        for edge in edges:
+            by_slot[edge.slot].append(edge)
+        codes = []
+        for slot in slots:
+            moment = moments.get(slot)
+            if moment is None or moment.epoch != epochs[slot]:
+                if self._is_gone(slot, epochs[slot], follower):
+                    response.slots.append(slot)
+                    response.positions.append(follower.positions.pop(slot))
+                    codes.append(OP_CODE_NOT_OWNER)
+                continue
+            before = follower.positions[slot]
+            if before == FROM_NOW:
+                if not moment.owned:
+                    continue  # until the move has ended: which revisions are to come is not known here
+                follower.owes_progress = True
+                after = moment.last_rev
+            else:
+                changes = changes_after(before, moment, by_slot[slot], each)
+                _add_events(response, changes)
+                after = changes.position
+                if not changes.complete:
+                    follower.is_behind(slot)
+            if after != before:
+                follower.positions[slot] = after
+                response.slots.append(slot)
+                response.positions.append(after)
+                codes.append(OP_CODE_UNSPECIFIED)
+        if any(codes):
+            response.codes.extend(codes)
+        return response
+
+    def _is_gone(self, slot: int, epoch: int, follower: Follower) -> bool:
+        """Whether a slot that the database does not have at this epoch is to be asked for elsewhere."""
+        code = self._ownership.refused_writes([slot], [epoch]).get(0)
+        if code is None:
+            follower.touch((slot,))  # it has come since the look
+        return code not in (None, OP_CODE_MOVING)
+
+    async def _read(
+        self, positions: Mapping[int, int], limit: int
+    ) -> tuple[dict[int, SlotMoment], list[ChangedEdge]] | None:
+        """None when there is no connection for it just now."""
+        above = {
+            slot: _NOTHING_ABOVE if position == FROM_NOW else position for slot, position in positions.items()
+        }
+        try:
+            if not self._leadership.leased:
+                raise ShardUnavailable
+            found = await within(PAGE_TIMEOUT, self._read_in_turn(above, limit))
+            # The database of a node that another one has replaced may have changes that never were.
+            if not self._leadership.leased:
+                raise ShardUnavailable
+        except (PoolTimeout, TooManyRequests):
+            return None
+        except (psycopg.OperationalError, TimeoutError) as error:
+            log.warning("could not read changes", error=type(error).__name__)
+            raise ShardUnavailable from error
+        return found
+
+    async def _read_in_turn(
+        self, positions: Mapping[int, int], limit: int
+    ) -> tuple[dict[int, SlotMoment], list[ChangedEdge]]:
+        async with self._turn, self._pool.connection() as connection:
+            return await store.read_changes(connection, positions, limit)
+
+
+class Follower:
+    """One stream: where it stands (slot → revision), and in which slots there is something to look at."""
+
+    def __init__(self, positions: Mapping[int, int]) -> None:
+        self.positions = dict(positions)
+        self.owes_progress = False
+        """The next response is sent even without events."""
+        self._touched = set(positions)
+        self._behind: dict[int, None] = {}  # in order
+        self._wake = asyncio.Event()
+        self._next_look = 0.0
+        self._next_progress = time.monotonic() + PROGRESS_INTERVAL
+
+    def __repr__(self) -> str:
+        return f"<Follower of {len(self.positions)} slots, {len(self._touched)} touched, {len(self._behind)} behind>"
+
+    def touch(self, slots: Collection[int]) -> None:
+        """Something may have happened to these slots."""
+        touched = self.positions.keys() & slots
+        if touched:
+            self._touched |= touched
+            self._wake.set()
+
+    def is_behind(self, slot: int) -> None:
+        """There is more of the slot to read, at once."""
+        self._behind[slot] = None
+
+    async def due(self) -> None:
+        """Waits until there is something to look at."""
+        while True:
+            now = time.monotonic()
+            if now >= self._next_progress:
+                self._next_progress = now + PROGRESS_INTERVAL
+                self._touched.update(self.positions)
+                self.owes_progress = True
+            if self._behind or (self._touched and now >= self._next_look):
+                return
+            if self._touched:
+                await asyncio.sleep(self._next_look - now)  # what is committed meanwhile is read with it
+                continue
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._next_progress - now):
+                    await self._wake.wait()
+
+    def take(self, most: int) -> list[int]:
+        """The slots to look at now."""
+        now = time.monotonic()
+        if self._touched and now >= self._next_look:
+            slots = list(islice(self._touched, min(most, SLOTS_AT_ONCE)))
+            self._touched.difference_update(slots)
+            if not self._touched:
+                self._next_look = now + TAIL_INTERVAL
+        else:
+            slots = list(islice(self._behind, min(most, FEW_SLOTS)))
+        for slot in slots:
+            self._behind.pop(slot, None)
+        return [slot for slot in slots if slot in self.positions]
+
+
+def _add_events(response: StreamChangesResponse, changes: Changes) -> None:
+    """Field by field: that is what protobuf does fastest."""
+    add = response.events.add
+    as_of = time.time_ns() // 1000
+    counts: dict[str, LikeCount] = {}
+    for edge, first in zip(changes.edges, changes.first, strict=True):
+        event = add()
+        _, _, rev, _, liked, post_id, event.user_id, version, like_count = edge
+        event.post_id = post_id
+        if liked:
+            event.liked = True
+        if first:
+            event.first_like = True
+        like_time = event.like_time
+        like_time.seconds = rev // _SECOND
+        like_time.nanos = rev % _SECOND * 1000
+        count = counts.get(post_id)
+        if count is None:
+            count = counts[post_id] = LikeCount(
+                post_id=post_id, count=like_count, version=version, exactness=EXACTNESS_EXACT
+            )
+            count.as_of_time.seconds = as_of // _SECOND
+            count.as_of_time.nanos = as_of % _SECOND * 1000
+        event.like_count.CopyFrom(count)

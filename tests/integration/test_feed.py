@@ -1,0 +1,309 @@
+"""The change feed of a node on a real Postgres: pages, what commits wake, slots that freeze, move and come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+
+import psycopg
+import pytest
+
+from likering.cursors import FROM_NOW
+from likering.errors import ShardUnavailable
+from likering.ring.hashing import slot_of
+from likering.shard.v1 import shard_service_pb2 as shard
+from likering.v1.like_service_pb2 import LikeEvent
+from shard_node import feed as feed_module
+from shard_node import store
+from shard_node.commit import Batch
+from shard_node.database import read_pool
+from shard_node.feed import Feed
+from shard_node.leadership import Leadership
+from shard_node.ownership import Ownership
+from shard_node.store import Connection
+from shard_node.writer import Writer
+from tests.integration.node_database import EPOCH, SLOTS, prepared, unit
+from tests.parts.until import until
+
+BEGINNING = dict.fromkeys(range(SLOTS), 0)
+POST = next(f"p{n}" for n in range(1000) if slot_of(f"p{n}", SLOTS) == 3)
+
+
+class Node:
+    """A writer and a feed over one database."""
+
+    def __init__(self, dsn: str) -> None:
+        self.generations: list[int] = []
+        self.pool = read_pool(dsn, 2)
+        self.leadership = Leadership(dsn, "a", self.generations.append)
+        self.ownership = Ownership(SLOTS)
+        self.writer = Writer(self.leadership, self.ownership, self._publish)
+        self.feed = Feed(self.pool, self.ownership, self.leadership)
+
+    async def _publish(self, batch: Batch) -> None:
+        self.feed.committed(batch.slots)
+
+    async def act(self, *operations: tuple[bool, str, str]) -> None:
+        """Likes (True) and unlikes of post and user, in one commit."""
+        await self.writer.submit(unit([(like, post, user, 0) for like, post, user in operations]))
+
+    async def state(self, slot: int, state: str) -> None:
+        """Freezes a slot, gives it back, or sets it aside."""
+
+        async def change(connection: Connection) -> None:
+            await connection.execute(
+                "UPDATE slots SET state = %s, move = 1, attempt = 1 WHERE slot = %s", [state, slot]
+            )
+
+        await self.writer.change_slots(change)
+
+    def stream(
+        self, positions: Mapping[int, int] = BEGINNING, limit: int = 1000
+    ) -> AsyncGenerator[shard.StreamChangesResponse, None]:
+        return self.feed.changes(dict.fromkeys(positions, EPOCH), positions, limit)
+
+
+@pytest.fixture
+async def node(database: str) -> AsyncIterator[Node]:
+    async with prepared(database):
+        node = Node(database)
+        await node.pool.open()
+        running = asyncio.create_task(node.writer.run())
+        await until(lambda: bool(node.ownership.epochs))
+        yield node
+        running.cancel()
+        await asyncio.wait((running,))
+        await node.pool.close()
+
+
+class Reading:
+    """A stream that a test reads on in pieces; and where it stands."""
+
+    def __init__(self, changes: AsyncGenerator[shard.StreamChangesResponse, None]) -> None:
+        self._changes = changes
+        self.positions: dict[int, int] = {}
+        self.gone: list[int] = []
+
+    async def events(self, count: int) -> list[LikeEvent]:
+        """The next events, at least so many."""
+        found: list[LikeEvent] = []
+        async with asyncio.timeout(20):
+            while len(found) < count:
+                found += (await self.response()).events
+        return found
+
+    async def response(self) -> shard.StreamChangesResponse:
+        async with asyncio.timeout(20):
+            response = await anext(self._changes)
+        for slot, position in zip(response.slots, response.positions, strict=True):
+            assert position >= self.positions.get(slot, 0)
+            self.positions[slot] = position
+        for slot, code in zip(response.slots, response.codes, strict=False):
+            if code:
+                assert code == shard.OP_CODE_NOT_OWNER
+                self.gone.append(slot)
+        return response
+
+
+def told(events: Sequence[LikeEvent]) -> list[tuple[str, bool, bool]]:
+    return [(event.user_id, event.liked, event.first_like) for event in events]
+
+
+async def test_what_is_there_comes_first_and_then_what_is_committed(node: Node) -> None:
+    await node.act((True, POST, "u1"), (True, POST, "u2"))
+    async with aclosing(node.stream()) as changes:
+        reading = Reading(changes)
+        events = await reading.events(2)
+        assert told(events) == [("u1", True, True), ("u2", True, True)]
+        assert [(e.post_id, e.like_count.count, e.like_count.version) for e in events] == [(POST, 2, 2)] * 2
+        await node.act((False, POST, "u1"))
+        (event,) = await reading.events(1)
+        assert told([event]) == [("u1", False, False)]
+        assert (event.like_count.count, event.like_count.version) == (1, 3)
+        assert event.like_time.ToMicroseconds() > events[1].like_time.ToMicroseconds()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 1000])
+async def test_each_first_like_comes_once_whatever_the_pages(node: Node, limit: int) -> None:
+    """Likes, unlikes and likes again before anybody looks, and between two pages."""
+    users = [f"u{n}" for n in range(9)]
+    posts = [f"p{n}" for n in range(12)]
+    for user in users:
+        await node.act(*[(True, post, user) for post in posts])
+    await node.act(*[(False, post, user) for post in posts for user in users[::2]])
+    await node.act(*[(True, post, user) for post in posts for user in users[::4]])
+    firsts: list[tuple[str, str]] = []
+    last: dict[tuple[str, str], LikeEvent] = {}
+    toggled = False
+    async with aclosing(node.stream(limit=limit)) as changes:
+        reading = Reading(changes)
+        while len(firsts) < len(users) * len(posts) or not toggled:
+            for event in await reading.events(1):
+                edge = event.post_id, event.user_id
+                if event.first_like:
+                    firsts.append(edge)
+                before = last.get(edge, event)
+                assert before.like_time.ToMicroseconds() <= event.like_time.ToMicroseconds()
+                assert before.like_count.version <= event.like_count.version
+                last[edge] = event
+            if not toggled and len(firsts) > len(posts):
+                toggled = True
+                await node.act(*[(False, post, "u1") for post in posts])
+                await node.act(*[(True, post, "u1") for post in posts[::2]])
+        # What is left are the changes of the edges that were told of as first likes already.
+        while not all(
+            last[post, user].liked is liked for post in posts for user in users for liked in [_liked(post, user)]
+        ):
+            for event in await reading.events(1):
+                assert not event.first_like
+                last[event.post_id, event.user_id] = event
+    assert sorted(firsts) == sorted((post, user) for post in posts for user in users)
+
+
+def _liked(post: str, user: str) -> bool:
+    number = int(user[1:])
+    if user == "u1":
+        return int(post[1:]) % 2 == 0
+    return number % 2 == 1 or number % 4 == 0
+
+
+async def test_a_stream_goes_on_from_a_position(node: Node) -> None:
+    await node.act((True, POST, "u1"), (True, POST, "u2"), (True, POST, "u3"))
+    async with aclosing(node.stream(limit=2)) as changes:
+        reading = Reading(changes)
+        first = await reading.events(2)
+        stands = reading.positions[3]
+    await node.act((False, POST, "u1"), (True, POST, "u1"))
+    async with aclosing(node.stream({3: stands}, limit=2)) as changes:
+        rest = await Reading(changes).events(2)
+    assert told([*first, *rest]) == [
+        ("u1", True, True),
+        ("u2", True, True),
+        ("u3", True, True),
+        ("u1", True, False),
+    ]
+
+
+async def test_from_now_tells_where_it_begins(node: Node) -> None:
+    await node.act((True, POST, "u1"), (True, POST, "u2"))
+    async with aclosing(node.stream(dict.fromkeys(range(SLOTS), FROM_NOW))) as changes:
+        reading = Reading(changes)
+        response = await reading.response()
+        assert not response.events
+        assert sorted(response.slots) == list(range(SLOTS))
+        await node.act((False, POST, "u1"), (True, POST, "u1"), (True, POST, "u3"))
+        assert told(await reading.events(2)) == [("u1", True, False), ("u3", True, True)]
+
+
+async def test_unlikes_of_what_was_never_liked_are_no_events(node: Node) -> None:
+    unlike = unit([(False, POST, f"u{n}", 5) for n in range(5)])
+    await node.writer.submit(unlike)
+    await node.act((True, POST, "u9"))
+    async with aclosing(node.stream(limit=2)) as changes:
+        assert told(await Reading(changes).events(1)) == [("u9", True, True)]
+
+
+async def test_a_burst_of_commits_costs_few_looks(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    read_changes = store.read_changes
+
+    async def counted(*arguments: object) -> object:
+        nonlocal looks
+        looks += 1
+        return await read_changes(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "read_changes", counted)
+    monkeypatch.setattr(feed_module, "TAIL_INTERVAL", 0.3)
+    async with aclosing(node.stream()) as changes:
+        reading = Reading(changes)
+        waiting = asyncio.ensure_future(reading.events(60))
+        for number in range(60):
+            await node.act((True, f"p{number}", "u"))
+        assert len(await waiting) == 60
+    assert looks <= 8
+
+
+async def test_a_frozen_slot_is_told_to_its_end_and_then_the_new_owner_is_asked(node: Node) -> None:
+    async with aclosing(node.stream()) as changes:
+        reading = Reading(changes)
+        await node.act((True, POST, "u1"))
+        await reading.events(1)
+        await node.act((True, POST, "u2"))
+        await node.state(3, "frozen")
+        assert told(await reading.events(1)) == [("u2", True, True)]
+        # Other slots' changes raise the node's revisions, which say nothing about this slot any more.
+        other = next(f"p{n}" for n in range(1000) if slot_of(f"p{n}", SLOTS) == 4)
+        await node.act((True, other, "u1"))
+        (event,) = await reading.events(1)
+        assert reading.positions[3] < event.like_time.ToMicroseconds()
+        stands = reading.positions[3]
+        await node.state(3, "moved")
+        while not reading.gone:
+            await reading.response()
+        assert (reading.gone, reading.positions[3]) == ([3], stands)
+        await node.act((True, other, "u2"))
+        assert told(await reading.events(1)) == [("u2", True, True)]
+
+
+async def test_a_slot_that_is_given_back_goes_on(node: Node) -> None:
+    async with aclosing(node.stream()) as changes:
+        reading = Reading(changes)
+        await node.state(3, "frozen")
+        await node.state(3, "owner")
+        await node.act((True, POST, "u1"))
+        assert told(await reading.events(1)) == [("u1", True, True)]
+        assert not reading.gone
+
+
+async def test_a_slot_of_another_epoch_is_not_streamed_and_one_that_arrives_is_waited_for(node: Node) -> None:
+    node.ownership.arrives(5, EPOCH + 1)
+    async with aclosing(node.feed.changes({3: EPOCH + 1, 5: EPOCH + 1}, {3: 0, 5: 0}, 10)) as changes:
+        reading = Reading(changes)
+        await reading.response()
+        assert reading.gone == [3]
+
+        async def arrive(connection: Connection) -> None:
+            await connection.execute("UPDATE slots SET epoch = %s WHERE slot = 5", [EPOCH + 1])
+
+        await node.writer.change_slots(arrive)
+        post = next(f"p{n}" for n in range(1000) if slot_of(f"p{n}", SLOTS) == 5)
+        write = unit([(True, post, "u1", 0)])
+        write.epochs = [EPOCH + 1]
+        await node.writer.submit(write)
+        assert told(await reading.events(1)) == [("u1", True, True)]
+
+
+async def test_a_stream_ends_with_its_last_slot(node: Node) -> None:
+    async with aclosing(node.feed.changes({3: EPOCH + 1}, {3: 0}, 10)) as changes:
+        reading = Reading(changes)
+        await reading.response()
+        assert reading.gone == [3]
+        with pytest.raises(StopAsyncIteration):
+            await reading.response()
+
+
+async def test_a_node_that_is_not_sure_to_lead_tells_nothing(node: Node) -> None:
+    node.leadership._leased_until = 0.0
+    node.leadership.proved = lambda began: None  # type: ignore[method-assign]
+    async with aclosing(node.stream()) as changes:
+        with pytest.raises(ShardUnavailable):
+            await anext(changes)
+
+
+async def test_pages_are_read_by_the_index(database: str) -> None:
+    """Of a slot with many edges, whatever the plan is made for."""
+    async with prepared(database) as connection:
+        await connection.execute(
+            "INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id)"
+            " SELECT n, n, n, 3, true, 'p' || n % 50, 'u' || n FROM generate_series(1, 20000) AS n"
+        )
+        await connection.execute("ANALYZE edges")
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        sql = store.QUERIES["read_changes_of_few_slots"]
+        values = {f"slot_{n}": 3 for n in range(4)} | {"slots": "{3}", "positions": "{100}", "limit": 10}
+        cursor = psycopg.AsyncClientCursor(connection)
+        await cursor.execute("EXPLAIN (ANALYZE) " + sql, values)
+        plan = "\n".join(row[0] for row in await cursor.fetchall())
+    assert "Seq Scan on edges" not in plan, plan
+    assert "rev_idx" in plan
