@@ -61,7 +61,7 @@ class Feed:
         self._leadership = leadership
         self._followers: set[Follower] = set()
         self._turn = asyncio.Semaphore(1)
-        ownership.on_replaced = self._look_again
+        ownership.on_replaced.append(self._look_again)
 
     def __repr__(self) -> str:
         return f"<Feed with {len(self._followers)} streams>"
@@ -96,9 +96,7 @@ class Feed:
         for follower in self._followers:
             follower.touch(follower.positions.keys())
 
-    async def _look(
-        self, follower: Follower, epochs: Mapping[int, int], limit: int
-    ) -> StreamChangesResponse:
+    async def _look(self, follower: Follower, epochs: Mapping[int, int], limit: int) -> StreamChangesResponse:
         response = StreamChangesResponse()
         slots = follower.take(limit)
         if not slots:

@@ -51,8 +51,8 @@ class Ownership:
         self._reads_ended: set[int] = set()
         self._heard: dict[int, float] = {}
         self._arriving: dict[int, int] = {}
-        self.on_replaced: Callable[[], None] = lambda: None
-        """Called when the database has said something new."""
+        self.on_replaced: list[Callable[[], None]] = []
+        """Each is called when the database has said something new."""
 
     def __repr__(self) -> str:
         return f"<Ownership {len(self._writable)} of {self._slot_count} slots, {len(self._frozen)} frozen>"
@@ -86,7 +86,8 @@ class Ownership:
         for slot, epoch in list(self._arriving.items()):
             if self._writable.get(slot) == epoch:
                 del self._arriving[slot]
-        self.on_replaced()
+        for listener in self.on_replaced:
+            listener()
 
     def heard_of(self, slot: int) -> None:
         """The target of a slot's move has given a sign."""

@@ -48,6 +48,7 @@ TRANSACTION_TIMEOUT = 5.0
 T = TypeVar("T")
 Publish = Callable[[Batch], Awaitable[None]]
 SlotsJob = Callable[[store.Connection], Awaitable[None]]
+Job = Callable[[store.Connection, store.Fence], Awaitable[None]]
 
 
 class RefusedJob(Exception):
@@ -79,6 +80,7 @@ class Writer:
         self._barriers: list[asyncio.Future[bool]] = []
         self._slots_jobs: deque[tuple[SlotsJob, int, asyncio.Future[None]]] = deque()
         self._slots_change = asyncio.Event()
+        self._jobs: deque[tuple[Job, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
         self.led = asyncio.Event()
         """Set once this process has led: from then on ``ownership`` is what its database says."""
@@ -122,6 +124,19 @@ class Writer:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._slots_jobs.append((job, last_rev, future))
         self._slots_change.set()
+        self._wake.set()
+        await future
+
+    async def write(self, job: Job) -> None:
+        """Runs a transaction that is no group of likes in the writer's turn, between two of those.
+
+        ``job`` gets the connection, in autocommit, and the fence, which all that it writes must hold; it raises
+        FenceLost when that does not, and is then called again with another one. Raises what it
+        raises else: psycopg.Error; and ConnectionError or TimeoutError when the database is away. Then nobody knows
+        whether it was committed.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._jobs.append((job, future))
         self._wake.set()
         await future
 
@@ -179,7 +194,7 @@ class Writer:
 
     async def _commit_until_broken(self) -> None:
         while True:
-            if not (self._queue or self._barriers or self._slots_jobs):
+            if not (self._queue or self._barriers or self._slots_jobs or self._jobs):
                 self._wake.clear()
                 try:
                     async with asyncio.timeout(BEAT_INTERVAL):
@@ -192,15 +207,18 @@ class Writer:
                 continue
             if self._leadership.proof_age > BEAT_INTERVAL:
                 await self._beat([])  # commits that the server refuses prove nothing
+            began = time.monotonic()
+            wrote = bool(self._jobs)
+            if self._jobs:
+                await self._write(*self._jobs.popleft())
             barriers, self._barriers = self._barriers, []
             batch = self._next_batch()
             if batch is not None:
-                began = time.monotonic()
                 await self._commit(batch, barriers)
-                if began < self._rest_until:
-                    await self._rest_after(time.monotonic() - began)
             elif barriers:
                 await self._beat(barriers)
+            if (wrote or batch is not None) and began < self._rest_until:
+                await self._rest_after(time.monotonic() - began)
 
     async def _rest_after(self, seconds: float) -> None:
         # What changes the slots ends what the rest is for, so it does not wait for that.
@@ -267,6 +285,30 @@ class Writer:
             await self._publish(batch)
         finally:
             batch.answer(failure)
+
+    async def _write(self, job: Job, future: asyncio.Future[None]) -> None:
+        if future.done():
+            return  # given up by its caller before it began
+        connection = self._leadership.connection
+        began = time.monotonic()
+        try:
+            await self._within(job(connection, self._leadership.fence))
+        except store.FenceLost:
+            self._jobs.appendleft((job, future))
+            await self._reload_fence()
+        except (psycopg.Error, TimeoutError) as error:
+            if not future.done():
+                future.set_exception(error)
+            if self._is_lost(error):
+                raise
+            await self._within(connection.rollback())
+        else:
+            self._leadership.proved(began)
+            if not future.done():
+                future.set_result(None)
+        finally:
+            if not future.done() and (job, future) not in self._jobs:
+                future.set_exception(ConnectionError("the writer has ended"))
 
     async def _beat(self, barriers: list[asyncio.Future[bool]]) -> None:
         began = time.monotonic()
@@ -355,8 +397,10 @@ class Writer:
         self._queued = 0
         barriers, self._barriers = self._barriers, []
         _resolve(barriers, value=False)
-        while self._slots_jobs:
-            *_, future = self._slots_jobs.popleft()
+        jobs = [*self._slots_jobs, *self._jobs]
+        self._slots_jobs.clear()
+        self._jobs.clear()
+        for *_, future in jobs:
             if not future.done():
                 future.set_exception(ConnectionError("the node's database is not reachable"))
 

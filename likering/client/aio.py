@@ -18,6 +18,7 @@ from likering.client.calls import (
     GetCount,
     GetState,
     GetSummaries,
+    ListLikedPosts,
     ListLikers,
     Mutate,
     alone,
@@ -35,6 +36,8 @@ from likering.client.model import (
     Consistency,
     IntentTime,
     LikeCount,
+    LikedPost,
+    LikedPostsPage,
     Liker,
     LikersPage,
     LikeState,
@@ -235,6 +238,25 @@ class AsyncLikes:
         token = ""
         while True:
             page = await self.list_likers(post_id, page_size=page_size, page_token=token)
+            for like in page:
+                yield like
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def list_liked_posts(
+        self, user_id: str, *, page_size: int = 0, page_token: str = ""
+    ) -> LikedPostsPage:
+        """One page of what the user likes, newest like first; see ``LikeTracker.list_liked_posts``."""
+        return await self._call(ListLikedPosts(user_id, page_size, page_token))
+
+    async def liked_posts(
+        self, user_id: str, *, page_size: int = MAX_PAGE
+    ) -> AsyncGenerator[LikedPost, None]:
+        """Everything that the user likes, newest like first, page by page; see ``LikeTracker.liked_posts``."""
+        token = ""
+        while True:
+            page = await self.list_liked_posts(user_id, page_size=page_size, page_token=token)
             for like in page:
                 yield like
             token = page.next_page_token

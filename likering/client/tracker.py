@@ -10,7 +10,17 @@ from typing import Protocol, Self, TypeVar
 import grpc
 
 from likering.client.caller import MONOTONIC, Caller, Clock
-from likering.client.calls import Apply, Call, Filter, GetCount, GetState, GetSummaries, ListLikers, Mutate
+from likering.client.calls import (
+    Apply,
+    Call,
+    Filter,
+    GetCount,
+    GetState,
+    GetSummaries,
+    ListLikedPosts,
+    ListLikers,
+    Mutate,
+)
 from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
 from likering.client.intents import stamped, stamped_all
 from likering.client.memory import MemoryLikes
@@ -19,6 +29,8 @@ from likering.client.model import (
     Consistency,
     IntentTime,
     LikeCount,
+    LikedPost,
+    LikedPostsPage,
     Liker,
     LikersPage,
     LikeState,
@@ -245,6 +257,27 @@ class LikeTracker:
         token = ""
         while True:
             page = self.list_likers(post_id, page_size=page_size, page_token=token, timeout=timeout)
+            yield from page
+            token = page.next_page_token
+            if not token:
+                return
+
+    def list_liked_posts(
+        self, user_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> LikedPostsPage:
+        """One page of what the user likes, newest like first; ``page_size`` and ``page_token`` as in ``list_likers``.
+
+        It follows likes and unlikes after some moments; ``has_liked`` sees them at once.
+        """
+        return self._call(ListLikedPosts(user_id, page_size, page_token), timeout)
+
+    def liked_posts(
+        self, user_id: str, *, page_size: int = MAX_PAGE, timeout: float | None = None
+    ) -> Iterator[LikedPost]:
+        """Everything that the user likes, newest like first, page by page; see ``likers`` and ``list_liked_posts``."""
+        token = ""
+        while True:
+            page = self.list_liked_posts(user_id, page_size=page_size, page_token=token, timeout=timeout)
             yield from page
             token = page.next_page_token
             if not token:

@@ -13,6 +13,8 @@ from likering import (
     Consistency,
     IntentTime,
     LikeCount,
+    LikedPost,
+    LikedPostsPage,
     Liker,
     LikersPage,
     LikeState,
@@ -56,6 +58,10 @@ class Likes(Protocol):
     ) -> list[str]: ...
     def list_likers(self, post_id: str, *, page_size: int = ..., page_token: str = ...) -> LikersPage: ...
     def likers(self, post_id: str, *, page_size: int = ...) -> Iterable[Liker]: ...
+    def list_liked_posts(
+        self, user_id: str, *, page_size: int = ..., page_token: str = ...
+    ) -> LikedPostsPage: ...
+    def liked_posts(self, user_id: str, *, page_size: int = ...) -> Iterable[LikedPost]: ...
     def apply_at_once(self, mutations: Sequence[Mutation]) -> list[MutationResult]:
         """Single calls in their order, as close together as the client can make them."""
 
@@ -91,6 +97,12 @@ class Portal:
     def likers(self, post_id: str, *, page_size: int = MAX_PAGE) -> list[Liker]:
         async def gathered() -> list[Liker]:
             return [like async for like in self._likes.likers(post_id, page_size=page_size)]
+
+        return self._run(gathered())
+
+    def liked_posts(self, user_id: str, *, page_size: int = MAX_PAGE) -> list[LikedPost]:
+        async def gathered() -> list[LikedPost]:
+            return [like async for like in self._likes.liked_posts(user_id, page_size=page_size)]
 
         return self._run(gathered())
 

@@ -153,7 +153,10 @@ async def test_each_first_like_comes_once_whatever_the_pages(node: Node, limit: 
                 await node.act(*[(True, post, "u1") for post in posts[::2]])
         # What is left are the changes of the edges that were told of as first likes already.
         while not all(
-            last[post, user].liked is liked for post in posts for user in users for liked in [_liked(post, user)]
+            last[post, user].liked is liked
+            for post in posts
+            for user in users
+            for liked in [_liked(post, user)]
         ):
             for event in await reading.events(1):
                 assert not event.first_like

@@ -305,7 +305,7 @@ async def test_nothing_is_left_of_a_move_that_has_ended(
     assert await leftovers.clear(target, gone, "b", list, 1) == 3  # type: ignore[arg-type]
     inventory = await leftovers.take_inventory(source)
     assert (inventory.publications, inventory.replication_slots, inventory.sealed) == ([], [], [])
-    assert inventory.tables == ["edges_s3", "posts_s3"]
+    assert inventory.tables == ["edges_s3", "posts_s3", "user_likes_s3"]
     assert await leftovers.take_inventory(target) == leftovers.Inventory([], [], [], [])
 
 
@@ -321,7 +321,7 @@ async def test_a_new_attempt_finds_a_clean_slot(
 async def test_a_slot_of_the_nodes_own_is_never_cleared(source: Connection) -> None:
     """Whatever moves and memory say: the slot's row is looked at in the transaction that takes the name away."""
     assert await leftovers.clear(source, Moves(), "a", list, 1) == 0  # type: ignore[arg-type]
-    assert (await leftovers.take_inventory(source)).tables == ["edges_s3", "posts_s3"]
+    assert (await leftovers.take_inventory(source)).tables == ["edges_s3", "posts_s3", "user_likes_s3"]
 
 
 async def test_a_process_of_an_earlier_generation_clears_nothing(target: Connection) -> None:
@@ -329,7 +329,7 @@ async def test_a_process_of_an_earlier_generation_clears_nothing(target: Connect
     await create_partitions(target, [SLOT])
     with pytest.raises(FenceLost):
         await leftovers.clear(target, Moves(), "b", list, 0)  # type: ignore[arg-type]
-    assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3"]
+    assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3", "user_likes_s3"]
 
 
 async def test_a_later_table_of_the_same_name_is_spared(target: Connection) -> None:
@@ -337,7 +337,7 @@ async def test_a_later_table_of_the_same_name_is_spared(target: Connection) -> N
     await create_partitions(target, [SLOT])
     names = {"edges": "edges_s3_m0_a1"}
     assert await rename_unowned(target, SLOT, names, 1, {"edges_s3": 1})
-    assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3"]
+    assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3", "user_likes_s3"]
 
 
 class Clock:

@@ -35,8 +35,9 @@ _LEFT = """
     UNION ALL SELECT 'replication slot ' || slot_name FROM pg_replication_slots
     UNION ALL SELECT 'replication origin ' || roname FROM pg_replication_origin
     UNION ALL SELECT 'table ' || relname FROM pg_class
-              WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace AND relname ~ '^(edges|posts)_s'
-                AND NOT EXISTS (SELECT FROM slots WHERE relname IN ('edges_s' || slot, 'posts_s' || slot))
+              WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace
+                AND relname ~ '^(edges|posts|user_likes)_s'
+                AND NOT EXISTS (SELECT FROM slots WHERE relname ~ ('^(edges|posts|user_likes)_s' || slot || '$'))
     UNION ALL SELECT 'row ' || slot || ' ' || state FROM slots WHERE state <> 'owner'
 """
 

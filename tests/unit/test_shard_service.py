@@ -15,11 +15,13 @@ from likering.shard.v1.shard_service_pb2 import (
     ExecuteRequest,
 )
 from router.lane import Answer
+from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
 from shard_node.load import Load
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
+from shard_node.user_likes import UserLikes
 from shard_node.writer import Writer
 
 CALL = Call("request", 0.0, cast("object", None))  # type: ignore[arg-type]
@@ -36,6 +38,8 @@ def service() -> ShardService:
         Load(),
         lambda: None,
         cast(Handoffs, nothing),
+        cast(Feed, nothing),
+        cast(UserLikes, nothing),
     )
 
 
