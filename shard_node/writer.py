@@ -48,7 +48,7 @@ TRANSACTION_TIMEOUT = 5.0
 T = TypeVar("T")
 Publish = Callable[[Batch], Awaitable[None]]
 SlotsJob = Callable[[store.Connection], Awaitable[None]]
-Job = Callable[[store.Connection, store.Fence], Awaitable[None]]
+Job = Callable[[store.Connection, store.Fence], Coroutine[Any, Any, None]]
 
 
 class RefusedJob(Exception):
@@ -397,10 +397,10 @@ class Writer:
         self._queued = 0
         barriers, self._barriers = self._barriers, []
         _resolve(barriers, value=False)
-        jobs = [*self._slots_jobs, *self._jobs]
+        futures = [job[-1] for job in self._slots_jobs] + [job[-1] for job in self._jobs]
         self._slots_jobs.clear()
         self._jobs.clear()
-        for *_, future in jobs:
+        for future in futures:
             if not future.done():
                 future.set_exception(ConnectionError("the node's database is not reachable"))
 
