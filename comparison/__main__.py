@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from comparison import resize as resizing
+from comparison.events import catching_up
 from comparison.figures import Sample, measured, others_share
 from comparison.pages import long_list
 from comparison.report import (
@@ -133,6 +134,24 @@ def pages(
         figures = asyncio.run(
             long_list(
                 Path(directory), lambda line: console.print(line, style="dim"), likes=likes, pages=pages
+            )
+        )
+    console.print(figures)
+    if figures["failed"] or figures["problem"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def events(
+    likes: Annotated[int, typer.Option(min=1000, help="Likes to store before.")] = 500_000,
+    runs: Annotated[int, typer.Option(min=1, help="How often they are read.")] = 3,
+) -> None:
+    """Measure how fast one consumer of StreamLikeEvents catches up. Exit code 1: it did not get each like once."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="likering-events-") as directory:
+        figures = asyncio.run(
+            catching_up(
+                Path(directory), lambda line: console.print(line, style="dim"), likes=likes, runs=runs
             )
         )
     console.print(figures)

@@ -6,6 +6,7 @@
 
 from likering.client.aio import AsyncLikes
 from likering.client.connect import ClientClosed, ServiceUnreachable
+from likering.client.feed import EventBatch, LikeEvent
 from likering.client.model import (
     Action,
     Consistency,
@@ -74,6 +75,7 @@ __all__ = [
     "CursorInvalid",
     "DeadlineExceeded",
     "EnumUnknown",
+    "EventBatch",
     "Exactness",
     "FieldViolation",
     "IdEmpty",
@@ -85,6 +87,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "LikeCount",
+    "LikeEvent",
     "LikeState",
     "LikeSummaries",
     "LikeSummary",

@@ -24,6 +24,9 @@ MAX_USERS: Final = 1000
 DEFAULT_PAGE: Final = 50
 MAX_PAGE: Final = 1000
 """Entries of one page of a list."""
+DEFAULT_BATCH: Final = 1000
+MAX_BATCH: Final = 2000
+"""Events of one response of StreamLikeEvents."""
 MAX_INTENT_AHEAD: Final = 60_000_000
 """How far an intent may be ahead of the server's clock, in µs."""
 INTENT_INVALID: Final = -1
@@ -169,6 +172,18 @@ def list_violations(field: str, value: str, size: int) -> Violations:
 def page_size(wanted: int) -> int:
     """The size of a page for which so many entries are wanted; 0: as many as the service likes."""
     return min(wanted or DEFAULT_PAGE, MAX_PAGE)
+
+
+def events_violations(max_batch: int) -> Violations:
+    """StreamLikeEvents, but for its cursor and slots, which ``cursors`` judges."""
+    if max_batch >= 0:
+        return _NONE
+    return [FieldViolation("max_batch", "PAGE_SIZE_NEGATIVE", "a batch has 0 or more events")]
+
+
+def batch_size(wanted: int) -> int:
+    """The most events of one response when so many are wanted; 0: as many as the service likes."""
+    return min(wanted or DEFAULT_BATCH, MAX_BATCH)
 
 
 def _valid_beyond_ascii(value: str) -> bool:

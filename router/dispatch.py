@@ -163,9 +163,19 @@ class Dispatch:
 
     def owner_of(self, post_id: str) -> tuple[NodeClient | None, int]:
         """The node that owns the post's slot, None when nobody does, and the slot's epoch."""
-        slot = slot_of(post_id, self._slot_count)
+        return self.owner_of_slot(slot_of(post_id, self._slot_count))
+
+    def owner_of_slot(self, slot: int) -> tuple[NodeClient | None, int]:
+        """The node that owns the slot, None when nobody does, and the slot's epoch."""
         owner = self._topology.owners[slot] if self._topology else None
         return self._nodes[owner] if owner else None, self._epochs[slot]
+
+    @property
+    def slot_count(self) -> int:
+        """Of the topology in use. Raises TopologyUnavailable before the first."""
+        if self._topology is None:
+            raise TopologyUnavailable
+        return self._topology.slot_count
 
     @property
     def cluster_id(self) -> str:

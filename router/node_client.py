@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
@@ -125,6 +125,26 @@ class NodeClient:
             if link.given_up:
                 raise BatchLost from None
             raise
+
+    async def stream_changes(
+        self, request: shard.StreamChangesRequest
+    ) -> AsyncGenerator[shard.StreamChangesResponse, None]:
+        """What the node streams, until it ends the stream. Raises BatchNotSent, BatchLost or BatchRefused."""
+        link = self._link
+        if link is None or not self._connected:
+            raise BatchNotSent
+        stream = link.stub.StreamChanges(request)
+        try:
+            async for response in stream:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise _what_happened(error) from error
+        except asyncio.CancelledError:
+            if link.given_up:
+                raise BatchLost from None
+            raise
+        finally:
+            stream.cancel()
 
     async def close(self) -> None:
         """Ends the connection."""

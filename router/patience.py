@@ -24,6 +24,13 @@ _LAST_BACKOFF: Final = 0.2
 _MOST_DOUBLINGS: Final = 10  # a float overflows at 1024
 
 
+def backoff(attempt: int, first: float = FIRST_BACKOFF) -> float:
+    """Seconds to wait, after so many attempts, for something that nobody tells of."""
+    # Spread, or all calls that failed together would come back together.
+    doublings = min(attempt, _MOST_DOUBLINGS)
+    return min(first * 2.0**doublings, _LAST_BACKOFF) * random.uniform(0.5, 1.0)
+
+
 class Surroundings(Protocol):
     """What changes around a call that waits."""
 
@@ -50,9 +57,7 @@ class Patience:
 
     def backoff(self, first: float = FIRST_BACKOFF) -> float:
         """Seconds to wait for something that nobody tells of. Grows with the attempts."""
-        # Spread, or all calls that failed together would come back together.
-        doublings = min(self.attempt, _MOST_DOUBLINGS)
-        return min(first * 2.0**doublings, _LAST_BACKOFF) * random.uniform(0.5, 1.0)
+        return backoff(self.attempt, first)
 
     async def wait(self, pulse: asyncio.Event, delay: float, operations: int = 1) -> bool:
         """Waits for the pulse, at most ``delay`` seconds. False when the time is up.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
 from time import time_ns
 from typing import Final
 
@@ -10,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
 from likering import validation
+from likering.cursors import Cursors
 from likering.errors import FieldViolation, InvalidArgument, LikeringError
 from likering.paging import PageTokens
 from likering.serving.handlers import Call
@@ -18,6 +20,7 @@ from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1 import like_service_pb2 as api
 from router.asking import ask_owner
 from router.dispatch import Dispatch
+from router.events import MergedFeed
 from router.lane import Row
 from router.node_client import NodeClient
 from router.operations import WRITES, Operations
@@ -224,6 +227,20 @@ class LikeService:
             response.next_page_token = tokens.make(post_id, answer.revs[size - 1])
         _fill(response.total, post_id, (0, answer.count, answer.version, 0, 0, answer.as_of_time))
         return response
+
+    async def StreamLikeEvents(
+        self, request: api.StreamLikeEventsRequest, call: Call
+    ) -> AsyncGenerator[api.StreamLikeEventsResponse, None]:
+        if violations := validation.events_violations(request.max_batch):
+            raise InvalidArgument.of(violations)
+        cursors = Cursors(self._dispatch.cluster_id, self._dispatch.slot_count)
+        positions = cursors.begin(request.cursor, request.slots, from_now=request.from_now)
+        feed = MergedFeed(
+            self._dispatch, positions, validation.batch_size(request.max_batch), call.request_id
+        )
+        async with aclosing(feed.responses(cursors)) as responses:
+            async for response in responses:
+                yield response
 
     async def ListLikedPosts(
         self, request: api.ListLikedPostsRequest, call: Call

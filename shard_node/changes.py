@@ -27,7 +27,7 @@ _place: Final = attrgetter("place")
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Changes of one slot in order, and the position after them. ``first`` says of each edge whether it is a first like.
+    """Changes of one slot in order, and the position after them. ``first``: whether each edge is a first like.
 
     ``complete``: nothing more had changed at that moment.
     """

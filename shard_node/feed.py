@@ -101,7 +101,7 @@ class Feed:
         slots = follower.take(limit)
         if not slots:
             return response
-        each = max(limit // len(slots), 1)
+        each = min(max(limit // len(slots), 1), store.MOST_CHANGES)
         found = await self._read({slot: follower.positions[slot] for slot in slots}, each)
         if found is None:
             follower.touch(slots)
@@ -236,26 +236,21 @@ class Follower:
 
 
 def _add_events(response: StreamChangesResponse, changes: Changes) -> None:
-    """Field by field: that is what protobuf does fastest."""
+    """Field by field, and the count as a copy of one that is used again: half of what new messages take."""
     add = response.events.add
-    as_of = time.time_ns() // 1000
-    counts: dict[str, LikeCount] = {}
+    now = time.time_ns() // 1000
+    count = LikeCount(exactness=EXACTNESS_EXACT)
+    count.as_of_time.seconds = now // _SECOND
+    count.as_of_time.nanos = now % _SECOND * 1000
     for edge, first in zip(changes.edges, changes.first, strict=True):
         event = add()
-        _, _, rev, _, liked, post_id, event.user_id, version, like_count = edge
+        _, _, rev, _, event.liked, post_id, event.user_id, version, like_count = edge
         event.post_id = post_id
-        if liked:
-            event.liked = True
-        if first:
-            event.first_like = True
+        event.first_like = first
         like_time = event.like_time
-        like_time.seconds = rev // _SECOND
-        like_time.nanos = rev % _SECOND * 1000
-        count = counts.get(post_id)
-        if count is None:
-            count = counts[post_id] = LikeCount(
-                post_id=post_id, count=like_count, version=version, exactness=EXACTNESS_EXACT
-            )
-            count.as_of_time.seconds = as_of // _SECOND
-            count.as_of_time.nanos = as_of % _SECOND * 1000
+        like_time.seconds, micros = divmod(rev, _SECOND)
+        like_time.nanos = micros * 1000
+        count.post_id = post_id
+        count.count = like_count
+        count.version = version
         event.like_count.CopyFrom(count)

@@ -206,7 +206,8 @@ SELECT slots.slot, writer.last_rev AS place, slots.epoch AS rev, NULL::bigint AS
        NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count
 FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
 UNION ALL
-SELECT wanted.slot, edge.place, edge.rev, edge.first_rev, edge.liked, edge.post_id, edge.user_id, post.version, post.like_count
+SELECT wanted.slot, edge.place, edge.rev, edge.first_rev, edge.liked, edge.post_id, edge.user_id,
+       coalesce(post.version, 0), coalesce(post.like_count, 0)
 FROM unnest(%(slots)s::smallint[], %(positions)s::bigint[]) AS wanted (slot, position)
 CROSS JOIN LATERAL (
     (SELECT * FROM (

@@ -264,7 +264,7 @@ async def slots_seq_raised(cursor: Cursor) -> tuple[int, int]:
 class ChangedEdge(NamedTuple):
     """An edge at a place of its slot's feed: ``place`` is its ``rev``, or its ``first_rev`` if it has changed since.
 
-    ``first_rev`` is None for an edge that was never liked; then its post may have no version and count either.
+    ``first_rev`` is None for an edge that was never liked. Version and count are the post's, 0 if it never changed.
     """
 
     slot: int
@@ -274,8 +274,8 @@ class ChangedEdge(NamedTuple):
     liked: bool
     post_id: str
     user_id: str
-    version: int | None
-    like_count: int | None
+    version: int
+    like_count: int
 
 
 class SlotMoment(NamedTuple):
@@ -295,7 +295,7 @@ async def read_changes(
 ) -> tuple[dict[int, SlotMoment], list[ChangedEdge]]:
     """What has changed in slots (slot → revision) after a revision: the slots that are held here, and edges.
 
-    All of one moment. Per slot at most ``limit`` edges by ``rev`` and as many by ``first_rev``, each with the lowest first.
+    All of one moment. Per slot at most ``limit`` edges by ``rev`` and as many by ``first_rev``, the lowest ones.
     """
     cursor = await execute_for_slots(
         connection,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
 
@@ -29,6 +31,7 @@ from likering.client.calls import (
 )
 from likering.client.coalescing import Coalescer
 from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
+from likering.client.feed import PROGRESS_INTERVAL, EventBatch, MemoryFeed, StreamLikeEvents
 from likering.client.intents import PROCESS_CLOCK, stamped, stamped_all
 from likering.client.memory import MemoryLikes
 from likering.client.model import (
@@ -244,6 +247,19 @@ class AsyncLikes:
             if not token:
                 return
 
+    async def events(
+        self, *, cursor: str = "", slots: Sequence[int] = (), from_now: bool = False, max_batch: int = 0
+    ) -> AsyncGenerator[EventBatch, None]:
+        """The changes of likes, batch by batch, for as long as it is iterated; see ``LikeTracker.events``."""
+        self._opened()
+        wanted = StreamLikeEvents(tuple(slots), from_now, max_batch)
+        following = (
+            self._caller.follow(wanted, cursor) if self._caller else self._follow_memory(wanted, cursor)
+        )
+        async with aclosing(following) as batches:
+            async for batch in batches:
+                yield batch
+
     async def list_liked_posts(
         self, user_id: str, *, page_size: int = 0, page_token: str = ""
     ) -> LikedPostsPage:
@@ -272,6 +288,8 @@ class AsyncLikes:
     async def close(self) -> None:
         """Takes no more calls, waits for the answers to those under way, then closes. May be called twice."""
         self._closed = True
+        if self._memory is not None:
+            self._memory.changes.wake()
         lanes, self._lanes = self._lanes, None
         if lanes is not None:
             await lanes.drain()
@@ -295,6 +313,24 @@ class AsyncLikes:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    async def _follow_memory(self, wanted: StreamLikeEvents, cursor: str) -> AsyncGenerator[EventBatch, None]:
+        assert self._memory is not None
+        feed = MemoryFeed(self._memory, wanted, cursor)
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        with self._memory.changes.watched(lambda: loop.call_soon_threadsafe(changed.set)):
+            while not self._closed:
+                changed.clear()
+                if feed.due():
+                    yield feed.batch
+                    continue
+                try:
+                    async with asyncio.timeout(PROGRESS_INTERVAL):
+                        await changed.wait()
+                except TimeoutError:
+                    yield feed.batch
+        raise ClientClosed
 
     def _opened(self) -> Coalescer | None:
         """The lanes, opened by the first call because they need the running loop; None in memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from likering.client.calls import Call
 from likering.client.connect import HEALTH_CHECK, ClientClosed, ServiceUnreachable, Target
+from likering.client.feed import EventBatch, Resumption, StreamLikeEvents, ended
 from likering.client.retry import Attempts, RetryPolicy, RetryThrottle
 from likering.errors import DeadlineExceeded
 from likering.v1.like_service_pb2_grpc import LikeServiceStub
@@ -41,6 +42,7 @@ class AioCaller:
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._streams: set[Any] = set()
         self._closed = False
 
     async def __call__(self, call: Call[T], timeout: float) -> T:
@@ -60,6 +62,41 @@ class AioCaller:
             if not self._under_way:
                 self._idle.set()
 
+    async def follow(self, wanted: StreamLikeEvents, cursor: str) -> AsyncGenerator[EventBatch, None]:
+        """The batches after the cursor; a stream that breaks is begun again. Raises one of likering.errors."""
+        resumption = Resumption(cursor, self._policy, self._jitter, self._loop.time())
+        while True:
+            if self._closed:
+                raise ClientClosed
+            stream: Any = self._stub.StreamLikeEvents(
+                wanted.request(resumption.cursor), metadata=self._target.metadata()
+            )
+            self._streams.add(stream)
+            error = ended()
+            try:
+                async for response in stream:
+                    batch = wanted.parse(response)
+                    resumption.received(batch, self._loop.time())
+                    yield batch
+            except grpc.aio.AioRpcError as failure:
+                error = self._target.error(failure)
+            except asyncio.CancelledError:
+                if self._cancelled_by_close():
+                    raise ClientClosed("The client was closed during the call") from None
+                raise
+            finally:
+                self._streams.discard(stream)
+                stream.cancel()
+            delay = resumption.delay_after(error, self._loop.time())
+            if delay is None:
+                raise error
+            await asyncio.sleep(delay)
+
+    def _cancelled_by_close(self) -> bool:
+        """Whether a stream was cancelled here, and not by whoever iterates over it."""
+        task = asyncio.current_task()
+        return self._closed and task is not None and not task.cancelling()
+
     async def connect(self, timeout: float) -> None:
         """Waits until the service answers; ServiceUnreachable says why it does not. Any answer will do."""
         if self._closed:
@@ -74,8 +111,10 @@ class AioCaller:
                 raise error from failure
 
     async def close(self) -> None:
-        """Takes no more calls, and returns when those under way have ended."""
+        """Takes no more calls, ends streams, and returns when the calls under way have ended."""
         self._closed = True
+        for stream in self._streams:
+            stream.cancel()
         await self._idle.wait()
         await self._channel.close()
 

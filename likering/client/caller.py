@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 
 from likering.client.calls import Call
 from likering.client.connect import HEALTH_CHECK, ClientClosed, ServiceUnreachable, Target
+from likering.client.feed import EventBatch, Resumption, StreamLikeEvents, ended
 from likering.client.retry import Attempts, RetryPolicy, RetryThrottle
 from likering.errors import DeadlineExceeded, LikeringError
 from likering.v1.like_service_pb2_grpc import LikeServiceStub
@@ -85,6 +86,30 @@ class Caller:
             remaining = deadline - self._clock.time()
             if remaining <= 0:  # woke up late
                 raise error
+
+    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Iterator[EventBatch]:
+        """The batches after the cursor; a stream that breaks is begun again. Raises one of likering.errors."""
+        resumption = Resumption(cursor, self._policy, self._jitter, self._clock.time())
+        while True:
+            if self._closed:
+                raise ClientClosed
+            stream: Any = self._stub.StreamLikeEvents(
+                wanted.request(resumption.cursor), metadata=self._target.metadata()
+            )
+            error = ended()
+            try:
+                for response in stream:
+                    batch = wanted.parse(response)
+                    resumption.received(batch, self._clock.time())
+                    yield batch
+            except grpc.RpcError as failure:
+                error = self._error(failure)
+            finally:
+                stream.cancel()
+            delay = resumption.delay_after(error, self._clock.time())
+            if delay is None:
+                raise error
+            self._clock.sleep_for(delay)
 
     def connect(self, timeout: float) -> None:
         """Waits until the service answers; ServiceUnreachable says why it does not.

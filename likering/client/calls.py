@@ -319,10 +319,15 @@ def count_of(count: pb.LikeCount) -> LikeCount:
         count.post_id,
         count.count,
         count.version,
-        # A kind that only a newer server knows promises nothing that we could rely on.
-        _EXACTNESS.get(count.exactness, Exactness.STALE),
+        exactness_of(count.exactness),
         time_of(micros(count.as_of_time)),
     )
+
+
+def exactness_of(exactness: int) -> Exactness:
+    """The enum of the message's number."""
+    # A kind that only a newer server knows promises nothing that we could rely on.
+    return _EXACTNESS.get(exactness, Exactness.STALE)
 
 
 def outcome_of(outcome: int) -> Outcome:

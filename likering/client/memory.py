@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Final
 from uuid import uuid4
 
 from likering import validation
 from likering.client.intents import wall_clock
+from likering.client.memory_feed import SLOTS, ChangeLog
 from likering.client.model import (
     Action,
     Exactness,
@@ -24,11 +26,13 @@ from likering.client.model import (
     Outcome,
     time_of,
 )
+from likering.cursors import FROM_NOW, Cursors
 from likering.errors import InvalidArgument, VersionAhead
 from likering.paging import PageTokens
 from likering.validation import (
     Violations,
     count_violations,
+    events_violations,
     filter_violations,
     has_liked_violations,
     like_violations,
@@ -45,12 +49,17 @@ _NEWEST: Final = 2**63 - 1
 class _Edge:
     """A pair of user and post that was ever touched; with ``liked`` False it is a tombstone. Times in µs."""
 
-    __slots__ = ("intent", "liked", "liked_at")
+    __slots__ = ("first_revision", "intent", "liked", "liked_at")
 
     def __init__(self) -> None:
         self.liked = False
         self.intent = 0
         self.liked_at = 0
+        self.first_revision = 0
+
+    @property
+    def revision(self) -> int:
+        return self.liked_at
 
 
 class _Post:
@@ -75,6 +84,8 @@ class MemoryLikes:
         self._posts: dict[str, _Post] = {}
         self._last_revision = 0
         self._tokens = PageTokens(uuid4().hex, "ListLikers")
+        self._cursors = Cursors(uuid4().hex, SLOTS)
+        self.changes = ChangeLog()
         self._edges_of_users: dict[str, dict[str, _Edge]] = {}
         self._user_tokens = PageTokens(uuid4().hex, "ListLikedPosts")
 
@@ -151,6 +162,38 @@ class MemoryLikes:
             likes = tuple(Liker(user_id, time_of(liked_at)) for liked_at, user_id in page)
             return LikersPage(likes, token, self._count(post_id, post))
 
+    def begin_events(
+        self, cursor: str, slots: Sequence[int], from_now: bool, max_batch: int
+    ) -> dict[int, int]:
+        """Where StreamLikeEvents begins: slot → revision."""
+        _refuse(events_violations(max_batch))
+        positions = self._cursors.begin(cursor, slots, from_now=from_now)
+        with self._lock:
+            return {
+                slot: self._last_revision if position == FROM_NOW else position
+                for slot, position in positions.items()
+            }
+
+    def cursor(self, positions: Mapping[int, int]) -> str:
+        """The cursor of a consumer who stands there."""
+        return self._cursors.make(positions)
+
+    def next_events(
+        self, positions: dict[int, int], max_batch: int
+    ) -> tuple[list[tuple[str, str, bool, bool, datetime, LikeCount]], str]:
+        """The next fields of events of StreamLikeEvents, and the cursor after them. Moves the positions on."""
+        with self._lock:
+            found, end = self.changes.after(positions, self._last_revision, validation.batch_size(max_batch))
+            for slot, position in positions.items():
+                positions[slot] = max(position, end)
+            events = []
+            for (user_id, post_id, *_), first in found:
+                post = self._posts[post_id]
+                edge = post.edges[user_id]
+                count = self._count(post_id, post)
+                events.append((user_id, post_id, edge.liked, first, time_of(edge.liked_at), count))
+            return events, self._cursors.make(positions)
+
     def list_liked_posts(self, user_id: str, page_size: int, page_token: str) -> LikedPostsPage:
         """ListLikedPosts, at once."""
         _refuse(list_violations("user_id", user_id, page_size))
@@ -185,10 +228,12 @@ class MemoryLikes:
             outcome = Outcome.CHANGED
             edge.intent = max(edge.intent, intent or revision)
             edge.liked = like
-            edge.liked_at = revision
+            before, edge.liked_at = edge.liked_at, revision
+            edge.first_revision = edge.first_revision or revision
             post.count += 1 if like else -1
             post.version += 1
             self._keep(user_id, edge, post_id, post)
+            self.changes.changed(user_id, post_id, edge, before)
         return MutationResult(outcome, self._count(post_id, post))
 
     def _keep(self, user_id: str, edge: _Edge, post_id: str, post: _Post) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -22,6 +23,7 @@ from likering.client.calls import (
     Mutate,
 )
 from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
+from likering.client.feed import PROGRESS_INTERVAL, EventBatch, MemoryFeed, StreamLikeEvents
 from likering.client.intents import stamped, stamped_all
 from likering.client.memory import MemoryLikes
 from likering.client.model import (
@@ -262,6 +264,21 @@ class LikeTracker:
             if not token:
                 return
 
+    def events(
+        self, *, cursor: str = "", slots: Sequence[int] = (), from_now: bool = False, max_batch: int = 0
+    ) -> Iterator[EventBatch]:
+        """The changes of likes, batch by batch, for as long as it is iterated.
+
+        ``cursor``: that of the last batch whose effects are stored. Without one it begins with an event for each edge,
+        or, with ``from_now``, with what changes from now on. ``slots``: only posts of these slots; with a cursor, of
+        those that it covers. ``max_batch``: most events of a batch, 2000 the most; 0: as the service likes.
+
+        At least once, in order for each post; of several changes of an edge a consumer that is behind may get only
+        the last. The first batch is empty, and so is one now and then. Goes on by itself when the connection breaks,
+        and gives up after a minute without one.
+        """
+        return self._calls.follow(StreamLikeEvents(tuple(slots), from_now, max_batch), cursor)
+
     def list_liked_posts(
         self, user_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> LikedPostsPage:
@@ -315,6 +332,7 @@ class _Carrier(Protocol):
     """Carries out calls: on a channel (``Caller``) or in memory."""
 
     def __call__(self, call: Call[T], timeout: float) -> T: ...
+    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Iterator[EventBatch]: ...
     def connect(self, timeout: float) -> None: ...
     def close(self) -> None: ...
 
@@ -329,9 +347,20 @@ class _InMemory:
             raise ClientClosed
         return call.in_memory(self._memory)
 
+    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Iterator[EventBatch]:
+        feed = MemoryFeed(self._memory, wanted, cursor)
+        changed = threading.Event()
+        with self._memory.changes.watched(changed.set):
+            while not self._closed:
+                changed.clear()
+                if feed.due() or not changed.wait(PROGRESS_INTERVAL):
+                    yield feed.batch
+        raise ClientClosed
+
     def connect(self, timeout: float) -> None:
         if self._closed:
             raise ClientClosed
 
     def close(self) -> None:
         self._closed = True
+        self._memory.changes.wake()

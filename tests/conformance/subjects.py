@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from likering import (
     AsyncLikes,
     Consistency,
+    EventBatch,
     IntentTime,
     LikeCount,
     LikedPost,
@@ -58,6 +59,10 @@ class Likes(Protocol):
     ) -> list[str]: ...
     def list_likers(self, post_id: str, *, page_size: int = ..., page_token: str = ...) -> LikersPage: ...
     def likers(self, post_id: str, *, page_size: int = ...) -> Iterable[Liker]: ...
+    def events(
+        self, *, cursor: str = ..., slots: Sequence[int] = ..., from_now: bool = ..., max_batch: int = ...
+    ) -> Iterator[EventBatch]: ...
+
     def list_liked_posts(
         self, user_id: str, *, page_size: int = ..., page_token: str = ...
     ) -> LikedPostsPage: ...
@@ -99,6 +104,14 @@ class Portal:
             return [like async for like in self._likes.likers(post_id, page_size=page_size)]
 
         return self._run(gathered())
+
+    def events(self, **options: Any) -> Iterator[EventBatch]:
+        batches = self._likes.events(**options)
+        try:
+            while True:
+                yield self._run(anext(batches))
+        finally:
+            self._run(batches.aclose())
 
     def liked_posts(self, user_id: str, *, page_size: int = MAX_PAGE) -> list[LikedPost]:
         async def gathered() -> list[LikedPost]:

@@ -147,3 +147,20 @@ async def test_refused_operations_spoil_no_other(connection: Connection) -> None
     assert operations.counts == [1, 0, 2]
     model = LikeModel({("p", "u1"), ("p", "u3")}, {("p", "u1"), ("p", "u3")}, {}, {"p": 2})
     await assert_database_is(connection, model)
+
+
+async def test_the_next_batch_begins_above_what_the_writer_row_says(connection: Connection) -> None:
+    """Or a reader of the change feed who has seen that row would pass changes that are still to come."""
+    last_rev = NOW
+    for operations in (
+        [(True, "p", "u", 0)],
+        [(True, "p", "u", 0)],
+        [(True, "p", "v", 0), (False, "p", "u", 0)],
+    ):
+        batch = Batch(last_rev)
+        batch.add(unit(operations), {})
+        await commit(connection, FENCE, batch)
+        row = await (await connection.execute("SELECT last_rev FROM writer")).fetchone()
+        assert row is not None
+        assert batch.last_rev >= row[0]
+        last_rev = batch.last_rev

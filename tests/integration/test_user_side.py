@@ -127,7 +127,7 @@ class Pair:
     async def told(self, expected: set[tuple[str, str]]) -> None:
         """Waits until the users' side is as it should be."""
         async with asyncio.timeout(20):
-            while await self.liked() != expected:
+            while await self.liked() != expected:  # noqa: ASYNC110 - no event tells what databases have
                 await asyncio.sleep(0.02)
 
 
@@ -197,11 +197,13 @@ async def test_a_slot_that_freezes_while_rows_wait_does_not_get_them(pair: Pair)
             "UPDATE slots SET state = 'frozen', move = 1, attempt = 1 WHERE slot = %s", [UPPER[0]]
         )
 
-    async with await psycopg.AsyncConnection.connect(node.leadership._conninfo, autocommit=True) as other:
-        async with other.transaction():
-            # By another one than the writer, as a transaction of before a take-over: the process does not know it yet.
-            await freeze(other)
-            await other.execute("UPDATE writer SET slots_seq = slots_seq + 1")
+    async with (
+        await psycopg.AsyncConnection.connect(node.leadership._conninfo, autocommit=True) as other,
+        other.transaction(),
+    ):
+        # By another one than the writer, as if it came between: the process does not know it yet.
+        await freeze(other)
+        await other.execute("UPDATE writer SET slots_seq = slots_seq + 1")
     assert list(await node.tell((user, "p", 5, True))) == [OP_CODE_MOVING]
     assert await node.rows() == []
 
@@ -274,7 +276,7 @@ async def test_whoever_gets_the_users_of_a_slot_is_told_what_the_one_before_was_
     pair.topologies.become(["a"] * SLOTS)
     expected = {(user, "p2") for user in (*upper, *users([0]))}
     async with asyncio.timeout(20):
-        while not expected <= {row[:2] for row in await node.rows()}:
+        while not expected <= {row[:2] for row in await node.rows()}:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.02)
     assert set(node.feed.lags()) == {"a"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from google.protobuf.message import Message
@@ -44,6 +44,9 @@ class FakeShard:
         self.liked_by: dict[str, dict[str, int]] = {}
         """User → post → revision, as ListLikedPosts tells it."""
         self.versions: dict[str, int] = {}
+        self.streams: list[shard.StreamChangesRequest] = []
+        self.changes: asyncio.Queue[shard.StreamChangesResponse | Exception | None] = asyncio.Queue()
+        """What streams send, one after the other; None ends one, and an error fails one."""
         self._server: Server | None = None
 
     @property
@@ -79,7 +82,6 @@ class FakeShard:
         return response
 
     ApplyUserLikes = _never
-    StreamChanges = _never
     DescribeSource = FreezeSlot = UnfreezeSlot = StopReads = SlowWrites = GetInventory = GetLoad = _never
 
     async def stop(self, grace: float = 5.0) -> None:
@@ -125,6 +127,15 @@ class FakeShard:
             response.user_ids.extend([user for _, user in page])
             response.count, response.version = len(users), self.versions.get(request.post_id, 0)
         return response
+
+    async def StreamChanges(
+        self, request: shard.StreamChangesRequest, call: Call
+    ) -> AsyncGenerator[shard.StreamChangesResponse, None]:
+        self.streams.append(request)
+        while (change := await self.changes.get()) is not None:
+            if isinstance(change, Exception):
+                raise change
+            yield change
 
     async def GetTopology(self, request: shard.GetTopologyRequest, call: Call) -> shard.GetTopologyResponse:
         assert self.topology is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_status import rpc_status
 
+from likering.client.feed import MemoryFeed, StreamLikeEvents
 from likering.client.memory import MemoryLikes
 from likering.client.model import EPOCH, Action, LikeCount, LikeSummaries, MutationResult
 from likering.errors import LikeringError, ShardUnavailable
@@ -170,6 +171,34 @@ class LikeServer(pb_grpc.LikeServiceServicer):
         for like in page:
             response.likes.add(user_id=like.user_id, like_time=_time(like.like_time))
         return response
+
+    def StreamLikeEvents(
+        self, request: pb.StreamLikeEventsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.StreamLikeEventsResponse]:
+        wanted = StreamLikeEvents(request.slots, request.from_now, request.max_batch)
+        feed = self._serve(
+            "StreamLikeEvents", request, context, lambda: MemoryFeed(self.memory, wanted, request.cursor)
+        )
+        changed = threading.Event()
+        with self.memory.changes.watched(changed.set):
+            while context.is_active():
+                changed.clear()
+                if not feed.due():
+                    changed.wait(0.2)
+                    continue
+                response = pb.StreamLikeEventsResponse(
+                    cursor=feed.batch.cursor, slot_count=feed.batch.slot_count
+                )
+                for event in feed.batch:
+                    response.events.add(
+                        user_id=event.user_id,
+                        post_id=event.post_id,
+                        liked=event.liked,
+                        first_like=event.first_like,
+                        like_time=_time(event.like_time),
+                        like_count=_count(event.like_count),
+                    )
+                yield response
 
     def ListLikedPosts(
         self, request: pb.ListLikedPostsRequest, context: grpc.ServicerContext

@@ -48,6 +48,9 @@ class TimeoutRecorder:
 
         return recorded
 
+    def unary_stream(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
+        return self._channel.unary_stream(*arguments, **options)
+
     def close(self) -> None:
         self._channel.close()
 

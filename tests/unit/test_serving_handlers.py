@@ -52,6 +52,9 @@ class Servicer:
         _run
     )
 
+    async def StreamLikeEvents(self, request: Any, call: Call) -> AsyncGenerator[Any, None]:
+        yield await self._run(request, call)
+
 
 @asynccontextmanager
 async def serving(behaviour: Behaviour, **options: Any) -> AsyncIterator[tuple[Servicer, grpc.aio.Channel]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -39,6 +39,9 @@ class Servicer:
     Like = Unlike = HasLiked = GetLikeCount = MutateLikes = GetLikeSummaries = FilterLikers = ListLikers = (
         _run
     )
+
+    async def StreamLikeEvents(self, request: Any, call: Call) -> AsyncGenerator[Any, None]:
+        yield await self._run(request, call)
 
     async def has_entered(self, calls: int) -> None:
         async with asyncio.timeout(30):

@@ -13,6 +13,7 @@ from likering.shard.v1.shard_service_pb2 import (
     OP_KIND_COUNT,
     OP_KIND_LIKE,
     ExecuteRequest,
+    StreamChangesRequest,
 )
 from router.lane import Answer
 from shard_node.feed import Feed
@@ -81,3 +82,28 @@ async def test_a_batch_that_was_given_up_is_answered_as_not_executed() -> None:
     given_up = request(session_id="s", batch_number=1, lowest_batch_number=2)
     answer = Answer(await service().Execute(given_up, CALL), 2)
     assert answer.codes == [OP_CODE_UNAVAILABLE] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"cluster_id": "other"}, WrongCluster),
+        ({"epochs": [1]}, MessageMalformed),
+        ({"positions": [0, 0, 0]}, MessageMalformed),
+        ({"slots": [1, 1]}, MessageMalformed),
+        ({"slots": [0, -1]}, MessageMalformed),
+        ({"slots": [0, 1 << 20]}, MessageMalformed),
+        ({"positions": [0, -2]}, MessageMalformed),
+        ({"max_batch": 0}, MessageMalformed),
+    ],
+)
+async def test_a_malformed_stream_is_refused(changes: dict[str, object], error: type[Exception]) -> None:
+    columns: dict[str, object] = {
+        "cluster_id": "c",
+        "slots": [0, 1],
+        "epochs": [1, 1],
+        "positions": [0, -1],
+        "max_batch": 10,
+    }
+    with pytest.raises(error):
+        await anext(service().StreamChanges(StreamChangesRequest(**{**columns, **changes}), CALL))  # type: ignore[arg-type]
