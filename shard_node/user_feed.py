@@ -113,7 +113,11 @@ class UserFeed:
     def lags(self) -> dict[str, float]:
         """By destination: the age in seconds of the oldest change that it may not have accepted yet; 0: it has all."""
         now = time.time()
-        return {name: destination.lag(now) for name, destination in self._destinations.items()}
+        # What commits have just touched concerns all of them.
+        oldest = min(self._touched.values(), default=now)
+        return {
+            name: max(destination.lag(now), now - oldest) for name, destination in self._destinations.items()
+        }
 
     async def run(self) -> None:
         """Tells what there is, for as long as the task lives."""

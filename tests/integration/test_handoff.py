@@ -68,6 +68,11 @@ async def source(database: str) -> AsyncIterator[Connection]:
             "INSERT INTO posts (version, like_count, slot, post_id)"
             " SELECT count(*), count(*) FILTER (WHERE liked), slot, post_id FROM edges GROUP BY slot, post_id"
         )
+        await connection.execute(
+            "INSERT INTO user_likes (rev, slot, liked, user_id, post_id)"
+            " SELECT n, %s, n %% 3 > 0, 'u' || n %% 4, 'p,' || n FROM generate_series(1, 12) AS n",
+            [SLOT],
+        )
         yield connection
         await leftovers_dropped(connection)
 
@@ -129,7 +134,7 @@ async def test_a_slot_arrives_whole_and_stays_in_step(
 ) -> None:
     """What the snapshot had and what came after it; the seal comes last, and the sums agree."""
     monkeypatch.setattr(copying, "PIECE", 4)
-    assert await follow(source, database, target) == 13
+    assert await follow(source, database, target) == 25
     async with asyncio.timeout(30):
         assert await replication.probe(source, target, ATTEMPT, 1) > 0
     for parent in PARENTS:
@@ -161,7 +166,7 @@ async def test_a_copy_may_wait_for_its_rate(source: Connection, target: Connecti
     """The source has sent everything long before it may be written; its transaction is idle meanwhile."""
     budget = RowBudget()
     budget.limit(20)
-    assert await follow(source, database, target, budget) == 13
+    assert await follow(source, database, target, budget) == 25
 
 
 async def test_a_table_may_take_its_time(
@@ -175,7 +180,7 @@ async def test_a_table_may_take_its_time(
         await finish(target, parent, attempt)
 
     monkeypatch.setattr(copying, "_finish_table", slowly)
-    assert await follow(source, database, target) == 13
+    assert await follow(source, database, target) == 25
 
 
 async def test_a_copy_that_the_server_ends_says_why(
@@ -252,6 +257,8 @@ async def both(source: Connection, target: Connection, database: str) -> tuple[C
 async def test_equal_sides_are_found_equal(both: tuple[Connection, Connection]) -> None:
     """Whatever the target has changed since; a like that was repeated has only a newer intent."""
     await both[1].execute("UPDATE edges SET intent = intent + 1 WHERE user_id = 'u,7'")
+    await both[1].execute("UPDATE user_likes SET rev = 99, liked = NOT liked WHERE post_id = 'p,7'")
+    await both[1].execute("INSERT INTO user_likes VALUES (5, 3, true, 'new', 'p')")
     verdict = await verify(*both, SLOT, ATTEMPT.move, LAST_REV)
     assert (verdict.problem, verdict.rows, verdict.changed_since) == ("", 9, 2)
 
@@ -265,6 +272,9 @@ async def test_equal_sides_are_found_equal(both: tuple[Connection, Connection]) 
         ("UPDATE edges SET first_rev = 7 WHERE user_id = 'u,10'", "digest"),
         ("UPDATE posts SET like_count = like_count + 1 WHERE post_id = 'p0'", "number of likes"),
         ("DELETE FROM posts WHERE post_id = 'p0'", "number of likes"),
+        ("UPDATE user_likes SET rev = rev - 1 WHERE post_id = 'p,7'", "1 likes of the slot's users"),
+        ("UPDATE user_likes SET liked = NOT liked WHERE rev IN (6, 7)", "2 likes of the slot's users"),
+        ("DELETE FROM user_likes WHERE post_id = 'p,12'", "1 likes of the slot's users"),
     ],
 )
 async def test_every_difference_is_found(

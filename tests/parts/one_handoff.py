@@ -23,6 +23,7 @@ from tests.parts.history import contradictions
 from tests.parts.load import Callers, stored_in
 from tests.parts.node_at_failpoint import Failpoints
 from tests.parts.until import until
+from tests.parts.user_side import differences
 
 SLOTS = 8
 BUDGET_MS = 4000
@@ -163,6 +164,10 @@ class Handoff:
             cursor = await connection.execute("SELECT state, epoch FROM slots WHERE slot = %s", [self.slot])
             return await cursor.fetchone()
 
+    async def topology(self) -> Topology:
+        """As it is now."""
+        return await self._store.get()
+
     async def move(self) -> SlotMove:
         """As the topology has it now."""
         return await self.moves.move(self.number)
@@ -186,7 +191,12 @@ class Handoff:
             [node.postgres_dsn for node in self.cluster.nodes.values()], self.callers.posts
         )
         assert contradictions(self.callers.history, stored) == [], f"seed {self.callers.seed}"
+        await self.users_told()
         return move
+
+    async def users_told(self) -> None:
+        """Waits until the users' side of the cluster is what the posts' side is; nobody may like anything any more."""
+        await nothing(lambda: differences([node.postgres_dsn for node in self.cluster.nodes.values()]))
 
     async def _unfinished(self) -> list[str]:
         """What is still to come."""
