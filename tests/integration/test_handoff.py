@@ -165,7 +165,7 @@ async def test_a_slot_of_many_posts_is_not_added_up(
 async def test_a_copy_may_wait_for_its_rate(source: Connection, target: Connection, database: str) -> None:
     """The source has sent everything long before it may be written; its transaction is idle meanwhile."""
     budget = RowBudget()
-    budget.limit(20)
+    budget.limit(40)
     assert await follow(source, database, target, budget) == 25
 
 

@@ -1,6 +1,6 @@
 """The users' side of a cluster whose nodes die: in the end it is what the posts' side is; nobody waits for the dead.
 
-That it survives moves, whoever dies at whichever step, is part of what each test of handoffs looks at: ``Handoff.ends``.
+That it survives moves, whoever dies at whichever step, is part of what each test of handoffs looks at.
 """
 
 from __future__ import annotations
