@@ -81,6 +81,7 @@ class UserFeed:
         self._writer = writer
         self._topologies = topologies
         self._deliver = deliver
+        self._topology: Topology | None = None
         self._routes: Routes = ()
         self._user_epochs: Sequence[int] = ()
         self._marks: dict[int, dict[str, int]] = {}
@@ -187,8 +188,9 @@ class UserFeed:
 
     def _follow_topology(self) -> None:
         topology = self._topologies.latest
-        if topology is None:
+        if topology is None or topology is self._topology:
             return
+        self._topology = topology
         self._user_epochs = topology.epochs
         if topology.owners == self._routes:
             return

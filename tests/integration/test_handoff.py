@@ -312,7 +312,7 @@ async def test_nothing_is_left_of_a_move_that_has_ended(
         assert await leftovers.clear(connection, current, name, lambda own=own: own, 1) == 0  # type: ignore[arg-type,misc]
     gone = Moves()
     assert await leftovers.clear(source, gone, "a", lambda: [SLOT], 1) == 2  # type: ignore[arg-type]
-    assert await leftovers.clear(target, gone, "b", list, 1) == 3  # type: ignore[arg-type]
+    assert await leftovers.clear(target, gone, "b", list, 1) == 4  # type: ignore[arg-type]
     inventory = await leftovers.take_inventory(source)
     assert (inventory.publications, inventory.replication_slots, inventory.sealed) == ([], [], [])
     assert inventory.tables == ["edges_s3", "posts_s3", "user_likes_s3"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -12,6 +14,7 @@ from psycopg import sql
 
 from likering.dev.postgres import PostgresServer
 from likering.errors import ShardUnavailable
+from likering.postgres.migrations import migrate
 from likering.ring.hashing import slot_of
 from likering.ring.topology import Node as RingNode
 from likering.ring.topology import NodeState, Topology
@@ -92,7 +95,7 @@ class Node:
 
     async def rows(self, what: str = "user_id, post_id, rev, liked", table: str = "user_likes") -> list[Any]:
         async with self.pool.connection() as connection:
-            query = sql.SQL("SELECT " + what + " FROM {} ORDER BY 1, 2").format(sql.Identifier(table))  # type: ignore[arg-type]
+            query = sql.SQL("SELECT " + what + " FROM {} ORDER BY 1, 2").format(sql.Identifier(table))
             return await (await connection.execute(query)).fetchall()
 
 
@@ -308,3 +311,23 @@ async def test_a_node_whose_users_side_is_off_takes_nothing(pair: Pair) -> None:
     off = UserLikes(pair.nodes["b"].ownership, pair.nodes["b"].writer, enabled=False)
     assert list(await off.apply([(users(UPPER)[0], "p", 5, True)], [EPOCH])) == [OP_CODE_UNAVAILABLE]
     assert await pair.nodes["b"].rows() == []
+
+
+async def test_a_database_of_before_gets_the_tables_of_the_slots_that_it_holds(
+    database: str, tmp_path: Path
+) -> None:
+    """Of those that have moved away there is nothing to make."""
+    schema = files("shard_node").joinpath("schema")
+    for file in schema.iterdir():
+        if file.name < "0005":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await migrate(connection, tmp_path, schema="likering")
+        await connection.execute(
+            "INSERT INTO slots (slot, epoch, state) VALUES (1, 1, 'owner'), (2, 1, 'frozen'), (3, 1, 'moved')"
+        )
+        await migrate(connection, schema, schema="likering")
+        cursor = await connection.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'user_likes'::regclass ORDER BY 1"
+        )
+        assert await cursor.fetchall() == [("user_likes_s1",), ("user_likes_s2",)]
