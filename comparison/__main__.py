@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from comparison import resize as resizing
+from comparison import user_side as telling
 from comparison.events import catching_up
 from comparison.figures import Sample, measured, others_share
 from comparison.pages import long_list
@@ -182,6 +183,31 @@ def events(
         )
     console.print(figures)
     if figures["failed"] or figures["problem"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def user_side(
+    rate: Annotated[float, typer.Option(min=1, help="Likes a second while likes are looked for.")] = 2000.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long each load lasts.")] = 15.0,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each side is measured.")] = 3,
+    nodes: Annotated[int, typer.Option(min=1, help="Cluster size.")] = 3,
+) -> None:
+    """Measure how soon a like is in ListLikedPosts, and likes with the user side on and off."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="likering-users-") as directory:
+        figures = asyncio.run(
+            telling.user_side(
+                Path(directory),
+                lambda line: console.print(line, style="dim"),
+                rate=rate,
+                seconds=seconds,
+                rounds=rounds,
+                nodes=nodes,
+            )
+        )
+    console.print(figures)
+    if figures["problem"]:
         raise typer.Exit(1)
 
 

@@ -293,7 +293,7 @@ def _piped(source: str, target: str, slot: int) -> float:
         psycopg.connect(target, options=options, autocommit=True) as writing,
     ):
         rows, began = 0, time.monotonic()
-        for parent in ("edges", "posts"):
+        for parent in ("edges", "posts", "user_likes"):
             scratch = Identifier(f"scratch_{parent}_{slot}")
             writing.execute(
                 SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(scratch, Identifier(parent))

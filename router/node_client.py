@@ -110,6 +110,22 @@ class NodeClient:
                 raise BatchLost from None
             raise
 
+    async def list_liked_posts(
+        self, request: shard.ListLikedPostsRequest, timeout: float
+    ) -> shard.ListLikedPostsResponse:
+        """Sends the question. Raises BatchNotSent, BatchLost or BatchRefused."""
+        link = self._link
+        if link is None or not self._connected:
+            raise BatchNotSent
+        try:
+            return await link.stub.ListLikedPosts(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise _what_happened(error) from error
+        except asyncio.CancelledError:
+            if link.given_up:
+                raise BatchLost from None
+            raise
+
     async def watch_counts(
         self, request: shard.WatchCountsRequest
     ) -> AsyncGenerator[shard.WatchCountsResponse, None]:

@@ -265,6 +265,42 @@ class LikeService:
             async for response in responses:
                 yield response
 
+    async def ListLikedPosts(
+        self, request: api.ListLikedPostsRequest, call: Call
+    ) -> api.ListLikedPostsResponse:
+        user_id, size = request.user_id, validation.page_size(request.page_size)
+        if violations := validation.list_violations("user_id", user_id, request.page_size):
+            raise InvalidArgument.of(violations)
+        tokens = PageTokens(self._dispatch.cluster_id, "ListLikedPosts")
+        before, below = (
+            tokens.read_after(user_id, request.page_token) if request.page_token else (_NEWEST, "")
+        )
+
+        def ask(node: NodeClient, epoch: int, timeout: float) -> Awaitable[shard.ListLikedPostsResponse]:
+            wanted = shard.ListLikedPostsRequest(
+                cluster_id=self._dispatch.cluster_id,
+                request_id=call.request_id,
+                user_id=user_id,
+                epoch=epoch,
+                before=before,
+                below_post_id=below,
+                limit=size + 1,
+            )
+            return node.list_liked_posts(wanted, timeout)
+
+        # Users are on the same ring as posts.
+        answer = await ask_owner(self._dispatch, user_id, ask, call.deadline)
+        response = api.ListLikedPostsResponse()
+        for post_id, rev in zip(answer.post_ids[:size], answer.revs, strict=False):
+            like = response.likes.add()
+            like.post_id = post_id
+            _set_micros(like.like_time, rev)
+        if len(answer.post_ids) > size:
+            response.next_page_token = tokens.make_after(
+                user_id, answer.revs[size - 1], answer.post_ids[size - 1]
+            )
+        return response
+
     async def _mutate(
         self, request: api.LikeRequest | api.UnlikeRequest, kind: int, like_count: api.LikeCount, call: Call
     ) -> api.MutationOutcome.ValueType:

@@ -38,12 +38,16 @@ from shard_node.database import conninfo, read_pool
 from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
 from shard_node.handoff.joining import join
+from shard_node.handoff.peers import Peers
 from shard_node.identity import Identity, IdentityMismatch, check_cluster, establish
 from shard_node.leadership import Leadership, LeadershipLost
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
 from shard_node.settings import NodeSettings
+from shard_node.user_feed import Rows, UserFeed
+from shard_node.user_lag import UserFeedLag
+from shard_node.user_likes import Codes, UserLikes
 from shard_node.watches import Watches
 from shard_node.writer import Writer
 
@@ -89,6 +93,12 @@ class ShardNode:
         )
         reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
         self._feed = Feed(self._pool, self._ownership, self._leadership)
+        self._user_likes = UserLikes(self._ownership, self._writer, enabled=settings.user_side)
+        # Connections of its own: what is told in bulk is not to be in the way of handoffs.
+        self._told_peers = Peers(identity.cluster_id, watch)
+        self._user_feed = UserFeed(
+            self._pool, self._ownership, self._leadership, self._writer, watch, self._tell
+        )
         dsn = settings.postgres.get_secret_value()
         self._handoffs = Handoffs(
             identity,
@@ -100,6 +110,7 @@ class ShardNode:
             moves=moves,
             watch=watch,
             generation=lambda: self._generation,
+            marks=self._user_feed.marks_of,
         )
         service = ShardService(
             identity.cluster_id,
@@ -111,6 +122,7 @@ class ShardNode:
             self._handoffs,
             self._watches,
             self._feed,
+            self._user_likes,
         )
         self._server = Server(
             [
@@ -155,6 +167,7 @@ class ShardNode:
             asyncio.create_task(self._handoffs.run(), name="handoffs"),
             asyncio.create_task(self._join(), name="joining"),
             asyncio.create_task(self._check_cluster(), name="cluster check"),
+            asyncio.create_task(self._feed_users(), name="user feed"),
             asyncio.create_task(stop.wait(), name="stop"),
         }
         log.info("started", address=self._server.address, node=self._settings.name)
@@ -172,6 +185,7 @@ class ShardNode:
                 task.cancel()
             await asyncio.wait(tasks)
             await self._server.drain(delay=0, grace=0)
+            await self._told_peers.close()
             await self._cache.close()
             await self._pool.close(timeout=2.0)
         log.info("drained")
@@ -186,6 +200,7 @@ class ShardNode:
 
     async def _publish(self, batch: Batch) -> None:
         self._feed.committed(batch.slots)
+        self._user_feed.committed(batch.slots)
         await self._cache.publish(batch.slot_of_posts(), batch.posts)
         self._watches.publish(batch.posts)
 
@@ -229,6 +244,17 @@ class ShardNode:
             await self._writer.led.wait()
             await join(self._settings.name, self._watch, self._moves)
         await asyncio.Event().wait()
+
+    async def _feed_users(self) -> None:
+        if self._settings.user_side:
+            with UserFeedLag(self._user_feed.lags):
+                await self._user_feed.run()
+        await asyncio.Event().wait()
+
+    async def _tell(self, node: str, rows: Rows, epochs: Sequence[int]) -> Codes:
+        if node == self._settings.name:
+            return await self._user_likes.apply(rows, epochs)
+        return await self._told_peers.apply_user_likes(node, rows, epochs)
 
     async def _assign(self) -> None:
         assignment = Assignment(self._settings.name, self._watch, self._pool, self._ownership, self._writer)

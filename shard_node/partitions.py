@@ -11,7 +11,7 @@ from psycopg.sql import SQL, Identifier
 from likering.topology.move_names import partition
 from shard_node.store import Connection, FenceLost
 
-PARENTS = ("edges", "posts")
+PARENTS = ("edges", "posts", "user_likes")
 """The partitioned tables."""
 _INDEXES: Mapping[str, Sequence[LiteralString]] = {
     "edges": (
@@ -21,6 +21,10 @@ _INDEXES: Mapping[str, Sequence[LiteralString]] = {
         "CREATE INDEX ON {} (first_rev) WHERE first_rev <> rev",
     ),
     "posts": ("ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",),
+    "user_likes": (
+        "ALTER TABLE {} ADD PRIMARY KEY (user_id, post_id, slot)",
+        "CREATE INDEX ON {} (user_id, rev) WHERE liked",
+    ),
 }
 """As the schema has them: else attaching a table would make them, while everybody waits."""
 

@@ -190,7 +190,7 @@ SELECT substring(relname FROM '_s(\d+)$')::integer AS slot,
        sum(greatest(reltuples, pg_stat_get_live_tuples(oid)))::bigint,
        sum(pg_total_relation_size(oid))::bigint
 FROM pg_class
-WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relname ~ '^(edges|posts)_s\d+$'
+WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relname ~ '^(edges|posts|user_likes)_s\d+$'
 GROUP BY 1
 
 -- name: count_rows
@@ -353,3 +353,71 @@ UPDATE posts
 SET purge_began = NULL, purged_rev = %(rev)s, like_count = 0, version = version + (like_count <> 0)::int
 WHERE slot = %(slot)s AND post_id = %(post_id)s
 RETURNING version, like_count
+
+-- name: apply_user_likes
+-- What owners of posts tell of their edges, each at most once. Whatever is known to be newer stays. A row when the fence held;
+-- without it nothing is written, so the statement may be a transaction of its own.
+WITH fence AS (
+    UPDATE writer SET beat = beat + 1
+    WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
+    RETURNING 1
+), told AS (
+    INSERT INTO user_likes AS known (rev, slot, liked, user_id, post_id)
+    SELECT one.rev, one.slot, one.liked, one.user_id, one.post_id
+    FROM unnest(%(revs)s::bigint[], %(slots)s::smallint[], %(liked)s::boolean[], %(user_ids)s::text[],
+                %(post_ids)s::text[]) AS one (rev, slot, liked, user_id, post_id)
+    WHERE EXISTS (SELECT FROM fence)
+    ON CONFLICT (user_id, post_id, slot) DO UPDATE SET rev = excluded.rev, liked = excluded.liked
+    WHERE known.rev < excluded.rev
+)
+SELECT 1 FROM fence
+
+-- name: list_liked_posts
+-- Newest first. Nodes have clocks of their own, so two posts may have the same revision: then the post's id decides.
+SELECT post_id, rev FROM user_likes
+WHERE slot = %(slot)s AND user_id = %(user_id)s AND liked
+  AND rev <= %(before)s AND (rev < %(before)s OR post_id < %(below)s)
+ORDER BY rev DESC, post_id DESC LIMIT %(limit)s
+
+-- name: read_user_changes
+-- As read_changes, for those who want edges as they are by now and nothing else: per slot a row without a post, then edges.
+SELECT slots.slot, writer.last_rev AS rev, slots.epoch, slots.state = 'owner' AS liked, NULL::boolean AS was_liked,
+       NULL AS post_id, NULL AS user_id
+FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
+UNION ALL
+SELECT wanted.slot, edge.rev, NULL, edge.liked, edge.first_rev IS NOT NULL, edge.post_id, edge.user_id
+FROM unnest(%(slots)s::smallint[], %(positions)s::bigint[]) AS wanted (slot, position)
+CROSS JOIN LATERAL (
+    SELECT * FROM (
+        SELECT rev, first_rev, liked, post_id, user_id FROM edges
+        WHERE edges.slot = wanted.slot AND edges.rev > wanted.position
+      AND few slots
+        ORDER BY edges.rev LIMIT 2000
+    ) AS changed LIMIT %(limit)s
+) AS edge
+
+-- name: read_user_feeds
+SELECT slot, routes, marks FROM user_feeds WHERE slot = ANY (%(slots)s::smallint[])
+
+-- name: write_user_feeds
+-- A row when the fence held, as in apply_user_likes.
+WITH fence AS (
+    UPDATE writer SET beat = beat + 1
+    WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
+    RETURNING 1
+), written AS (
+    INSERT INTO user_feeds (slot, routes, marks)
+    SELECT one.slot, %(routes)s, one.marks::jsonb
+    FROM unnest(%(slots)s::smallint[], %(marks)s::text[]) AS one (slot, marks)
+    WHERE EXISTS (SELECT FROM fence)
+    ON CONFLICT (slot) DO UPDATE SET routes = excluded.routes, marks = excluded.marks
+)
+SELECT 1 FROM fence
+
+-- name: forget_user_feed
+DELETE FROM user_feeds WHERE slot = %(slot)s
+
+-- name: set_user_feed
+-- In the transaction that takes the slot. What is here is of an earlier time.
+INSERT INTO user_feeds (slot, routes, marks) VALUES (%(slot)s, %(routes)s, %(marks)s::text::jsonb)
+ON CONFLICT (slot) DO UPDATE SET routes = excluded.routes, marks = excluded.marks

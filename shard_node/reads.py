@@ -30,7 +30,7 @@ from likering.shard.v1.shard_service_pb2 import (
     OpOutcome,
     ReadMode,
 )
-from shard_node import store
+from shard_node import store, user_store
 from shard_node.cache import CountCache
 from shard_node.database import within
 from shard_node.leadership import Leadership
@@ -246,6 +246,21 @@ class Reader:
         if refused:
             return refused[0], NEVER_CHANGED, []
         return OP_CODE_UNSPECIFIED, *found
+
+    async def liked_posts(
+        self, user_id: str, epoch: int, before: int, below: str, limit: int
+    ) -> tuple[OpCode.ValueType, list[tuple[str, int]]]:
+        """What the user likes (post and revision), newest first, see ``user_store.list_liked_posts``; or why not."""
+        (slot,) = self._ownership.slots_of([user_id])
+        refused = self._ownership.refused_reads([slot], [epoch])
+        if refused:
+            return refused[0], []
+        if not self._leadership.leased:
+            return OP_CODE_UNAVAILABLE, []
+        found = await self._from_database(
+            lambda connection: user_store.list_liked_posts(connection, slot, user_id, before, below, limit)
+        )
+        return (OP_CODE_UNAVAILABLE, []) if found is None else (OP_CODE_UNSPECIFIED, found)
 
     async def _from_database(self, read: Callable[[Connection], Coroutine[Any, Any, T]]) -> T | None:
         """What ``read`` answers, or None when the database does not answer in time."""

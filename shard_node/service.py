@@ -21,6 +21,8 @@ from likering.shard.v1.shard_service_pb2 import (
     OP_KIND_UNLIKE,
     OP_OUTCOME_UNSPECIFIED,
     READ_MODE_CACHED,
+    ApplyUserLikesRequest,
+    ApplyUserLikesResponse,
     DescribeSourceRequest,
     DescribeSourceResponse,
     ExecuteRequest,
@@ -33,6 +35,8 @@ from likering.shard.v1.shard_service_pb2 import (
     GetLoadResponse,
     GetTopologyRequest,
     GetTopologyResponse,
+    ListLikedPostsRequest,
+    ListLikedPostsResponse,
     ListLikersRequest,
     ListLikersResponse,
     SlowWritesRequest,
@@ -55,6 +59,7 @@ from shard_node.load import Load
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader, ReadUnit
 from shard_node.sessions import Sessions
+from shard_node.user_likes import MOST_TOLD, UserLikes
 from shard_node.watches import Watches
 from shard_node.writer import Writer
 
@@ -75,6 +80,7 @@ class ShardService:
         handoffs: Handoffs,
         watches: Watches,
         feed: Feed,
+        user_likes: UserLikes,
     ) -> None:
         self._cluster_id = cluster_id
         self._ownership = ownership
@@ -85,6 +91,7 @@ class ShardService:
         self._handoffs = handoffs
         self._watches = watches
         self._feed = feed
+        self._user_likes = user_likes
         self._sessions = Sessions()
 
     async def Execute(self, request: ExecuteRequest, call: Call) -> ExecuteResponse:
@@ -263,6 +270,38 @@ class ShardService:
                 topology = self._topology()
                 response.topology_version = topology.version if topology else 0
                 yield response
+
+    async def ApplyUserLikes(self, request: ApplyUserLikesRequest, call: Call) -> ApplyUserLikesResponse:
+        """What owners of posts tell of the edges of this node's users."""
+        self._check_cluster(request.cluster_id)
+        user_ids, post_ids = list(request.user_ids), list(request.post_ids)
+        size = len(user_ids)
+        if size > MOST_TOLD or any(
+            len(column) != size for column in (post_ids, request.revs, request.liked, request.epochs)
+        ):
+            raise MessageMalformed("the columns of the edges differ in length, or are too long")
+        if "\0" in "".join(user_ids) or "\0" in "".join(post_ids):
+            raise IdNotPrintable
+        rows = list(zip(user_ids, post_ids, request.revs, request.liked, strict=True))
+        codes = await self._user_likes.apply(rows, list(request.epochs))
+        topology = self._topology()
+        return ApplyUserLikesResponse(topology_version=topology.version if topology else 0, codes=codes)
+
+    async def ListLikedPosts(self, request: ListLikedPostsRequest, call: Call) -> ListLikedPostsResponse:
+        """One page of what a user likes."""
+        self._check_cluster(request.cluster_id)
+        _log_as(request.request_id, call)
+        self._load.called()
+        if request.limit < 1 or "\0" in request.user_id or "\0" in request.below_post_id:
+            raise MessageMalformed("a list has a limit above 0, and an id no NUL")
+        code, likes = await self._reader.liked_posts(
+            request.user_id, request.epoch, request.before, request.below_post_id, request.limit
+        )
+        topology = self._topology()
+        response = ListLikedPostsResponse(code=code, topology_version=topology.version if topology else 0)
+        response.post_ids.extend([post_id for post_id, _ in likes])
+        response.revs.extend([rev for _, rev in likes])
+        return response
 
     def _check_cluster(self, cluster_id: str) -> None:
         if cluster_id != self._cluster_id:

@@ -46,6 +46,11 @@ class NodeSettings(BaseSettings):
         False, description="take over its share of the slots when it joins, without waiting for a plan"
     )
 
+    user_side: bool = Field(
+        True,
+        description="tell the owners of users what they like, and keep what is told here, for ListLikedPosts",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     slow_call: float = Field(1.0, gt=0, description="a call that takes longer is logged")
     start_timeout: float = Field(30.0, gt=0, description="how long to wait for the databases at the start")

@@ -51,6 +51,7 @@ TRANSACTION_TIMEOUT = 5.0
 
 T = TypeVar("T")
 Publish = Callable[[Batch], Awaitable[None]]
+Job = Callable[[store.Connection, store.Fence], Coroutine[Any, Any, None]]
 
 
 class Writer:
@@ -79,6 +80,7 @@ class Writer:
         self._slots_jobs: deque[tuple[SlotsJob, int, asyncio.Future[None]]] = deque()
         self._slots_change = asyncio.Event()
         self._maintenance: deque[Maintenance] = deque()
+        self._jobs: deque[tuple[Job, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
         self.led = asyncio.Event()
         """Set once this process has led: from then on ``ownership`` is what its database says."""
@@ -138,6 +140,19 @@ class Writer:
         self._wake.set()
         await work.done
 
+    async def write(self, job: Job) -> None:
+        """Runs a transaction that is no group of likes in the writer's turn, between two of those.
+
+        ``job`` gets the connection, in autocommit, and the fence, which all that it writes must hold; it raises
+        FenceLost when that does not, and is then called again with another one. Raises what it
+        raises else: psycopg.Error; and ConnectionError or TimeoutError when the database is away. Then nobody knows
+        whether it was committed.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._jobs.append((job, future))
+        self._wake.set()
+        await future
+
     def slow_down(self, rest: float, seconds: float) -> None:
         """For the next ``seconds``, rests after each commit for ``rest`` times as long as that took, or longer.
 
@@ -192,7 +207,7 @@ class Writer:
 
     async def _commit_until_broken(self) -> None:
         while True:
-            if not (self._queue or self._barriers or self._slots_jobs or self._maintenance):
+            if not (self._queue or self._barriers or self._slots_jobs or self._maintenance or self._jobs):
                 self._wake.clear()
                 try:
                     async with asyncio.timeout(BEAT_INTERVAL):
@@ -206,16 +221,19 @@ class Writer:
             if self._leadership.proof_age > BEAT_INTERVAL:
                 await self._beat([])  # commits that the server refuses prove nothing
             began = time.monotonic()
-            maintained = bool(self._maintenance)
-            if maintained:
-                await self._maintain(self._maintenance.popleft())  # one between two batches
+            # One of each between two batches.
+            worked = bool(self._maintenance or self._jobs)
+            if self._maintenance:
+                await self._maintain(self._maintenance.popleft())
+            if self._jobs:
+                await self._write(*self._jobs.popleft())
             barriers, self._barriers = self._barriers, []
             batch = self._next_batch()
             if batch is not None:
                 await self._commit(batch, barriers)
             elif barriers:
                 await self._beat(barriers)
-            if began < self._rest_until and (maintained or batch is not None):
+            if began < self._rest_until and (worked or batch is not None):
                 await self._rest_after(time.monotonic() - began)
 
     async def _rest_after(self, seconds: float) -> None:
@@ -310,6 +328,30 @@ class Writer:
             work.committed()
             self._answer_when_published(work.batch(base_rev), work.succeed)
 
+    async def _write(self, job: Job, future: asyncio.Future[None]) -> None:
+        if future.done():
+            return  # given up by its caller before it began
+        connection = self._leadership.connection
+        began = time.monotonic()
+        try:
+            await self._within(job(connection, self._leadership.fence))
+        except store.FenceLost:
+            self._jobs.appendleft((job, future))
+            await self._reload_fence()
+        except (psycopg.Error, TimeoutError) as error:
+            if not future.done():
+                future.set_exception(error)
+            if self._is_lost(error):
+                raise
+            await self._within(connection.rollback())
+        else:
+            self._leadership.proved(began)
+            if not future.done():
+                future.set_result(None)
+        finally:
+            if not future.done() and (job, future) not in self._jobs:
+                future.set_exception(ConnectionError("the writer has ended"))
+
     async def _beat(self, barriers: list[asyncio.Future[bool]]) -> None:
         began = time.monotonic()
         try:
@@ -392,8 +434,10 @@ class Writer:
         _resolve(barriers, value=False)
         while self._maintenance:
             self._maintenance.popleft().fail(ConnectionError("the node's database is not reachable"))
-        while self._slots_jobs:
-            *_, future = self._slots_jobs.popleft()
+        futures = [job[-1] for job in self._slots_jobs] + [job[-1] for job in self._jobs]
+        self._slots_jobs.clear()
+        self._jobs.clear()
+        for future in futures:
             if not future.done():
                 future.set_exception(ConnectionError("the node's database is not reachable"))
 

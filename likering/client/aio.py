@@ -20,6 +20,7 @@ from likering.client.calls import (
     GetCount,
     GetState,
     GetSummaries,
+    ListLikedPosts,
     ListLikers,
     Mutate,
     alone,
@@ -38,6 +39,8 @@ from likering.client.model import (
     Consistency,
     IntentTime,
     LikeCount,
+    LikedPost,
+    LikedPostsPage,
     Liker,
     LikersPage,
     LikeState,
@@ -290,6 +293,25 @@ class AsyncLikes:
         async with aclosing(following) as batches:
             async for batch in batches:
                 yield batch
+
+    async def list_liked_posts(
+        self, user_id: str, *, page_size: int = 0, page_token: str = ""
+    ) -> LikedPostsPage:
+        """One page of what the user likes, newest like first; see ``LikeTracker.list_liked_posts``."""
+        return await self._call(ListLikedPosts(user_id, page_size, page_token))
+
+    async def liked_posts(
+        self, user_id: str, *, page_size: int = MAX_PAGE
+    ) -> AsyncGenerator[LikedPost, None]:
+        """Everything that the user likes, newest like first, page by page; see ``LikeTracker.liked_posts``."""
+        token = ""
+        while True:
+            page = await self.list_liked_posts(user_id, page_size=page_size, page_token=token)
+            for like in page:
+                yield like
+            token = page.next_page_token
+            if not token:
+                return
 
     async def connect(self, *, timeout: float | None = None) -> None:
         """Waits until the service answers. ServiceUnreachable says at once, in a sentence, why it cannot."""

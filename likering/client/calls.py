@@ -17,6 +17,8 @@ from likering.client.model import (
     Action,
     Exactness,
     LikeCount,
+    LikedPost,
+    LikedPostsPage,
     Liker,
     LikersPage,
     LikeState,
@@ -256,6 +258,29 @@ class ListLikers:
 
     def in_memory(self, memory: MemoryLikes) -> LikersPage:
         return memory.list_likers(self.post_id, self.page_size, self.page_token)
+
+
+@dataclass(frozen=True, slots=True)
+class ListLikedPosts:
+    """ListLikedPosts, one page of it."""
+
+    user_id: str
+    page_size: int
+    page_token: str
+    method: ClassVar[str] = "ListLikedPosts"
+
+    def request(self) -> Message:
+        refuse(list_violations("user_id", self.user_id, self.page_size))
+        return pb.ListLikedPostsRequest(
+            user_id=self.user_id, page_size=min(self.page_size, MAX_PAGE), page_token=self.page_token
+        )
+
+    def parse(self, response: pb.ListLikedPostsResponse) -> LikedPostsPage:
+        likes = tuple(LikedPost(like.post_id, time_of(micros(like.like_time))) for like in response.likes)
+        return LikedPostsPage(likes, response.next_page_token)
+
+    def in_memory(self, memory: MemoryLikes) -> LikedPostsPage:
+        return memory.list_liked_posts(self.user_id, self.page_size, self.page_token)
 
 
 def refuse(violations: Violations) -> None:

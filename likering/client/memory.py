@@ -17,6 +17,8 @@ from likering.client.model import (
     Action,
     Exactness,
     LikeCount,
+    LikedPost,
+    LikedPostsPage,
     Liker,
     LikersPage,
     LikeState,
@@ -88,6 +90,8 @@ class MemoryLikes:
         self._watched = WatchedPosts()
         self._cursors = Cursors(uuid4().hex, SLOTS)
         self.changes = ChangeLog()
+        self._edges_of_users: dict[str, dict[str, _Edge]] = {}
+        self._user_tokens = PageTokens(uuid4().hex, "ListLikedPosts")
 
     def apply(self, user_id: str, post_id: str, action: Action, intent: int) -> MutationResult:
         """Like or Unlike."""
@@ -178,6 +182,21 @@ class MemoryLikes:
             with self._lock:
                 self._watched.remove(watch, distinct)
 
+    def list_liked_posts(self, user_id: str, page_size: int, page_token: str) -> LikedPostsPage:
+        """ListLikedPosts, at once."""
+        _refuse(list_violations("user_id", user_id, page_size))
+        before = self._user_tokens.read_after(user_id, page_token) if page_token else (_NEWEST, "")
+        size = validation.page_size(page_size)
+        with self._lock:
+            edges = self._edges_of_users.get(user_id, {}).items()
+            found = [(edge.liked_at, post) for post, edge in edges if edge.liked]
+        found = sorted((place for place in found if place < before), reverse=True)
+        page = found[:size]
+        token = self._user_tokens.make_after(user_id, *page[-1]) if len(found) > size else ""
+        return LikedPostsPage(
+            tuple(LikedPost(post_id, time_of(liked_at)) for liked_at, post_id in page), token
+        )
+
     def _apply(self, user_id: str, post_id: str, action: int, intent: int, now: int) -> MutationResult:
         # Mirrors the fold of the shard node, one operation at a time.
         self._last_revision = revision = max(self._last_revision + 1, now)
@@ -212,6 +231,7 @@ class MemoryLikes:
     def _keep(self, user_id: str, edge: _Edge, post_id: str, post: _Post) -> None:
         post.edges[user_id] = edge
         self._posts[post_id] = post
+        self._edges_of_users.setdefault(user_id, {})[post_id] = edge
 
     def _count(self, post_id: str, post: _Post | None) -> LikeCount:
         count, version = (post.count, post.version) if post is not None else (0, 0)

@@ -126,6 +126,29 @@ class LikersPage:
 
 
 @dataclass(frozen=True, slots=True)
+class LikedPost:
+    """One like of a user: of what, and since when."""
+
+    post_id: str
+    like_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LikedPostsPage:
+    """Some of the likes of a user, newest first."""
+
+    likes: tuple[LikedPost, ...]
+    next_page_token: str
+    """For the next page; empty when this is the last one."""
+
+    def __iter__(self) -> Iterator[LikedPost]:
+        return iter(self.likes)
+
+    def __len__(self) -> int:
+        return len(self.likes)
+
+
+@dataclass(frozen=True, slots=True)
 class Mutation:
     """One change that a caller wants. Without ``intent_time`` the client stamps it with the present moment."""
 

@@ -11,7 +11,17 @@ from typing import Protocol, Self, TypeVar
 import grpc
 
 from likering.client.caller import MONOTONIC, Caller, Clock
-from likering.client.calls import Apply, Call, Filter, GetCount, GetState, GetSummaries, ListLikers, Mutate
+from likering.client.calls import (
+    Apply,
+    Call,
+    Filter,
+    GetCount,
+    GetState,
+    GetSummaries,
+    ListLikedPosts,
+    ListLikers,
+    Mutate,
+)
 from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
 from likering.client.feed import PROGRESS_INTERVAL, EventBatch, MemoryFeed, StreamLikeEvents
 from likering.client.intents import stamped, stamped_all
@@ -21,6 +31,8 @@ from likering.client.model import (
     Consistency,
     IntentTime,
     LikeCount,
+    LikedPost,
+    LikedPostsPage,
     Liker,
     LikersPage,
     LikeState,
@@ -281,6 +293,27 @@ class LikeTracker:
         and gives up after a minute without one.
         """
         return self._calls.follow(StreamLikeEvents(tuple(slots), from_now, max_batch), cursor)
+
+    def list_liked_posts(
+        self, user_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> LikedPostsPage:
+        """One page of what the user likes, newest like first; ``page_size`` and ``page_token`` as in ``list_likers``.
+
+        It follows likes and unlikes after some moments; ``has_liked`` sees them at once.
+        """
+        return self._call(ListLikedPosts(user_id, page_size, page_token), timeout)
+
+    def liked_posts(
+        self, user_id: str, *, page_size: int = MAX_PAGE, timeout: float | None = None
+    ) -> Iterator[LikedPost]:
+        """Everything that the user likes, newest like first, page by page; see ``likers`` and ``list_liked_posts``."""
+        token = ""
+        while True:
+            page = self.list_liked_posts(user_id, page_size=page_size, page_token=token, timeout=timeout)
+            yield from page
+            token = page.next_page_token
+            if not token:
+                return
 
     def connect(self, *, timeout: float | None = None) -> None:
         """Waits until the service answers. ServiceUnreachable says at once, in a sentence, why it cannot."""

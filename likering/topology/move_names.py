@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 _REPLICATION = re.compile(r"likering_s(\d+)_m(\d+)_a(\d+)")
-_TABLE = re.compile(r"(edges|posts)_s(\d+)(?:_m(\d+)(?:_a(\d+))?)?")
+_TABLE = re.compile(r"(edges|posts|user_likes)_s(\d+)(?:_m(\d+)(?:_a(\d+))?)?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -886,3 +886,80 @@ class StreamLikeEventsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["cursor", b"cursor", "events", b"events", "slot_count", b"slot_count"]) -> None: ...
 
 global___StreamLikeEventsResponse = StreamLikeEventsResponse
+
+@typing.final
+class ListLikedPostsRequest(google.protobuf.message.Message):
+    """Request of ListLikedPosts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    user_id: builtins.str
+    """The user."""
+    page_size: builtins.int
+    """Most likes of the page; 0: 50. More than 1000 are 1000."""
+    page_token: builtins.str
+    """Where to go on: next_page_token of the page before, of the same user.
+    Empty: from the newest like.
+    """
+    def __init__(
+        self,
+        *,
+        user_id: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]) -> None: ...
+
+global___ListLikedPostsRequest = ListLikedPostsRequest
+
+@typing.final
+class LikedPost(google.protobuf.message.Message):
+    """One like of a user."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POST_ID_FIELD_NUMBER: builtins.int
+    LIKE_TIME_FIELD_NUMBER: builtins.int
+    post_id: builtins.str
+    """What the user likes."""
+    @property
+    def like_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        post_id: builtins.str = ...,
+        like_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["like_time", b"like_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["like_time", b"like_time", "post_id", b"post_id"]) -> None: ...
+
+global___LikedPost = LikedPost
+
+@typing.final
+class ListLikedPostsResponse(google.protobuf.message.Message):
+    """Response of ListLikedPosts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LIKES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page. Empty: this is the last one."""
+    @property
+    def likes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LikedPost]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        likes: collections.abc.Iterable[global___LikedPost] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["likes", b"likes", "next_page_token", b"next_page_token"]) -> None: ...
+
+global___ListLikedPostsResponse = ListLikedPostsResponse

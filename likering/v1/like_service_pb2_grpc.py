@@ -85,6 +85,11 @@ class LikeServiceStub(object):
                 request_serializer=likering_dot_v1_dot_like__service__pb2.StreamLikeEventsRequest.SerializeToString,
                 response_deserializer=likering_dot_v1_dot_like__service__pb2.StreamLikeEventsResponse.FromString,
                 _registered_method=True)
+        self.ListLikedPosts = channel.unary_unary(
+                '/likering.v1.LikeService/ListLikedPosts',
+                request_serializer=likering_dot_v1_dot_like__service__pb2.ListLikedPostsRequest.SerializeToString,
+                response_deserializer=likering_dot_v1_dot_like__service__pb2.ListLikedPostsResponse.FromString,
+                _registered_method=True)
 
 
 class LikeServiceServicer(object):
@@ -184,6 +189,14 @@ class LikeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLikedPosts(self, request, context):
+        """Lists what a user likes, newest like first, page by page. The list follows
+        likes and unlikes after some moments: HasLiked is exact, this is not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LikeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -236,6 +249,11 @@ def add_LikeServiceServicer_to_server(servicer, server):
                     servicer.StreamLikeEvents,
                     request_deserializer=likering_dot_v1_dot_like__service__pb2.StreamLikeEventsRequest.FromString,
                     response_serializer=likering_dot_v1_dot_like__service__pb2.StreamLikeEventsResponse.SerializeToString,
+            ),
+            'ListLikedPosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLikedPosts,
+                    request_deserializer=likering_dot_v1_dot_like__service__pb2.ListLikedPostsRequest.FromString,
+                    response_serializer=likering_dot_v1_dot_like__service__pb2.ListLikedPostsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -509,6 +527,33 @@ class LikeService(object):
             '/likering.v1.LikeService/StreamLikeEvents',
             likering_dot_v1_dot_like__service__pb2.StreamLikeEventsRequest.SerializeToString,
             likering_dot_v1_dot_like__service__pb2.StreamLikeEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLikedPosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.v1.LikeService/ListLikedPosts',
+            likering_dot_v1_dot_like__service__pb2.ListLikedPostsRequest.SerializeToString,
+            likering_dot_v1_dot_like__service__pb2.ListLikedPostsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -115,6 +115,14 @@ class LikeServiceStub:
     that one.
     """
 
+    ListLikedPosts: grpc.UnaryUnaryMultiCallable[
+        likering.v1.like_service_pb2.ListLikedPostsRequest,
+        likering.v1.like_service_pb2.ListLikedPostsResponse,
+    ]
+    """Lists what a user likes, newest like first, page by page. The list follows
+    likes and unlikes after some moments: HasLiked is exact, this is not.
+    """
+
 class LikeServiceAsyncStub:
     """Likes and counts, for internal services."""
 
@@ -205,6 +213,14 @@ class LikeServiceAsyncStub:
     Changes of one post come in their order. A caller that is behind may get
     only the last of several changes of an edge (user, post), and always gets
     that one.
+    """
+
+    ListLikedPosts: grpc.aio.UnaryUnaryMultiCallable[
+        likering.v1.like_service_pb2.ListLikedPostsRequest,
+        likering.v1.like_service_pb2.ListLikedPostsResponse,
+    ]
+    """Lists what a user likes, newest like first, page by page. The list follows
+    likes and unlikes after some moments: HasLiked is exact, this is not.
     """
 
 class LikeServiceServicer(metaclass=abc.ABCMeta):
@@ -317,6 +333,16 @@ class LikeServiceServicer(metaclass=abc.ABCMeta):
         Changes of one post come in their order. A caller that is behind may get
         only the last of several changes of an edge (user, post), and always gets
         that one.
+        """
+
+    @abc.abstractmethod
+    def ListLikedPosts(
+        self,
+        request: likering.v1.like_service_pb2.ListLikedPostsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.v1.like_service_pb2.ListLikedPostsResponse, collections.abc.Awaitable[likering.v1.like_service_pb2.ListLikedPostsResponse]]:
+        """Lists what a user likes, newest like first, page by page. The list follows
+        likes and unlikes after some moments: HasLiked is exact, this is not.
         """
 
 def add_LikeServiceServicer_to_server(servicer: LikeServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -23,6 +23,7 @@ from shard_node.handoff.target import Target
 from shard_node.identity import Identity
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, execute
+from shard_node.user_store import Marks
 from shard_node.writer import Writer
 
 _NEEDED = {"wal_level": "logical"}
@@ -49,7 +50,9 @@ class Handoffs:
         moves: MoveStore,
         watch: TopologyWatch,
         generation: Callable[[], int],
+        marks: Callable[[int], Marks | None],
     ) -> None:
+        """``marks``: how far a slot's changes have been told to the users' side."""
         self._replication_dsn = replication_dsn
         self._schema_version = identity.schema_version
         self._pool = pool
@@ -62,7 +65,7 @@ class Handoffs:
         self._peers = Peers(identity.cluster_id, watch)
         self._links = Links(f"likering-move-{identity.node_name}")
         self._source = Source(
-            identity.node_name, identity.system_identifier, ownership, writer, pool, moves, generation
+            identity.node_name, identity.system_identifier, ownership, writer, pool, moves, generation, marks
         )
         target = Target(
             name=identity.node_name,

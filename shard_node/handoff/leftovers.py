@@ -68,7 +68,7 @@ async def take_inventory(connection: Connection) -> Inventory:
                      WHERE slot_name LIKE 'likering\\_s%' AND database = current_database() ORDER BY 1),
                (SELECT coalesce(jsonb_object_agg(relname, oid::bigint), '{}') FROM pg_class
                 WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
-                  AND relname ~ '^(edges|posts)_s[0-9]'),
+                  AND relname ~ '^(edges|posts|user_likes)_s[0-9]'),
                ARRAY(SELECT DISTINCT move FROM seals ORDER BY 1)
         """
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import grpc.aio
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 CALL_TIMEOUT = 2.0
 """Seconds for a call that waits for a commit."""
+APPLY_TIMEOUT = 6.0
+"""Seconds for a call that waits for its turn, and for a commit."""
 STOP_READS_TIMEOUT = 0.3
 """Seconds for the call that the pause waits for; waiting out the read lease costs no more than a second either."""
 
@@ -90,6 +93,28 @@ class Peers:
             await stub.SlowWrites(request, timeout=CALL_TIMEOUT)
         except grpc.aio.AioRpcError as error:
             raise _error(name, error) from error
+
+    async def apply_user_likes(
+        self, name: str, rows: Sequence[tuple[str, str, int, bool]], epochs: Sequence[int]
+    ) -> Sequence[pb.OpCode.ValueType]:
+        """Tells the owner of users of their edges (user, post, revision, liked); a code per row, or none at all."""
+        stub = await self._stub(name)
+        request = pb.ApplyUserLikesRequest(
+            cluster_id=self._cluster_id,
+            user_ids=[row[0] for row in rows],
+            post_ids=[row[1] for row in rows],
+            revs=[row[2] for row in rows],
+            liked=[row[3] for row in rows],
+            epochs=epochs,
+        )
+        try:
+            answer = await stub.ApplyUserLikes(request, timeout=APPLY_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise _error(name, error) from error
+        known = self._watch.latest
+        if known is not None and answer.topology_version > known.version:
+            self._watch.refresh_soon()
+        return answer.codes
 
     async def close(self) -> None:
         """Ends all connections."""

@@ -26,6 +26,7 @@ from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.partitions import PARENTS, rename_unowned
 from shard_node.slot_change import RefusedJob
 from shard_node.store import Connection, Cursor, execute
+from shard_node.user_store import Marks
 from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -98,7 +99,9 @@ class Source:
         pool: AsyncConnectionPool[Connection],
         moves: MoveStore,
         generation: Callable[[], int],
+        marks: Callable[[int], Marks | None],
     ) -> None:
+        self._marks = marks
         self._generation = generation
         self._node_name = node_name
         self._system_identifier = system_identifier
@@ -140,6 +143,7 @@ class Source:
             system_identifier=self._system_identifier,
             timeline=seal.timeline,
             reads_ended=request.end_reads,
+            user_feed=_marks_told(self._marks(slot)),
         )
 
     async def _sealed(self, request: pb.FreezeSlotRequest) -> Seal:
@@ -306,6 +310,12 @@ def _told(sums: Sums | None) -> pb.SlotSums | None:
     if sums is None:
         return None
     return pb.SlotSums(posts=sums.posts, versions=sums.versions, likes=sums.likes)
+
+
+def _marks_told(marks: Marks | None) -> pb.UserFeedMarks | None:
+    if marks is None:
+        return None
+    return pb.UserFeedMarks(routes=marks.routes, nodes=list(marks.by_node), revs=list(marks.by_node.values()))
 
 
 async def detach(connection: Connection, parent: str, name: str) -> None:

@@ -15,6 +15,7 @@ import structlog
 from likering.errors import LikeringError, TopologyUnavailable
 from likering.shard.v1 import shard_service_pb2 as pb
 from likering.topology.moves import MoveChanged, MoveState
+from shard_node import user_store
 from shard_node.handoff import replication, steps
 from shard_node.handoff.forecast import DRAIN_SHARE
 from shard_node.handoff.pause import Pause
@@ -48,7 +49,7 @@ async def freeze_and_take_over(move: TargetMove, own: Connection, origin: Origin
             await _drain(move, answer, arriving, origin, pause)
             await _commit(move, answer, stopping)
             pause.done("committed")
-            await _activate(move, stopping, pause)
+            await _activate(move, stopping, pause, _marks(answer))
     finally:
         await end(arriving)
 
@@ -103,8 +104,16 @@ async def _commit(move: TargetMove, answer: pb.FreezeSlotResponse, stopping: asy
     steps.reached(to.value, move.now)
 
 
-async def _activate(move: TargetMove, stopping: asyncio.Task[None], pause: Pause | None = None) -> None:
-    """Serves the slot, once the source's reads of it have ended. Without a ``pause``: of a process before."""
+async def _activate(
+    move: TargetMove,
+    stopping: asyncio.Task[None],
+    pause: Pause | None = None,
+    marks: user_store.Marks | None = None,
+) -> None:
+    """Serves the slot, once the source's reads of it have ended. Without a ``pause``: of a process before.
+
+    ``marks``: how far its changes have been told to the users' side; None: not known, so all is told again.
+    """
     target, slot, epoch = move.target, move.now.slot, move.now.epoch + 1
     target.ownership.arrives(slot, epoch)
     while move.now.state is MoveState.COMMITTED:
@@ -116,6 +125,7 @@ async def _activate(move: TargetMove, stopping: asyncio.Task[None], pause: Pause
 
     async def take(connection: Connection) -> None:
         await execute(connection, "take_slot", {"slot": slot, "epoch": epoch})
+        await user_store.take_marks(connection, slot, marks)
 
     if target.ownership.owned.get(slot) != epoch:
         await target.writer.change_slots(take, last_rev=move.now.last_rev or 0)
@@ -131,6 +141,13 @@ async def _activate(move: TargetMove, stopping: asyncio.Task[None], pause: Pause
             await move.advance(MoveState.ACTIVE, detail, waits_for="", last_error="", **facts)
         except TopologyUnavailable:
             await move.reread(MoveState.ACTIVATING, MoveState.ACTIVE)
+
+
+def _marks(answer: pb.FreezeSlotResponse) -> user_store.Marks | None:
+    if not answer.HasField("user_feed"):
+        return None
+    told = answer.user_feed
+    return user_store.Marks(told.routes, dict(zip(told.nodes, told.revs, strict=True)))
 
 
 @asynccontextmanager

@@ -94,6 +94,8 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
         )
     wrong = await _wrong_counts(target, slot)
     problem = f"{wrong} posts of the target have a count that is not their number of likes" if wrong else ""
+    if not problem:
+        problem = await _user_likes_problem(source, target, slot, move)
     return Verdict(kept_here.rows, len(changed), problem)
 
 
@@ -121,6 +123,39 @@ async def _digest_of(connection: Connection, table: Composable, keys: list[tuple
     row = await cursor.fetchone()
     assert row is not None
     return Digest(*map(int, row))
+
+
+async def _user_likes_problem(source: Connection, target: Connection, slot: int, move: int) -> str:
+    """Compares the likes of the slot's users, page by page; empty when all that the source keeps is there.
+
+    Their revisions are of other nodes' clocks, so none tells what has changed since: each may only have grown.
+    """
+    there, here = Identifier(kept("user_likes", slot, move)), Identifier(partition("user_likes", slot))
+    cursor = await source.execute("SELECT to_regclass(%s::text)", [kept("user_likes", slot, move)])
+    if await cursor.fetchone() == (None,):
+        return ""  # of a version without a users' side
+    page = SQL(
+        "SELECT user_id, post_id, rev, liked FROM {} WHERE (user_id, post_id) > (%s, %s)"
+        " ORDER BY user_id, post_id LIMIT %s"
+    ).format(there)
+    differing = SQL(
+        "SELECT count(*) FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::boolean[])"
+        " AS kept (user_id, post_id, rev, liked) LEFT JOIN {} AS here USING (user_id, post_id)"
+        " WHERE here.rev IS NULL OR here.rev < kept.rev OR (here.rev = kept.rev AND here.liked <> kept.liked)"
+    ).format(here)
+    last = ("", "")
+    while True:
+        cursor = await source.execute(page, [*last, _PIECE])
+        rows = await cursor.fetchall()
+        if not rows:
+            return ""
+        cursor = await target.execute(differing, [list(column) for column in zip(*rows, strict=True)])
+        row = await cursor.fetchone()
+        if row is None or row[0]:
+            return (
+                f"{row[0] if row else 'some'} likes of the slot's users are older on the target, or missing"
+            )
+        last = rows[-1][0], rows[-1][1]
 
 
 async def _wrong_counts(connection: Connection, slot: int) -> int:

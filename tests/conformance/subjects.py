@@ -14,6 +14,8 @@ from likering import (
     EventBatch,
     IntentTime,
     LikeCount,
+    LikedPost,
+    LikedPostsPage,
     Liker,
     LikersPage,
     LikeState,
@@ -62,6 +64,11 @@ class Likes(Protocol):
     def events(
         self, *, cursor: str = ..., slots: Sequence[int] = ..., from_now: bool = ..., max_batch: int = ...
     ) -> Iterator[EventBatch]: ...
+
+    def list_liked_posts(
+        self, user_id: str, *, page_size: int = ..., page_token: str = ...
+    ) -> LikedPostsPage: ...
+    def liked_posts(self, user_id: str, *, page_size: int = ...) -> Iterable[LikedPost]: ...
     def apply_at_once(self, mutations: Sequence[Mutation]) -> list[MutationResult]:
         """Single calls in their order, as close together as the client can make them."""
 
@@ -125,6 +132,12 @@ class Portal:
                 yield self._run(anext(batches))
         finally:
             self._run(batches.aclose())
+
+    def liked_posts(self, user_id: str, *, page_size: int = MAX_PAGE) -> list[LikedPost]:
+        async def gathered() -> list[LikedPost]:
+            return [like async for like in self._likes.liked_posts(user_id, page_size=page_size)]
+
+        return self._run(gathered())
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._likes, name)

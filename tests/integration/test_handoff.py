@@ -68,6 +68,11 @@ async def source(database: str) -> AsyncIterator[Connection]:
             "INSERT INTO posts (version, like_count, slot, post_id)"
             " SELECT count(*), count(*) FILTER (WHERE liked), slot, post_id FROM edges GROUP BY slot, post_id"
         )
+        await connection.execute(
+            "INSERT INTO user_likes (rev, slot, liked, user_id, post_id)"
+            " SELECT n, %s, n %% 3 > 0, 'u' || n %% 4, 'p,' || n FROM generate_series(1, 12) AS n",
+            [SLOT],
+        )
         yield connection
         await leftovers_dropped(connection)
 
@@ -129,7 +134,7 @@ async def test_a_slot_arrives_whole_and_stays_in_step(
 ) -> None:
     """What the snapshot had and what came after it; the seal comes last, and the sums agree."""
     monkeypatch.setattr(copying, "PIECE", 4)
-    assert await follow(source, database, target) == 13
+    assert await follow(source, database, target) == 25
     async with asyncio.timeout(30):
         assert await replication.probe(source, target, ATTEMPT, 1) > 0
     for parent in PARENTS:
@@ -160,8 +165,8 @@ async def test_a_slot_of_many_posts_is_not_added_up(
 async def test_a_copy_may_wait_for_its_rate(source: Connection, target: Connection, database: str) -> None:
     """The source has sent everything long before it may be written; its transaction is idle meanwhile."""
     budget = RowBudget()
-    budget.limit(20)
-    assert await follow(source, database, target, budget) == 13
+    budget.limit(40)
+    assert await follow(source, database, target, budget) == 25
 
 
 async def test_a_table_may_take_its_time(
@@ -175,7 +180,7 @@ async def test_a_table_may_take_its_time(
         await finish(target, parent, attempt)
 
     monkeypatch.setattr(copying, "_finish_table", slowly)
-    assert await follow(source, database, target) == 13
+    assert await follow(source, database, target) == 25
 
 
 async def test_a_copy_that_the_server_ends_says_why(
@@ -268,6 +273,8 @@ async def test_a_purge_since_the_move_is_no_difference(both: tuple[Connection, C
 async def test_equal_sides_are_found_equal(both: tuple[Connection, Connection]) -> None:
     """Whatever the target has changed since; a like that was repeated has only a newer intent."""
     await both[1].execute("UPDATE edges SET intent = intent + 1 WHERE user_id = 'u,7'")
+    await both[1].execute("UPDATE user_likes SET rev = 99, liked = NOT liked WHERE post_id = 'p,7'")
+    await both[1].execute("INSERT INTO user_likes VALUES (5, 3, true, 'new', 'p')")
     verdict = await verify(*both, SLOT, ATTEMPT.move, LAST_REV)
     assert (verdict.problem, verdict.rows, verdict.changed_since) == ("", 9, 2)
 
@@ -281,6 +288,9 @@ async def test_equal_sides_are_found_equal(both: tuple[Connection, Connection]) 
         ("UPDATE edges SET first_rev = 7 WHERE user_id = 'u,10'", "digest"),
         ("UPDATE posts SET like_count = like_count + 1 WHERE post_id = 'p0'", "number of likes"),
         ("DELETE FROM posts WHERE post_id = 'p0'", "number of likes"),
+        ("UPDATE user_likes SET rev = rev - 1 WHERE post_id = 'p,7'", "1 likes of the slot's users"),
+        ("UPDATE user_likes SET liked = NOT liked WHERE rev IN (6, 7)", "2 likes of the slot's users"),
+        ("DELETE FROM user_likes WHERE post_id = 'p,12'", "1 likes of the slot's users"),
     ],
 )
 async def test_every_difference_is_found(
@@ -318,10 +328,10 @@ async def test_nothing_is_left_of_a_move_that_has_ended(
         assert await leftovers.clear(connection, current, name, lambda own=own: own, 1) == 0  # type: ignore[arg-type,misc]
     gone = Moves()
     assert await leftovers.clear(source, gone, "a", lambda: [SLOT], 1) == 2  # type: ignore[arg-type]
-    assert await leftovers.clear(target, gone, "b", list, 1) == 3  # type: ignore[arg-type]
+    assert await leftovers.clear(target, gone, "b", list, 1) == 4  # type: ignore[arg-type]
     inventory = await leftovers.take_inventory(source)
     assert (inventory.publications, inventory.replication_slots, inventory.sealed) == ([], [], [])
-    assert inventory.tables == ["edges_s3", "posts_s3"]
+    assert inventory.tables == ["edges_s3", "posts_s3", "user_likes_s3"]
     assert await leftovers.take_inventory(target) == leftovers.Inventory([], [], [], [])
 
 
@@ -337,7 +347,7 @@ async def test_a_new_attempt_finds_a_clean_slot(
 async def test_a_slot_of_the_nodes_own_is_never_cleared(source: Connection) -> None:
     """Whatever moves and memory say: the slot's row is looked at in the transaction that takes the name away."""
     assert await leftovers.clear(source, Moves(), "a", list, 1) == 0  # type: ignore[arg-type]
-    assert (await leftovers.take_inventory(source)).tables == ["edges_s3", "posts_s3"]
+    assert (await leftovers.take_inventory(source)).tables == ["edges_s3", "posts_s3", "user_likes_s3"]
 
 
 async def test_a_process_of_an_earlier_generation_clears_nothing(target: Connection) -> None:
@@ -345,7 +355,7 @@ async def test_a_process_of_an_earlier_generation_clears_nothing(target: Connect
     await create_partitions(target, [SLOT])
     with pytest.raises(FenceLost):
         await leftovers.clear(target, Moves(), "b", list, 0)  # type: ignore[arg-type]
-    assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3"]
+    assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3", "user_likes_s3"]
 
 
 async def test_a_later_table_of_the_same_name_is_spared(target: Connection) -> None:
@@ -353,7 +363,7 @@ async def test_a_later_table_of_the_same_name_is_spared(target: Connection) -> N
     await create_partitions(target, [SLOT])
     names = {"edges": "edges_s3_m0_a1"}
     assert await rename_unowned(target, SLOT, names, 1, {"edges_s3": 1})
-    assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3"]
+    assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3", "user_likes_s3"]
 
 
 class Clock:

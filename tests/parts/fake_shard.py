@@ -41,6 +41,9 @@ class FakeShard:
         self.list_codes: list[shard.OpCode.ValueType] = []
         """Each is what one list is answered with."""
         self.liked: dict[str, dict[str, int]] = {}
+        self.liked_lists: list[shard.ListLikedPostsRequest] = []
+        self.liked_by: dict[str, dict[str, int]] = {}
+        """User → post → revision, as ListLikedPosts tells it."""
         self.versions: dict[str, int] = {}
         self.watches = FakeWatches(lambda post_id, epoch: self.epochs.get(slot_of(post_id, SLOTS)) == epoch)
         self.streams: list[shard.StreamChangesRequest] = []
@@ -62,6 +65,25 @@ class FakeShard:
     async def _never(self, request: Message, call: Call) -> Message:
         raise AssertionError(f"no router sends {type(request).__name__}")
 
+    async def ListLikedPosts(
+        self, request: shard.ListLikedPostsRequest, call: Call
+    ) -> shard.ListLikedPostsResponse:
+        self.liked_lists.append(request)
+        code = self.list_codes.pop(0) if self.list_codes else shard.OP_CODE_UNSPECIFIED
+        if self.epochs.get(slot_of(request.user_id, SLOTS)) != request.epoch:
+            code = shard.OP_CODE_NOT_OWNER
+        response = shard.ListLikedPostsResponse(code=code, topology_version=self.topology_version)
+        if not code:
+            liked = sorted(
+                ((rev, post) for post, rev in self.liked_by.get(request.user_id, {}).items()), reverse=True
+            )
+            before = (request.before, request.below_post_id)
+            page = [place for place in liked if place < before][: request.limit]
+            response.revs.extend([rev for rev, _ in page])
+            response.post_ids.extend([post for _, post in page])
+        return response
+
+    ApplyUserLikes = _never
     DescribeSource = FreezeSlot = UnfreezeSlot = StopReads = SlowWrites = GetInventory = GetLoad = _never
 
     async def stop(self, grace: float = 5.0) -> None:

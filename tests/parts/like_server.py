@@ -222,6 +222,20 @@ class LikeServer(pb_grpc.LikeServiceServicer):
                     )
                 yield response
 
+    def ListLikedPosts(
+        self, request: pb.ListLikedPostsRequest, context: grpc.ServicerContext
+    ) -> pb.ListLikedPostsResponse:
+        page = self._serve(
+            "ListLikedPosts",
+            request,
+            context,
+            lambda: self.memory.list_liked_posts(request.user_id, request.page_size, request.page_token),
+        )
+        response = pb.ListLikedPostsResponse(next_page_token=page.next_page_token)
+        for like in page:
+            response.likes.add(post_id=like.post_id, like_time=_time(like.like_time))
+        return response
+
     def _apply(self, request: pb.LikeRequest | pb.UnlikeRequest, action: Action) -> MutationResult:
         return self.memory.apply(request.user_id, request.post_id, action, _intent(request))
 

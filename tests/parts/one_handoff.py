@@ -23,6 +23,7 @@ from tests.parts.history import contradictions
 from tests.parts.load import Callers, stored_in
 from tests.parts.node_at_failpoint import Failpoints
 from tests.parts.until import until
+from tests.parts.user_side import differences
 
 SLOTS = 8
 BUDGET_MS = 4000
@@ -35,8 +36,9 @@ _LEFT = """
     UNION ALL SELECT 'replication slot ' || slot_name FROM pg_replication_slots
     UNION ALL SELECT 'replication origin ' || roname FROM pg_replication_origin
     UNION ALL SELECT 'table ' || relname FROM pg_class
-              WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace AND relname ~ '^(edges|posts)_s'
-                AND NOT EXISTS (SELECT FROM slots WHERE relname IN ('edges_s' || slot, 'posts_s' || slot))
+              WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace
+                AND relname ~ '^(edges|posts|user_likes)_s'
+                AND NOT EXISTS (SELECT FROM slots WHERE relname ~ ('^(edges|posts|user_likes)_s' || slot || '$'))
     UNION ALL SELECT 'row ' || slot || ' ' || state FROM slots WHERE state <> 'owner'
 """
 
@@ -162,6 +164,10 @@ class Handoff:
             cursor = await connection.execute("SELECT state, epoch FROM slots WHERE slot = %s", [self.slot])
             return await cursor.fetchone()
 
+    async def topology(self) -> Topology:
+        """As it is now."""
+        return await self._store.get()
+
     async def move(self) -> SlotMove:
         """As the topology has it now."""
         return await self.moves.move(self.number)
@@ -185,7 +191,12 @@ class Handoff:
             [node.postgres_dsn for node in self.cluster.nodes.values()], self.callers.posts
         )
         assert contradictions(self.callers.history, stored) == [], f"seed {self.callers.seed}"
+        await self.users_told()
         return move
+
+    async def users_told(self) -> None:
+        """Waits until the users' side of the cluster is what the posts' side is; nobody may like anything any more."""
+        await nothing(lambda: differences([node.postgres_dsn for node in self.cluster.nodes.values()]))
 
     async def _unfinished(self) -> list[str]:
         """What is still to come."""

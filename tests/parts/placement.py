@@ -15,7 +15,7 @@ SELECT ARRAY(SELECT 'publication ' || pubname FROM pg_publication WHERE pubname 
 """
 _TABLES = """
 SELECT relname::text, EXISTS (SELECT FROM pg_inherits WHERE inhrelid = pg_class.oid) FROM pg_class
-WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace AND relname ~ '^(edges|posts)_s[0-9]'
+WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace AND relname ~ '^(edges|posts|user_likes)_s[0-9]'
 """
 _WRONG_COUNTS = """
 SELECT post_id, coalesce(like_count, 0), coalesce(likes, 0) FROM posts
@@ -95,7 +95,9 @@ async def _held(dsn: str) -> Held:
     async with await psycopg.AsyncConnection.connect(dsn, options="-csearch_path=likering") as connection:
         cursor = await connection.execute("SELECT slot, epoch, state FROM slots")
         held.slots = {slot: (epoch, state) for slot, epoch, state in await cursor.fetchall()}
-        cursor = await connection.execute("SELECT slot FROM edges UNION SELECT slot FROM posts")
+        cursor = await connection.execute(
+            "SELECT slot FROM edges UNION SELECT slot FROM posts UNION SELECT slot FROM user_likes"
+        )
         held.filled = {slot for (slot,) in await cursor.fetchall()}
         cursor = await connection.execute(_WRONG_COUNTS)
         held.wrong_counts = [
@@ -113,7 +115,7 @@ def _superfluous(tables: Sequence[tuple[str, bool]], held: Held) -> list[str]:
     """Tables that are not the attached partitions of a slot that the node holds."""
     found = []
     for name, attached in tables:
-        match = re.fullmatch(r"(?:edges|posts)_s(\d+)", name)
+        match = re.fullmatch(r"(?:edges|posts|user_likes)_s(\d+)", name)
         if match is None or not attached or int(match[1]) not in held.slots:
             found.append(f"table {name}")
     return found

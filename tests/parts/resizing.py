@@ -18,6 +18,7 @@ from likering.topology.postgres_moves import PostgresMoveStore
 from tests.parts.callers import Callers, stored_in
 from tests.parts.oracle import contradictions
 from tests.parts.placement import Placement, left_behind, misplaced, placement_in
+from tests.parts.user_side import differences
 
 LOOK = 0.1
 """Seconds between two looks at what nobody tells of."""
@@ -89,7 +90,9 @@ class Resizing:
         left = await self.cleaned(seconds)
         stored = await stored_in([node.postgres_dsn for node in self.cluster.nodes.values()], callers.posts)
         problems = await asyncio.to_thread(contradictions, callers.history, stored, trouble=trouble)
-        return [*problems, *misplaced(await self.placement()), *left]
+        dsns = [node.postgres_dsn for node in self.cluster.nodes.values()]
+        untold = await self._nothing(lambda: differences(dsns), seconds)
+        return [*problems, *misplaced(await self.placement()), *left, *untold]
 
     async def _left_behind(self) -> list[str]:
         unfinished = [

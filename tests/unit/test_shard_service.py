@@ -22,6 +22,7 @@ from shard_node.load import Load
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
+from shard_node.user_likes import UserLikes
 from shard_node.watches import Watches
 from shard_node.writer import Writer
 
@@ -41,6 +42,7 @@ def service() -> ShardService:
         cast(Handoffs, nothing),
         Watches(Ownership(8)),
         cast(Feed, nothing),
+        cast(UserLikes, nothing),
     )
 
 

@@ -554,6 +554,7 @@ class FreezeSlotResponse(google.protobuf.message.Message):
     SYSTEM_IDENTIFIER_FIELD_NUMBER: builtins.int
     TIMELINE_FIELD_NUMBER: builtins.int
     READS_ENDED_FIELD_NUMBER: builtins.int
+    USER_FEED_FIELD_NUMBER: builtins.int
     last_rev: builtins.int
     """The highest revision that the node had issued."""
     frozen_us: builtins.int
@@ -568,6 +569,12 @@ class FreezeSlotResponse(google.protobuf.message.Message):
     def sums(self) -> global___SlotSums:
         """Posts of the slot, and the sums over them; absent when they were not wanted."""
 
+    @property
+    def user_feed(self) -> global___UserFeedMarks:
+        """How far the slot's changes have been told to the users' side. Absent: not
+        known, so all have to be told again.
+        """
+
     def __init__(
         self,
         *,
@@ -577,11 +584,44 @@ class FreezeSlotResponse(google.protobuf.message.Message):
         system_identifier: builtins.str = ...,
         timeline: builtins.int = ...,
         reads_ended: builtins.bool = ...,
+        user_feed: global___UserFeedMarks | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["sums", b"sums"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["frozen_us", b"frozen_us", "last_rev", b"last_rev", "reads_ended", b"reads_ended", "sums", b"sums", "system_identifier", b"system_identifier", "timeline", b"timeline"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["sums", b"sums", "user_feed", b"user_feed"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["frozen_us", b"frozen_us", "last_rev", b"last_rev", "reads_ended", b"reads_ended", "sums", b"sums", "system_identifier", b"system_identifier", "timeline", b"timeline", "user_feed", b"user_feed"]) -> None: ...
 
 global___FreezeSlotResponse = FreezeSlotResponse
+
+@typing.final
+class UserFeedMarks(google.protobuf.message.Message):
+    """How far the changes of a slot's posts have been told to the owners of the
+    users' slots.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROUTES_FIELD_NUMBER: builtins.int
+    NODES_FIELD_NUMBER: builtins.int
+    REVS_FIELD_NUMBER: builtins.int
+    routes: builtins.int
+    """A digest of the owners of all slots at that time."""
+    @property
+    def nodes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: the node."""
+
+    @property
+    def revs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: the revision up to which it has accepted all."""
+
+    def __init__(
+        self,
+        *,
+        routes: builtins.int = ...,
+        nodes: collections.abc.Iterable[builtins.str] | None = ...,
+        revs: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["nodes", b"nodes", "revs", b"revs", "routes", b"routes"]) -> None: ...
+
+global___UserFeedMarks = UserFeedMarks
 
 @typing.final
 class SlotSums(google.protobuf.message.Message):
@@ -1122,3 +1162,151 @@ class StreamChangesResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["codes", b"codes", "events", b"events", "positions", b"positions", "slots", b"slots", "topology_version", b"topology_version"]) -> None: ...
 
 global___StreamChangesResponse = StreamChangesResponse
+
+@typing.final
+class ApplyUserLikesRequest(google.protobuf.message.Message):
+    """Request of ApplyUserLikes. At most 2000 edges."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    USER_IDS_FIELD_NUMBER: builtins.int
+    POST_IDS_FIELD_NUMBER: builtins.int
+    REVS_FIELD_NUMBER: builtins.int
+    LIKED_FIELD_NUMBER: builtins.int
+    EPOCHS_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    @property
+    def user_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: the user."""
+
+    @property
+    def post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: the post."""
+
+    @property
+    def revs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: revision of the edge's last change."""
+
+    @property
+    def liked(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bool]:
+        """Column: whether the user likes the post since."""
+
+    @property
+    def epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: the epoch of the user's slot that the sender knows."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        user_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        revs: collections.abc.Iterable[builtins.int] | None = ...,
+        liked: collections.abc.Iterable[builtins.bool] | None = ...,
+        epochs: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "liked", b"liked", "post_ids", b"post_ids", "revs", b"revs", "user_ids", b"user_ids"]) -> None: ...
+
+global___ApplyUserLikesRequest = ApplyUserLikesRequest
+
+@typing.final
+class ApplyUserLikesResponse(google.protobuf.message.Message):
+    """Response of ApplyUserLikes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOPOLOGY_VERSION_FIELD_NUMBER: builtins.int
+    CODES_FIELD_NUMBER: builtins.int
+    topology_version: builtins.int
+    """The version of the topology that the node acts on."""
+    @property
+    def codes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___OpCode.ValueType]:
+        """Column: success or failure. Empty: all have been committed."""
+
+    def __init__(
+        self,
+        *,
+        topology_version: builtins.int = ...,
+        codes: collections.abc.Iterable[global___OpCode.ValueType] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["codes", b"codes", "topology_version", b"topology_version"]) -> None: ...
+
+global___ApplyUserLikesResponse = ApplyUserLikesResponse
+
+@typing.final
+class ListLikedPostsRequest(google.protobuf.message.Message):
+    """Request of ListLikedPosts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    USER_ID_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    BELOW_POST_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    request_id: builtins.str
+    """For the logs of both sides: the caller's request id."""
+    user_id: builtins.str
+    """The user."""
+    epoch: builtins.int
+    """The epoch of the user's slot that the sender knows."""
+    before: builtins.int
+    """Only likes of a lower revision, or of this one and"""
+    below_post_id: builtins.str
+    """of a post whose id is lower, byte by byte."""
+    limit: builtins.int
+    """Most likes to list."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        user_id: builtins.str = ...,
+        epoch: builtins.int = ...,
+        before: builtins.int = ...,
+        below_post_id: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["before", b"before", "below_post_id", b"below_post_id", "cluster_id", b"cluster_id", "epoch", b"epoch", "limit", b"limit", "request_id", b"request_id", "user_id", b"user_id"]) -> None: ...
+
+global___ListLikedPostsRequest = ListLikedPostsRequest
+
+@typing.final
+class ListLikedPostsResponse(google.protobuf.message.Message):
+    """Response of ListLikedPosts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    TOPOLOGY_VERSION_FIELD_NUMBER: builtins.int
+    POST_IDS_FIELD_NUMBER: builtins.int
+    REVS_FIELD_NUMBER: builtins.int
+    code: global___OpCode.ValueType
+    """Success or failure."""
+    topology_version: builtins.int
+    """The version of the topology that the node acts on."""
+    @property
+    def post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: what the user likes."""
+
+    @property
+    def revs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: the revision of the like, not rising."""
+
+    def __init__(
+        self,
+        *,
+        code: global___OpCode.ValueType = ...,
+        topology_version: builtins.int = ...,
+        post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        revs: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "post_ids", b"post_ids", "revs", b"revs", "topology_version", b"topology_version"]) -> None: ...
+
+global___ListLikedPostsResponse = ListLikedPostsResponse

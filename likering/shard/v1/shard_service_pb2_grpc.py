@@ -100,6 +100,16 @@ class ShardServiceStub(object):
                 request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesRequest.SerializeToString,
                 response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesResponse.FromString,
                 _registered_method=True)
+        self.ApplyUserLikes = channel.unary_unary(
+                '/likering.shard.v1.ShardService/ApplyUserLikes',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ApplyUserLikesRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ApplyUserLikesResponse.FromString,
+                _registered_method=True)
+        self.ListLikedPosts = channel.unary_unary(
+                '/likering.shard.v1.ShardService/ListLikedPosts',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikedPostsRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikedPostsResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServiceServicer(object):
@@ -208,6 +218,22 @@ class ShardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyUserLikes(self, request, context):
+        """Tells the owner of users' slots what has become of their edges: at least
+        once, the changes of one edge perhaps in another order. Columnar.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLikedPosts(self, request, context):
+        """The posts that one user likes, newest like first, as far as they have been
+        told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -275,6 +301,16 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.StreamChanges,
                     request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesRequest.FromString,
                     response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesResponse.SerializeToString,
+            ),
+            'ApplyUserLikes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyUserLikes,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ApplyUserLikesRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ApplyUserLikesResponse.SerializeToString,
+            ),
+            'ListLikedPosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLikedPosts,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikedPostsRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikedPostsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -629,6 +665,60 @@ class ShardService(object):
             '/likering.shard.v1.ShardService/StreamChanges',
             likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesRequest.SerializeToString,
             likering_dot_shard_dot_v1_dot_shard__service__pb2.StreamChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyUserLikes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/ApplyUserLikes',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.ApplyUserLikesRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.ApplyUserLikesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLikedPosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardService/ListLikedPosts',
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikedPostsRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__service__pb2.ListLikedPostsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -118,6 +118,22 @@ class ShardServiceStub:
     none of the slots is this node's any more.
     """
 
+    ApplyUserLikes: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.ApplyUserLikesRequest,
+        likering.shard.v1.shard_service_pb2.ApplyUserLikesResponse,
+    ]
+    """Tells the owner of users' slots what has become of their edges: at least
+    once, the changes of one edge perhaps in another order. Columnar.
+    """
+
+    ListLikedPosts: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.ListLikedPostsRequest,
+        likering.shard.v1.shard_service_pb2.ListLikedPostsResponse,
+    ]
+    """The posts that one user likes, newest like first, as far as they have been
+    told.
+    """
+
 class ShardServiceAsyncStub:
     """What a shard node does for routers and for other nodes."""
 
@@ -216,6 +232,22 @@ class ShardServiceAsyncStub:
     ]
     """The changes of slots after given revisions, then those that come. Ends when
     none of the slots is this node's any more.
+    """
+
+    ApplyUserLikes: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.ApplyUserLikesRequest,
+        likering.shard.v1.shard_service_pb2.ApplyUserLikesResponse,
+    ]
+    """Tells the owner of users' slots what has become of their edges: at least
+    once, the changes of one edge perhaps in another order. Columnar.
+    """
+
+    ListLikedPosts: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_service_pb2.ListLikedPostsRequest,
+        likering.shard.v1.shard_service_pb2.ListLikedPostsResponse,
+    ]
+    """The posts that one user likes, newest like first, as far as they have been
+    told.
     """
 
 class ShardServiceServicer(metaclass=abc.ABCMeta):
@@ -342,6 +374,26 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[likering.shard.v1.shard_service_pb2.StreamChangesResponse], collections.abc.AsyncIterator[likering.shard.v1.shard_service_pb2.StreamChangesResponse]]:
         """The changes of slots after given revisions, then those that come. Ends when
         none of the slots is this node's any more.
+        """
+
+    @abc.abstractmethod
+    def ApplyUserLikes(
+        self,
+        request: likering.shard.v1.shard_service_pb2.ApplyUserLikesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.ApplyUserLikesResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.ApplyUserLikesResponse]]:
+        """Tells the owner of users' slots what has become of their edges: at least
+        once, the changes of one edge perhaps in another order. Columnar.
+        """
+
+    @abc.abstractmethod
+    def ListLikedPosts(
+        self,
+        request: likering.shard.v1.shard_service_pb2.ListLikedPostsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_service_pb2.ListLikedPostsResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.ListLikedPostsResponse]]:
+        """The posts that one user likes, newest like first, as far as they have been
+        told.
         """
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,142 @@
+"""The users' side of a node: takes what the owners of posts tell of edges and commits it, in the writer's turn.
+
+What arrives while a transaction runs is written by the next one together. A row is accepted only once it is committed
+behind the fence, by a node that owns the user's slot at the epoch that the sender knows: so it is before the seal when
+the slot moves. Rows come more than once and late; the newest revision of an edge stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+import structlog
+
+from likering.shard.v1.shard_service_pb2 import OP_CODE_UNAVAILABLE, OP_CODE_UNSPECIFIED, OpCode
+from shard_node import user_store
+from shard_node.ownership import Ownership
+from shard_node.store import Connection, Fence
+from shard_node.user_store import UserLike
+from shard_node.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+MOST_TOLD: Final = 2000
+"""Most rows of one call."""
+_MOST_AT_ONCE: Final = 1000
+"""Rows of one transaction, unless a single call has more: likes wait meanwhile."""
+_MOST_QUEUED: Final = 20_000
+
+Codes = Sequence[OpCode.ValueType]
+
+
+class UserLikes:
+    """The writing half of a node's ``user_likes``."""
+
+    def __init__(self, ownership: Ownership, writer: Writer, *, enabled: bool = True) -> None:
+        """``enabled``: False refuses all, so that it is told again later."""
+        self._ownership = ownership
+        self._writer = writer
+        self._enabled = enabled
+        self._queue: deque[_Unit] = deque()
+        self._queued = 0
+        self._writing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<UserLikes {self._queued} queued>"
+
+    async def apply(self, rows: Sequence[tuple[str, str, int, bool]], epochs: Sequence[int]) -> Codes:
+        """Commits edges (user, post, revision, liked). A code per row; none at all: all are committed.
+
+        ``epochs``: of the users' slots, as the sender knows them.
+        """
+        if not rows:
+            return []
+        if not self._enabled or self._queued + len(rows) > _MOST_QUEUED:
+            return [OP_CODE_UNAVAILABLE] * len(rows)
+        unit = _Unit(rows, self._ownership.slots_of([row[0] for row in rows]), epochs)
+        self._queue.append(unit)
+        self._queued += len(rows)
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write(), name="user likes")
+        return await unit.codes
+
+    async def _write(self) -> None:
+        try:
+            while self._queue:
+                units = self._next()
+                commit = _Commit(self._ownership, units)
+                try:
+                    await self._writer.write(commit)
+                except (psycopg.Error, ConnectionError, TimeoutError) as error:
+                    log.warning("could not commit user likes", error=type(error).__name__)
+                    for unit in units:
+                        unit.refuse()
+                else:
+                    for unit, codes in zip(units, commit.codes, strict=True):
+                        unit.answer(codes)
+        finally:
+            self._writing = None
+            for unit in self._queue:
+                unit.refuse()
+
+    def _next(self) -> list[_Unit]:
+        units: list[_Unit] = []
+        size = 0
+        while self._queue and (not units or size + len(self._queue[0].rows) <= _MOST_AT_ONCE):
+            unit = self._queue.popleft()
+            size += len(unit.rows)
+            units.append(unit)
+        self._queued -= size
+        return units
+
+
+class _Unit:
+    """The rows of one call, and a future of their codes."""
+
+    def __init__(
+        self, rows: Sequence[tuple[str, str, int, bool]], slots: Sequence[int], epochs: Sequence[int]
+    ) -> None:
+        self.rows = rows
+        self.slots = slots
+        self.epochs = epochs
+        self.codes: asyncio.Future[Codes] = asyncio.get_running_loop().create_future()
+
+    def refuse(self) -> None:
+        """All of it: not known to be committed."""
+        self.answer([OP_CODE_UNAVAILABLE] * len(self.rows))
+
+    def answer(self, codes: Codes) -> None:
+        if not self.codes.done():
+            self.codes.set_result(codes)
+
+
+class _Commit:
+    """A job of the writer. Called again when the slots have changed, and then looks at them again."""
+
+    def __init__(self, ownership: Ownership, units: Sequence[_Unit]) -> None:
+        self._ownership = ownership
+        self._units = units
+        self.codes: list[Codes] = []
+
+    async def __call__(self, connection: Connection, fence: Fence) -> None:
+        self.codes = []
+        newest: dict[tuple[str, str], UserLike] = {}
+        for unit in self._units:
+            refused = self._ownership.refused_writes(unit.slots, unit.epochs)
+            self.codes.append(
+                [refused.get(position, OP_CODE_UNSPECIFIED) for position in range(len(unit.rows))]
+                if refused
+                else []
+            )
+            for position, (user_id, post_id, rev, liked) in enumerate(unit.rows):
+                if position in refused:
+                    continue
+                known = newest.get((user_id, post_id))
+                if known is None or known.rev < rev:
+                    newest[user_id, post_id] = UserLike(user_id, post_id, unit.slots[position], rev, liked)
+        if newest:
+            await user_store.apply(connection, fence, newest)

@@ -1,0 +1,102 @@
+"""What a node tells another one of its users: parcels of pages, and how each destination stands."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from shard_node.user_store import UserChange
+
+FIRST_BACKOFF: Final = 0.05
+"""Seconds."""
+MOST_BACKOFF: Final = 2.0
+
+
+class Portion:
+    """A page of one slot for one destination: from ``start`` to ``end``; ``complete``: there was no more."""
+
+    __slots__ = ("complete", "end", "epoch", "first", "revs", "since", "slot", "start")
+
+    def __init__(self, slot: int, epoch: int, start: int, end: int, complete: bool, since: float) -> None:
+        self.slot = slot
+        self.epoch = epoch
+        self.start = start
+        self.end = end
+        self.complete = complete
+        self.since = since
+        self.first = 0
+        self.revs: list[int] = []
+
+
+class Parcel:
+    """What one call tells one destination."""
+
+    __slots__ = ("epochs", "portions", "rows")
+
+    def __init__(self) -> None:
+        self.portions: list[Portion] = []
+        self.rows: list[tuple[str, str, int, bool]] = []
+        self.epochs: list[int] = []
+
+    def add(self, portion: Portion, changes: Sequence[tuple[UserChange, int]]) -> None:
+        """Puts in those of the changes, each with the epoch of its user's slot, that the destination lacks."""
+        portion.first = len(self.rows)
+        for change, epoch in changes:
+            if change.rev > portion.start:
+                self.rows.append((change.user_id, change.post_id, change.rev, change.liked))
+                self.epochs.append(epoch)
+                portion.revs.append(change.rev)
+        if portion.revs:
+            portion.since = portion.revs[0] / 1e6
+
+
+class Destination:
+    """One node as it is told. ``pending``: slot → since when (seconds since 1970) it may lack a change of it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pending: dict[int, float] = {}
+        self.sending: asyncio.Task[None] | None = None
+        self.parcel: Parcel | None = None
+        self.failures = 0
+        self.not_before = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Destination {self.name}, {len(self.pending)} slots pending, {self.failures} failures>"
+
+    def owes(self, slot: int, since: float) -> None:
+        """There may be something of the slot that it lacks."""
+        self.pending[slot] = min(self.pending.get(slot, since), since)
+
+    def take_back(self, parcel: Parcel) -> None:
+        """What was not accepted is still to be told."""
+        self.parcel = None
+        for portion in parcel.portions:
+            self.owes(portion.slot, portion.since)
+
+    def is_ready(self, now: float) -> bool:
+        """Whether it can be told something now (monotonic)."""
+        return self.sending is None and now >= self.not_before
+
+    def answered(self, *, well: bool) -> None:
+        """May be told more at once; or after a while, twice as long as the last time."""
+        if well:
+            self.failures = 0
+            self.not_before = 0.0
+        else:
+            backoff = min(FIRST_BACKOFF * 2 ** min(self.failures, 10), MOST_BACKOFF)
+            self.failures += 1
+            self.not_before = time.monotonic() + backoff * random.uniform(0.5, 1.0)
+
+    def give_up(self) -> None:
+        """Nothing is told any more."""
+        if self.sending is not None:
+            self.sending.cancel()
+
+    def lag(self, now: float) -> float:
+        """Age in seconds of the oldest change that it may lack."""
+        under_way = [portion.since for portion in self.parcel.portions] if self.parcel else []
+        return max(0.0, now - min([*self.pending.values(), *under_way], default=now))
