@@ -28,7 +28,7 @@ from likering.topology.watch import TopologyWatch
 from shard_node import settings as node_settings
 from shard_node.admin.counts import Counts
 from shard_node.admin.drift import Drift
-from shard_node.admin.purge import Purges
+from shard_node.admin.purge import Purges, nobody_reads
 from shard_node.admin.service import ShardAdminService
 from shard_node.admin.slot_reads import SlotReads
 from shard_node.assignment import Assignment
@@ -148,7 +148,12 @@ class ShardNode:
         return ShardAdminService(
             self._identity.cluster_id,
             Counts(reads, self._ownership, self._leadership, self._writer, Drift()),
-            Purges(reads, self._ownership, self._writer),
+            Purges(
+                reads,
+                self._ownership,
+                self._writer,
+                self._user_feed.told if self._settings.user_side else nobody_reads,
+            ),
             self._writer.load,
             lambda: self._watch.latest,
         )

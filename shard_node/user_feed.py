@@ -111,6 +111,12 @@ class UserFeed:
             return None
         return Marks(digest(self._routes), dict(self._marks[slot]))
 
+    def told(self, slot: int) -> int:
+        """The revision up to which all owners of users have been told of a slot's changes; 0 when that is not known."""
+        if self._ownership.epochs.get(slot) != self._epochs.get(slot):
+            return 0
+        return min(self._marks.get(slot, {}).values(), default=0)
+
     def lags(self) -> dict[str, float]:
         """By destination: the age in seconds of the oldest change that it may not have accepted yet; 0: it has all."""
         now = time.time()

@@ -148,6 +148,8 @@ def test_a_post_is_purged_after_a_question(cluster: EmbeddedCluster, run: Run) -
         assert tracker.like_count("gone") == 0
         assert not tracker.has_liked(USERS[1], "gone")
         assert list(tracker.likers("gone")) == []
+        # The purge has waited until the users' side knew.
+        assert [like.post_id for like in tracker.liked_posts(USERS[1]) if like.post_id == "gone"] == []
         again = run("posts", "purge", "gone", "--yes", "-o", "json")
         assert output_of(again, code=3)["receipts"] == [receipt]
         assert tracker.like(USERS[1], "gone")
