@@ -139,6 +139,8 @@ async def pair(
     database: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Pair]:
     monkeypatch.setattr(user_feed_module, "MARKS_INTERVAL", 0.05)
+    # Whoever forgets something is not to be saved by a look at everything.
+    monkeypatch.setattr(user_feed_module, "FULL_LOOK_INTERVAL", 3600.0)
     with psycopg.connect(postgres_server.dsn, autocommit=True) as admin:
         admin.execute("CREATE DATABASE users_b")
     try:
