@@ -254,6 +254,13 @@ class NotPossible(LikeringError):
     reason = "NOT_POSSIBLE"
 
 
+class PostBeingPurged(LikeringError):
+    """The likes of the post are being erased; it takes new ones afterwards."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "POST_BEING_PURGED"
+
+
 class NotFound(LikeringError):
     """There is no such thing."""
 

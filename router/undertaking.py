@@ -19,6 +19,7 @@ from likering.errors import (
     IntentInFuture,
     InternalError,
     LikeringError,
+    PostBeingPurged,
     RouterOverloaded,
     ShardUnavailable,
     SlotMoving,
@@ -236,6 +237,8 @@ class Undertaking:
                 self.errors[position] = VersionAhead()
             case shard.OP_CODE_STORAGE_FULL:
                 self.errors[position] = StorageFull(retry_after=_STORAGE_RETRY_SECONDS)
+            case shard.OP_CODE_POST_BEING_PURGED:
+                self.errors[position] = PostBeingPurged()
             case _:
                 self.errors[position] = InternalError()
         if position in self._uncertain and position in self.errors:

@@ -16,15 +16,21 @@ from likering.postgres.migrations import MigrationError
 from likering.serving import logging, runtime
 from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
 from likering.serving.handlers import ServiceHandlers
+from likering.serving.metrics import serve_metrics
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import EXIT_CONFIGURATION
-from likering.shard.v1 import shard_service_pb2
+from likering.shard.v1 import shard_admin_service_pb2, shard_service_pb2
 from likering.topology.moves import MoveStore
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.postgres_moves import PostgresMoveStore
 from likering.topology.store import NodeRefused, NodeRegistration, NodeSuperseded, TopologyStore
 from likering.topology.watch import TopologyWatch
 from shard_node import settings as node_settings
+from shard_node.admin.counts import Counts
+from shard_node.admin.drift import Drift
+from shard_node.admin.purge import Purges
+from shard_node.admin.service import ShardAdminService
+from shard_node.admin.slot_reads import SlotReads
 from shard_node.assignment import Assignment
 from shard_node.cache import CountCache
 from shard_node.commit import Batch
@@ -44,6 +50,8 @@ log = structlog.get_logger(__name__)
 EXIT_LEADERSHIP_LOST = 3
 """Exit code of a process whose node another process has taken over: start it again and it waits."""
 RETRY_INTERVAL = 0.5
+ADMIN_DEADLINE = 30.0
+"""Seconds that a call for operators is given: it may have to count the likes of one post."""
 CLUSTER_CHECK = 2.0
 """Seconds that a start waits for the topology to see that it is of the node's own cluster."""
 
@@ -103,16 +111,34 @@ class ShardNode:
                     shard_service_pb2.DESCRIPTOR.services_by_name["ShardService"],
                     service,
                     slow_call=settings.slow_call,
-                )
+                ),
+                ServiceHandlers(
+                    shard_admin_service_pb2.DESCRIPTOR.services_by_name["ShardAdminService"],
+                    self._admin_service(),
+                    default_deadline=ADMIN_DEADLINE,
+                    slow_call=ADMIN_DEADLINE,
+                ),
             ],
             ServerSettings(max_message_bytes=MAX_INTERNAL_MESSAGE_BYTES),
         )
         self._generation = 0
         self._lead_changed = asyncio.Event()
 
+    def _admin_service(self) -> ShardAdminService:
+        reads = SlotReads(self._pool, self._ownership, self._leadership)
+        return ShardAdminService(
+            self._identity.cluster_id,
+            Counts(reads, self._ownership, self._leadership, self._writer, Drift()),
+            Purges(reads, self._ownership, self._writer),
+            self._writer.load,
+            lambda: self._watch.latest,
+        )
+
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until ``stop`` is set or the lead is lost. Returns the exit code."""
         await self._server.start(self._settings.listen)
+        if self._settings.metrics_listen is not None:
+            serve_metrics(self._settings.metrics_listen)
         await self._pool.open()
         self._cache.start()
         tasks = {

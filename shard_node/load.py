@@ -7,6 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from shard_node.hot_posts import HotPosts
+
 WINDOW = 10.0
 """Seconds that are looked back."""
 IN_USE = 2.0
@@ -20,6 +22,10 @@ class Load:
         self._clock = clock
         self._batches: deque[tuple[float, int, float]] = deque()
         self._called_at = -math.inf
+        self.hot_writes = HotPosts(clock)
+        """Posts of the operations that were committed."""
+        self.hot_reads = HotPosts(clock)
+        """Posts whose counts or likes were asked for."""
 
     def __repr__(self) -> str:
         return f"<Load {self.writes_per_second:.0f} writes/s>"

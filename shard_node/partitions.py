@@ -18,7 +18,10 @@ _INDEXES: Mapping[str, Sequence[LiteralString]] = {
         "ALTER TABLE {} ADD PRIMARY KEY (post_id, user_id, slot)",
         "CREATE INDEX ON {} (post_id, rev) WHERE liked",
     ),
-    "posts": ("ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",),
+    "posts": (
+        "ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",
+        "CREATE INDEX ON {} (slot) WHERE purge_began IS NOT NULL",
+    ),
 }
 """As the schema has them: else attaching a table would make them, while everybody waits."""
 

@@ -196,3 +196,112 @@ GROUP BY 1
 -- name: count_rows
 SELECT coalesce(sum(greatest(reltuples, pg_stat_get_live_tuples(oid))), 0)::bigint FROM pg_class
 WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relname ~ '^edges_s\d+$'
+
+-- name: verify_counts
+-- Posts behind a given one whose count is not their number of liked edges, up to the post in which the given number of
+-- posts or of likes is reached; then a row without a count: that last post (none: it was all), posts and likes looked at.
+-- One statement, so all of one moment: a like changes both sides of the comparison, or neither.
+WITH bound AS MATERIALIZED (
+    SELECT least(
+        (SELECT post_id FROM posts WHERE slot = %(slot)s AND post_id > %(after)s
+         ORDER BY post_id OFFSET %(limit)s - 1 LIMIT 1),
+        (SELECT post_id FROM edges WHERE slot = %(slot)s AND post_id > %(after)s AND liked
+         ORDER BY post_id OFFSET %(limit)s - 1 LIMIT 1)
+    ) AS post_id
+), stored AS MATERIALIZED (
+    SELECT post_id, version, like_count FROM posts
+    WHERE slot = %(slot)s AND post_id > %(after)s
+      AND post_id <= coalesce((SELECT post_id FROM bound), %(above_all)s)
+), counted AS MATERIALIZED (
+    SELECT post_id, count(*) AS likes FROM edges
+    WHERE slot = %(slot)s AND post_id > %(after)s AND liked
+      AND post_id <= coalesce((SELECT post_id FROM bound), %(above_all)s)
+    GROUP BY post_id
+)
+SELECT post_id, coalesce(like_count, 0) AS stored_count, coalesce(likes, 0) AS counted, coalesce(version, 0) AS version
+FROM stored FULL JOIN counted USING (post_id)
+WHERE coalesce(like_count, 0) <> coalesce(likes, 0)
+UNION ALL
+SELECT (SELECT post_id FROM bound), NULL, (SELECT count(*) FROM stored),
+       (SELECT coalesce(sum(likes), 0)::bigint FROM counted)
+
+-- name: count_drifts
+-- By how much the counts of these posts are too high, where they are not right, and when the post was last purged.
+SELECT post_id, drift, purged_rev FROM (
+    SELECT wanted.post_id, post.purged_rev, coalesce(post.like_count, 0) - (
+        SELECT count(*) FROM edges WHERE slot = %(slot)s AND edges.post_id = wanted.post_id AND liked
+    ) AS drift
+    FROM unnest(%(post_ids)s::text[]) AS wanted (post_id)
+    LEFT JOIN LATERAL (
+        SELECT * FROM posts WHERE slot = %(slot)s AND posts.post_id = wanted.post_id OFFSET 0
+    ) AS post ON true
+) AS compared
+WHERE drift <> 0
+
+-- name: mend_counts
+-- Not of a post that is being purged, or was since: its count is that of the purge.
+INSERT INTO posts AS post (version, like_count, slot, post_id, purged_rev)
+SELECT 1, -mend.drift, %(slot)s, mend.post_id, mend.purged_rev
+FROM unnest(%(post_ids)s::text[], %(drifts)s::bigint[], %(purged_revs)s::bigint[]) AS mend (post_id, drift, purged_rev)
+ON CONFLICT (post_id, slot) DO UPDATE
+SET version = post.version + 1, like_count = post.like_count + excluded.like_count
+WHERE post.purge_began IS NULL AND post.purged_rev IS NOT DISTINCT FROM excluded.purged_rev
+RETURNING post_id, version, like_count
+
+-- name: purging_posts
+SELECT post_id, slot, purge_began FROM posts WHERE slot = ANY(%(slots)s::smallint[]) AND purge_began IS NOT NULL
+
+-- name: read_purge
+-- One row: of the post's row, which may be missing, and whether there is anything to erase.
+SELECT coalesce(post.version, 0), coalesce(post.like_count, 0), post.purge_began, coalesce(post.purge_erased, 0),
+       post.purged_rev, EXISTS (SELECT FROM edges WHERE slot = %(slot)s AND post_id = %(post_id)s)
+FROM (SELECT) AS one
+LEFT JOIN (SELECT * FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s) AS post ON true
+
+-- name: count_edges
+SELECT count(*) FILTER (WHERE liked), count(*) FROM edges WHERE slot = %(slot)s AND post_id = %(post_id)s
+
+-- name: begin_purge
+-- One that is under way goes on.
+INSERT INTO posts AS post (version, like_count, slot, post_id, purge_began, purge_erased)
+VALUES (0, 0, %(slot)s, %(post_id)s, %(rev)s, 0)
+ON CONFLICT (post_id, slot) DO UPDATE
+SET purge_erased = CASE WHEN post.purge_began IS NULL THEN 0 ELSE post.purge_erased END,
+    purge_began = coalesce(post.purge_began, excluded.purge_began)
+RETURNING purge_began
+
+-- name: list_likes_to_end
+SELECT user_id, rev FROM edges
+WHERE slot = %(slot)s AND post_id = %(post_id)s AND liked AND rev > %(after)s
+ORDER BY rev LIMIT %(limit)s
+
+-- name: list_edges_to_erase
+SELECT user_id FROM edges
+WHERE slot = %(slot)s AND post_id = %(post_id)s AND user_id > %(after)s
+ORDER BY user_id LIMIT %(limit)s
+
+-- name: erase_edges
+-- By row address: whatever the planner thinks of the post, it fetches these rows and no others.
+WITH erased AS (
+    DELETE FROM edges WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
+        SELECT edge.address
+        FROM unnest(%(user_ids)s::text[]) AS wanted (user_id)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS address FROM edges
+            WHERE edges.slot = %(slot)s AND edges.post_id = %(post_id)s AND edges.user_id = wanted.user_id
+              AND NOT liked AND rev <= %(consumed)s
+            OFFSET 0
+        ) AS edge
+    ))
+    RETURNING 1
+)
+UPDATE posts SET purge_erased = purge_erased + (SELECT count(*) FROM erased)
+WHERE slot = %(slot)s AND post_id = %(post_id)s
+RETURNING (SELECT count(*) FROM erased)
+
+-- name: end_purge
+-- The count is 0 already, but for one that was wrong before.
+UPDATE posts
+SET purge_began = NULL, purged_rev = %(rev)s, like_count = 0, version = version + (like_count <> 0)::int
+WHERE slot = %(slot)s AND post_id = %(post_id)s
+RETURNING version, like_count

@@ -103,6 +103,7 @@ class ShardService:
         self._load.called()
         if request.limit < 1 or "\0" in request.post_id:
             raise MessageMalformed("a list has a limit above 0, and a post id no NUL")
+        self._load.hot_reads.add((request.post_id,))
         code, post, likes = await self._reader.likers(
             request.post_id, request.epoch, request.before, request.limit
         )
@@ -201,6 +202,7 @@ class ShardService:
             list(request.epochs),
             list(request.min_versions),
         )
+        self._load.hot_reads.add(post_ids)
         await self._reader.answer(unit, request.read_mode)
         if any(unit.codes):
             response.codes.extend(unit.codes)

@@ -29,6 +29,9 @@ class NodeSettings(BaseSettings):
     advertise: HostPort | None = Field(
         None, description="host:port that routers call; default: the one of --listen"
     )
+    metrics_listen: HostPort | None = Field(
+        None, description="host:port to serve metrics for Prometheus on; default: nowhere"
+    )
     weight: int = Field(1, ge=1, le=MAX_WEIGHT, description="the node's share of the slots")
     postgres: SecretStr = Field(description="connection string of the node's own database")
     topology: SecretStr = Field(description="connection string of the topology database")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -19,7 +19,6 @@ import structlog
 
 from likering.errors import ShardOverloaded
 from likering.shard.v1.shard_service_pb2 import (
-    OP_CODE_INTENT_IN_FUTURE,
     OP_CODE_STORAGE_FULL,
     OP_CODE_UNAVAILABLE,
     OP_CODE_UNKNOWN_OUTCOME,
@@ -30,7 +29,11 @@ from shard_node.commit import Batch, WriteUnit, commit
 from shard_node.database import within
 from shard_node.leadership import Leadership
 from shard_node.load import Load
-from shard_node.ownership import HeldSlot, Ownership
+from shard_node.maintenance import Maintenance, SlotRefused, transact
+from shard_node.ownership import HeldSlot, Ownership, SlotState
+from shard_node.purge_marks import PurgeMarks, load_marks
+from shard_node.refusals import refused_writes
+from shard_node.slot_change import RefusedJob, SlotsJob, change_slots
 
 log = structlog.get_logger(__name__)
 
@@ -47,11 +50,6 @@ TRANSACTION_TIMEOUT = 5.0
 
 T = TypeVar("T")
 Publish = Callable[[Batch], Awaitable[None]]
-SlotsJob = Callable[[store.Connection], Awaitable[None]]
-
-
-class RefusedJob(Exception):
-    """A job of ``change_slots`` found that there is nothing for it to do: its transaction is rolled back."""
 
 
 class Writer:
@@ -79,6 +77,7 @@ class Writer:
         self._barriers: list[asyncio.Future[bool]] = []
         self._slots_jobs: deque[tuple[SlotsJob, int, asyncio.Future[None]]] = deque()
         self._slots_change = asyncio.Event()
+        self._maintenance: deque[Maintenance] = deque()
         self._wake = asyncio.Event()
         self.led = asyncio.Event()
         """Set once this process has led: from then on ``ownership`` is what its database says."""
@@ -88,6 +87,8 @@ class Writer:
         self._rest_until = 0.0
         self.load = Load()
         """What was committed lately."""
+        self.purge_marks = PurgeMarks()
+        """Posts that take no likes now."""
 
     def __repr__(self) -> str:
         return f"<Writer {self._queued} queued, last_rev {self._last_rev}, {self._leadership!r}>"
@@ -124,6 +125,16 @@ class Writer:
         self._slots_change.set()
         self._wake.set()
         await future
+
+    async def maintain(self, work: Maintenance) -> None:
+        """Executes a transaction in the writer's turn and has the cache know of it, as of any commit.
+
+        Raises SlotRefused when the slot takes no writes here at the work's epoch, psycopg.Error, and ConnectionError
+        or TimeoutError when the database is away: then nobody may know whether it was committed.
+        """
+        self._maintenance.append(work)
+        self._wake.set()
+        await work.done
 
     def slow_down(self, rest: float, seconds: float) -> None:
         """For the next ``seconds``, rests after each commit for ``rest`` times as long as that took, or longer.
@@ -179,7 +190,7 @@ class Writer:
 
     async def _commit_until_broken(self) -> None:
         while True:
-            if not (self._queue or self._barriers or self._slots_jobs):
+            if not (self._queue or self._barriers or self._slots_jobs or self._maintenance):
                 self._wake.clear()
                 try:
                     async with asyncio.timeout(BEAT_INTERVAL):
@@ -192,15 +203,18 @@ class Writer:
                 continue
             if self._leadership.proof_age > BEAT_INTERVAL:
                 await self._beat([])  # commits that the server refuses prove nothing
+            began = time.monotonic()
+            maintained = bool(self._maintenance)
+            if maintained:
+                await self._maintain(self._maintenance.popleft())  # one between two batches
             barriers, self._barriers = self._barriers, []
             batch = self._next_batch()
             if batch is not None:
-                began = time.monotonic()
                 await self._commit(batch, barriers)
-                if began < self._rest_until:
-                    await self._rest_after(time.monotonic() - began)
             elif barriers:
                 await self._beat(barriers)
+            if began < self._rest_until and (maintained or batch is not None):
+                await self._rest_after(time.monotonic() - began)
 
     async def _rest_after(self, seconds: float) -> None:
         # What changes the slots ends what the rest is for, so it does not wait for that.
@@ -219,12 +233,7 @@ class Writer:
             self._queued -= len(unit)
             if unit.done.done():
                 continue  # given up by its caller before it began
-            refused = self._ownership.refused_writes(unit.slots, unit.epochs)
-            if unit.intents and max(unit.intents) > latest_intent:
-                for position, intent in enumerate(unit.intents):
-                    if intent > latest_intent:
-                        refused.setdefault(position, OP_CODE_INTENT_IN_FUTURE)
-            batch.add(unit, refused)
+            batch.add(unit, refused_writes(unit, self._ownership, self.purge_marks, latest_intent))
         if not batch.uncommitted:
             # Nothing to execute, so nothing that would prove that this node still leads.
             batch.answer(OP_CODE_UNAVAILABLE)
@@ -257,6 +266,7 @@ class Writer:
             if proved:
                 self._leadership.proved(began)
                 self.load.committed((len(unit), unit.arrived) for unit in batch.units)
+                self.load.hot_writes.add(batch.post_ids)
             _resolve(barriers, value=proved)
             publishing = asyncio.create_task(self._publish_and_answer(batch, failure))
             self._publishing.add(publishing)
@@ -267,6 +277,43 @@ class Writer:
             await self._publish(batch)
         finally:
             batch.answer(failure)
+
+    async def _maintain(self, work: Maintenance) -> None:
+        if work.done.done():
+            return  # given up by its caller before it began
+        for code in self._ownership.refused_writes([work.slot], [work.epoch]).values():
+            work.fail(SlotRefused(code))
+            return
+        base_rev = max(self._last_rev, self._clock_us())
+        began = time.monotonic()
+        try:
+            await self._within(transact(work, self._leadership.connection, self._leadership.fence, base_rev))
+        except store.FenceLost:
+            self._maintenance.appendleft(work)
+            await self._reload_fence()
+        except (psycopg.Error, TimeoutError) as error:
+            log.warning("maintenance failed", work=repr(work), error=type(error).__name__)
+            work.fail(error)
+            if self._is_lost(error):
+                raise
+        except asyncio.CancelledError:
+            work.fail(ConnectionError("the node is stopping"))
+            raise
+        else:
+            self._last_rev = max(self._last_rev, base_rev + work.revisions)
+            self._leadership.proved(began)
+            work.committed()
+            publishing = asyncio.create_task(self._publish_maintained(work, base_rev))
+            self._publishing.add(publishing)
+            publishing.add_done_callback(self._publishing.discard)
+
+    async def _publish_maintained(self, work: Maintenance, base_rev: int) -> None:
+        try:
+            if work.posts:
+                await self._publish(work.batch(base_rev))
+        finally:
+            if not work.done.done():
+                work.done.set_result(None)
 
     async def _beat(self, barriers: list[asyncio.Future[bool]]) -> None:
         began = time.monotonic()
@@ -306,26 +353,11 @@ class Writer:
                 future.set_result(None)
 
     async def _slots_transaction(self, job: SlotsJob, last_rev: int) -> None:
-        # All in one round trip, COMMIT too, unless the job asks for a result: a slot's pause waits for it.
         connection, fence = self._leadership.connection, self._leadership.fence
-        try:
-            async with connection.pipeline():
-                await connection.execute("BEGIN")
-                raising = await store.raise_slots_seq(connection, fence, max(self._last_rev, last_rev))
-                await job(connection)
-                holding = await store.held_slots(connection)
-                await connection.execute("COMMIT")
-        except psycopg.errors.DivisionByZero as error:
-            await connection.rollback()
-            raise store.FenceLost from error
-        except (psycopg.Error, RefusedJob):
-            await connection.rollback()
-            raise
-        slots_seq, highest = await store.slots_seq_raised(raising)
-        held = await store.slots_held(holding)
-        self._leadership.slots_seq_is(slots_seq)
-        self._last_rev = max(self._last_rev, highest)  # a slot that came has revisions of its own
-        self._ownership.replace(held)
+        changed = await change_slots(connection, fence, job, max(self._last_rev, last_rev))
+        self._leadership.slots_seq_is(changed.slots_seq)
+        self._last_rev = max(self._last_rev, changed.last_rev)  # a slot that came has revisions of its own
+        await self._hold(changed.held, known=self._ownership.epochs.keys())
 
     async def _reload_fence(self) -> None:
         """Finds out why the fence was lost: another generation raises LeadershipLost, other slots are reloaded."""
@@ -333,10 +365,18 @@ class Writer:
         await self._reload_slots()
 
     async def _reload_slots(self) -> None:
-        self._ownership.replace(await self._within(self._held_slots()))
+        await self._within(self._read_slots())
 
-    async def _held_slots(self) -> dict[int, HeldSlot]:
-        return await store.slots_held(await store.held_slots(self._leadership.connection))
+    async def _read_slots(self) -> None:
+        held = await store.slots_held(await store.held_slots(self._leadership.connection))
+        await self._hold(held, known=())
+
+    async def _hold(self, held: Mapping[int, HeldSlot], known: Collection[int]) -> None:
+        """Takes over what the database says; marks of posts are ``known`` of some slots."""
+        served = {slot for slot, one in held.items() if one.state is not SlotState.MOVED}
+        marks = await load_marks(self._leadership.connection, sorted(served.difference(known)))
+        self.purge_marks.replace(served.intersection(known), marks)
+        self._ownership.replace(held)
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:
         return await within(self._transaction_timeout, work, self._leadership.connection)
@@ -355,6 +395,8 @@ class Writer:
         self._queued = 0
         barriers, self._barriers = self._barriers, []
         _resolve(barriers, value=False)
+        while self._maintenance:
+            self._maintenance.popleft().fail(ConnectionError("the node's database is not reachable"))
         while self._slots_jobs:
             *_, future = self._slots_jobs.popleft()
             if not future.done():

@@ -12,6 +12,7 @@ import grpc
 import typer
 from google.protobuf.message import Message
 
+from likering.admin.v1.like_admin_service_pb2_grpc import LikeAdminServiceStub
 from likering.admin.v1.ring_service_pb2_grpc import RingServiceStub
 from likering.cli.exit_codes import ExitCode, fail
 from likering.client.connect import Target, check_address
@@ -72,8 +73,8 @@ class AdminError(Exception):
         return ExitCode.TIMED_OUT if self.code is grpc.StatusCode.DEADLINE_EXCEEDED else ExitCode.FAILED
 
 
-class Ring:
-    """RingService at an address; a context manager. Calls raise AdminError."""
+class AdminConnection:
+    """The services for operators at an address; a context manager. Calls raise AdminError."""
 
     def __init__(self, address: str) -> None:
         self._target = Target(
@@ -84,10 +85,9 @@ class Ring:
             ),
         )
         self._channel = self._target.channel()
-        self.stub = RingServiceStub(self._channel)
 
     def __repr__(self) -> str:
-        return f"Ring({self._target!r})"
+        return f"{type(self).__name__}({self._target!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +132,16 @@ class Ring:
                 stream.cancel()
             time.sleep(_RETRY_SECONDS)
 
+    def stream(self, method: grpc.UnaryStreamMultiCallable[Q, R], request: Q) -> Iterator[R]:
+        """What the server sends, to its end."""
+        stream = method(request)
+        try:
+            yield from stream
+        except grpc.RpcError as failure:
+            raise self._error(failure) from failure
+        finally:
+            stream.cancel()
+
     def _error(self, failure: grpc.RpcError) -> AdminError:
         code = failure.code()
         error = self._target.error(failure)
@@ -148,6 +158,22 @@ class Ring:
         return AdminError(error.message, code, _reason(error))
 
 
+class Ring(AdminConnection):
+    """RingService."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.stub = RingServiceStub(self._channel)
+
+
+class LikeAdmin(AdminConnection):
+    """LikeAdminService."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.stub = LikeAdminServiceStub(self._channel)
+
+
 def _reason(error: LikeringError) -> str:
     return "" if error.reason == "INTERNAL" else error.reason
 
@@ -155,8 +181,20 @@ def _reason(error: LikeringError) -> str:
 @contextmanager
 def ring_at(address: str) -> Iterator[Ring]:
     """The connection of a command, whose errors end it with a sentence and an exit code."""
-    with Ring(address) as ring:
-        try:
-            yield ring
-        except AdminError as error:
-            fail(error.message, error.exit_code)
+    with Ring(address) as ring, _ended_by_errors():
+        yield ring
+
+
+@contextmanager
+def likes_at(address: str) -> Iterator[LikeAdmin]:
+    """As ``ring_at``, for LikeAdminService."""
+    with LikeAdmin(address) as likes, _ended_by_errors():
+        yield likes
+
+
+@contextmanager
+def _ended_by_errors() -> Iterator[None]:
+    try:
+        yield
+    except AdminError as error:
+        fail(error.message, error.exit_code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from likering.cli import bench, cluster, dev, node, ring
+from likering.cli import bench, cluster, counts, dev, node, posts, ring
 
 app = typer.Typer(
     help="likering: a like service on a ring of Postgres shards.",
@@ -15,6 +15,8 @@ app.add_typer(dev.app, name="dev")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(ring.app, name="ring")
 app.add_typer(node.app, name="node")
+app.add_typer(counts.app, name="counts")
+app.add_typer(posts.app, name="posts")
 app.add_typer(bench.app, name="bench")
 
 

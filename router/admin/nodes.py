@@ -55,6 +55,15 @@ class Nodes:
             topology, None, "load", lambda stub: stub.GetLoad(request, timeout=LOAD_SECONDS)
         )
 
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """The connection to an address."""
+        channel = self._channels.get(address)
+        if channel is None:
+            # Those of addresses that nodes have left stay: they are few, and a call may be using one.
+            channel = grpc.aio.insecure_channel(address, options=internal_channel_options())
+            self._channels[address] = channel
+        return channel
+
     async def close(self) -> None:
         """Ends the connections."""
         channels, self._channels = self._channels, {}
@@ -77,13 +86,8 @@ class Nodes:
     async def _answer(
         self, name: str, address: str, what: str, call: Callable[[ShardServiceAsyncStub], Awaitable[T]]
     ) -> T | None:
-        channel = self._channels.get(address)
-        if channel is None:
-            # Those of addresses that nodes have left stay: they are few, and a call may be using one.
-            channel = grpc.aio.insecure_channel(address, options=internal_channel_options())
-            self._channels[address] = channel
         try:
-            return await call(cast("ShardServiceAsyncStub", ShardServiceStub(channel)))
+            return await call(cast("ShardServiceAsyncStub", ShardServiceStub(self.channel(address))))
         except grpc.aio.AioRpcError as error:
             _log.debug("no answer", node=name, asked_for=what, code=error.code().name, why=error.details())
             return None

@@ -1,16 +1,18 @@
-"""The router's second server, for operators: RingService with its own port, health and reflection."""
+"""The router's second server, for operators: RingService and LikeAdminService, with a port of their own."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from likering.admin.v1 import ring_service_pb2
+from likering.admin.v1 import like_admin_service_pb2, ring_service_pb2
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.server import Server, ServerSettings
 from likering.topology.moves import MoveStore
 from likering.topology.store import TopologyStore
 from likering.topology.watch import TopologyWatch
 from router.admin.changes import Changes
+from router.admin.likes.owners import SlotOwners
+from router.admin.likes.service import LikeAdminService
 from router.admin.nodes import Nodes
 from router.admin.service import RingService
 
@@ -34,7 +36,13 @@ class AdminServer:
                     RingService(store, moves, watch, self._changes, self._nodes),
                     default_deadline=DEADLINE,
                     slow_call=SLOW_CALL,
-                )
+                ),
+                ServiceHandlers(
+                    like_admin_service_pb2.DESCRIPTOR.services_by_name["LikeAdminService"],
+                    LikeAdminService(watch, SlotOwners(watch, self._nodes)),
+                    default_deadline=DEADLINE,
+                    slow_call=SLOW_CALL,
+                ),
             ],
             ServerSettings(max_message_bytes=MAX_MESSAGE_BYTES),
         )

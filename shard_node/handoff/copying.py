@@ -25,7 +25,7 @@ _HEADER = 19
 _TRAILER = b"\xff\xff"
 _COLUMNS = {
     "edges": ("rev", "intent", "first_rev", "slot", "liked", "post_id", "user_id"),
-    "posts": ("version", "like_count", "slot", "post_id"),
+    "posts": ("version", "like_count", "slot", "post_id", "purge_began", "purge_erased", "purged_rev"),
 }
 
 

@@ -24,8 +24,9 @@ from shard_node.handoff import replication, steps
 from shard_node.handoff.replication import Sums
 from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.partitions import PARENTS, rename_unowned
+from shard_node.slot_change import RefusedJob
 from shard_node.store import Connection, Cursor, execute
-from shard_node.writer import RefusedJob, Writer
+from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
 

@@ -4,6 +4,9 @@ The source's copy stands still, the target's rows go on changing. Rows are compa
 source's, less those whose keys have changed on the target since, must be the target's that have not changed since.
 Sums can be subtracted, so no snapshot must be held while it lasts.
 
+A purge leaves no rows that say what has changed. So posts that the target has been purging since are left out, on both
+sides; that their counts are right is looked at like all others'.
+
 A like that is repeated with a newer intent leaves its edge's revision alone. So intents are no part of the hashes; of
 the edges that have not changed since, they can only have grown.
 """
@@ -61,19 +64,23 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
     # One statement, so one moment: what has changed until then, and the sum of all the rest.
     cursor = await target.execute(
         SQL(
-            "SELECT count(*) FILTER (WHERE rev <= %(rev)s),"
+            "WITH purged AS MATERIALIZED (SELECT post_id FROM {posts}"
+            " WHERE purge_began IS NOT NULL OR purged_rev > %(rev)s)"
+            " SELECT count(*) FILTER (WHERE rev <= %(rev)s),"
             " coalesce(sum({hash}::numeric) FILTER (WHERE rev <= %(rev)s), 0),"
             " coalesce(sum(intent) FILTER (WHERE rev <= %(rev)s), 0),"
             " coalesce(array_agg(post_id) FILTER (WHERE rev > %(rev)s), '{{}}'),"
-            " coalesce(array_agg(user_id) FILTER (WHERE rev > %(rev)s), '{{}}') FROM {table}"
-        ).format(hash=_HASH, table=here),
+            " coalesce(array_agg(user_id) FILTER (WHERE rev > %(rev)s), '{{}}'),"
+            " (SELECT coalesce(array_agg(post_id), '{{}}') FROM purged)"
+            " FROM {table} WHERE post_id NOT IN (SELECT post_id FROM purged)"
+        ).format(hash=_HASH, table=here, posts=Identifier(partition("posts", slot))),
         {"rev": last_rev},
     )
     row = await cursor.fetchone()
     assert row is not None
     kept_here = Digest(int(row[0]), int(row[1]), int(row[2]))
     changed = list(zip(row[3], row[4], strict=True))
-    expected = await _digest(source, there)
+    expected = await _digest(source, there, purged=row[5])
     for start in range(0, len(changed), _PIECE):
         piece = changed[start : start + _PIECE]
         expected = expected.less(await _digest_of(source, there, piece))
@@ -90,11 +97,13 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
     return Verdict(kept_here.rows, len(changed), problem)
 
 
-async def _digest(connection: Connection, table: Composable) -> Digest:
+async def _digest(connection: Connection, table: Composable, purged: list[str]) -> Digest:
     cursor = await connection.execute(
         SQL(
             "SELECT count(*), coalesce(sum({hash}::numeric), 0), coalesce(sum(intent), 0) FROM {table}"
-        ).format(hash=_HASH, table=table)
+            " WHERE NOT post_id = ANY(%s::text[])"
+        ).format(hash=_HASH, table=table),
+        [purged],
     )
     row = await cursor.fetchone()
     assert row is not None

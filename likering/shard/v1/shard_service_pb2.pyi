@@ -105,6 +105,8 @@ class _OpCodeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """Not executed: the node's database has no room left."""
     OP_CODE_MOVING: _OpCode.ValueType  # 7
     """Not executed: the slot is about to change its owner; ask again in a moment."""
+    OP_CODE_POST_BEING_PURGED: _OpCode.ValueType  # 8
+    """Not executed: the post's likes are being erased."""
 
 class OpCode(_OpCode, metaclass=_OpCodeEnumTypeWrapper):
     """What became of one operation."""
@@ -125,6 +127,8 @@ OP_CODE_STORAGE_FULL: OpCode.ValueType  # 6
 """Not executed: the node's database has no room left."""
 OP_CODE_MOVING: OpCode.ValueType  # 7
 """Not executed: the slot is about to change its owner; ask again in a moment."""
+OP_CODE_POST_BEING_PURGED: OpCode.ValueType  # 8
+"""Not executed: the post's likes are being erased."""
 global___OpCode = OpCode
 
 class _OpOutcome:

@@ -1,0 +1,1 @@
+"""The calls of LikeAdminService: counts, hot posts, purges."""

@@ -1,0 +1,134 @@
+"""likering.shard.v1.ShardAdminService: what routers ask of a node for operators."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import psycopg
+
+from likering.errors import MessageMalformed, ShardUnavailable, WrongCluster
+from likering.ring.topology import Topology
+from likering.serving.handlers import Call
+from likering.serving.logging import request_id_of_call
+from likering.shard.v1 import shard_admin_service_pb2 as pb
+from shard_node.admin.counts import MAX_POSTS, Counts
+from shard_node.admin.purge import Purges
+from shard_node.load import Load
+from shard_node.maintenance import SlotRefused
+
+
+class ShardAdminService:
+    """The servicer, for ``likering.serving.handlers``."""
+
+    def __init__(
+        self,
+        cluster_id: str,
+        counts: Counts,
+        purges: Purges,
+        load: Load,
+        topology: Callable[[], Topology | None],
+    ) -> None:
+        self._cluster_id = cluster_id
+        self._counts = counts
+        self._purges = purges
+        self._load = load
+        self._topology = topology
+
+    async def VerifyCounts(self, request: pb.VerifyCountsRequest, call: Call) -> pb.VerifyCountsResponse:
+        """Compares counts with likes."""
+        self._accept(request.cluster_id, request.request_id, call)
+        if request.limit < 1 or "\0" in request.after_post_id:
+            raise MessageMalformed("a look at counts has a limit above 0, and a post id no NUL")
+        response = pb.VerifyCountsResponse(topology_version=self._topology_version)
+        async with _answered(response):
+            piece = await self._counts.verify(
+                request.slot, request.epoch, request.after_post_id, request.limit
+            )
+            response.posts, response.likes = piece.posts, piece.likes
+            if piece.last is not None:
+                response.next_post_id = piece.last
+            for one in piece.drifts:
+                response.drifts.add(
+                    post_id=one.post_id,
+                    stored_count=one.stored,
+                    counted_likes=one.counted,
+                    version=one.version,
+                )
+        return response
+
+    async def RepairCounts(self, request: pb.RepairCountsRequest, call: Call) -> pb.RepairCountsResponse:
+        """Mends counts."""
+        self._accept(request.cluster_id, request.request_id, call)
+        post_ids = list(request.post_ids)
+        if len(post_ids) > MAX_POSTS or "\0" in "".join(post_ids):
+            raise MessageMalformed(f"a repair is of at most {MAX_POSTS} posts, and a post id has no NUL")
+        response = pb.RepairCountsResponse(topology_version=self._topology_version)
+        async with _answered(response):
+            mended = await self._counts.repair(request.slot, request.epoch, post_ids)
+            response.post_ids.extend(mended)
+            response.counts.extend([post.like_count for post in mended.values()])
+            response.versions.extend([post.version for post in mended.values()])
+        return response
+
+    async def ListHotPosts(self, request: pb.ListHotPostsRequest, call: Call) -> pb.ListHotPostsResponse:
+        """The posts that were asked for most often."""
+        self._accept(request.cluster_id, "", call)
+        writes = self._load.hot_writes.hottest(request.limit)
+        reads = self._load.hot_reads.hottest(request.limit)
+        by_reads = request.order == pb.HOT_POSTS_ORDER_READS
+        posts = [post_id for post_id, _ in (reads if by_reads else writes).posts]
+        written, read = self._load.hot_writes.counts(), self._load.hot_reads.counts()
+        return pb.ListHotPostsResponse(
+            post_ids=posts,
+            writes=[written[post_id] for post_id in posts],
+            reads=[read[post_id] for post_id in posts],
+            writes_missed=writes.missed,
+            reads_missed=reads.missed,
+            seconds=max(writes.seconds, reads.seconds),
+        )
+
+    async def PurgePost(self, request: pb.PurgePostRequest, call: Call) -> pb.PurgePostResponse:
+        """Erases a post's edges for some seconds, or counts them."""
+        self._accept(request.cluster_id, request.request_id, call)
+        if not request.post_id or "\0" in request.post_id:
+            raise MessageMalformed("a post id is not empty, and has no NUL")
+        response = pb.PurgePostResponse(topology_version=self._topology_version)
+        async with _answered(response):
+            if request.dry_run:
+                response.likes, response.edges = await self._purges.estimate(request.post_id, request.epoch)
+                return response
+            state = await self._purges.purge(request.post_id, request.epoch, request.began)
+            response.began = state.began
+            response.likes = state.likes
+            response.edges_erased = state.edges_erased
+            response.version = state.version
+            response.done = state.done
+            response.purge_time = state.ended_at
+            response.waits_for = state.waits_for
+        return response
+
+    @property
+    def _topology_version(self) -> int:
+        topology = self._topology()
+        return topology.version if topology else 0
+
+    def _accept(self, cluster_id: str, request_id: str, call: Call) -> None:
+        if cluster_id != self._cluster_id:
+            raise WrongCluster
+        if request_id:
+            call.request_id = request_id
+            request_id_of_call.set(request_id)
+
+
+@asynccontextmanager
+async def _answered(
+    response: pb.VerifyCountsResponse | pb.RepairCountsResponse | pb.PurgePostResponse,
+) -> AsyncIterator[None]:
+    """Says in the response that the slot is elsewhere; a database that is away is an error."""
+    try:
+        yield
+    except SlotRefused as refusal:
+        response.code = refusal.code
+    except (psycopg.Error, ConnectionError, TimeoutError) as error:
+        raise ShardUnavailable("the node cannot reach its database") from error

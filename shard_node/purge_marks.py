@@ -1,0 +1,68 @@
+"""The posts whose likes are being erased, as the writer knows them: a copy of the marks in the posts' rows.
+
+Loaded with the slots and changed only in the writer's turn, so a like that is checked here meets what its transaction
+would find. Empty nearly always: then a batch pays for one look at an empty dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from shard_node.arrays import int_array
+from shard_node.store import Connection, execute
+
+
+class PurgeMark(NamedTuple):
+    """A purge under way: the post's slot, and the revision at which it began."""
+
+    slot: int
+    began: int
+
+
+class PurgeMarks:
+    """By post. For one event loop."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, PurgeMark] = {}
+
+    def __repr__(self) -> str:
+        return f"<PurgeMarks of {len(self._marks)} posts>"
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def began(self, post_id: str) -> int | None:
+        """The revision at which the purge of a post began; None when there is none under way."""
+        mark = self._marks.get(post_id)
+        return None if mark is None else mark.began
+
+    def add(self, post_id: str, mark: PurgeMark) -> None:
+        """A purge has begun."""
+        self._marks[post_id] = mark
+
+    def remove(self, post_id: str) -> None:
+        """A purge has ended."""
+        self._marks.pop(post_id, None)
+
+    def replace(self, keep: Collection[int], loaded: Iterable[tuple[str, PurgeMark]]) -> None:
+        """Keeps the marks of these slots, forgets all others, and takes over what was loaded."""
+        self._marks = {post_id: mark for post_id, mark in self._marks.items() if mark.slot in keep}
+        self._marks.update(loaded)
+
+    def refused(self, likes: Sequence[bool], post_ids: Sequence[str]) -> list[int]:
+        """Positions of the likes of marked posts. Unlikes are none: they take away what is to go anyway."""
+        marks = self._marks
+        return [
+            position
+            for position, (like, post_id) in enumerate(zip(likes, post_ids, strict=True))
+            if like and post_id in marks
+        ]
+
+
+async def load_marks(connection: Connection, slots: Sequence[int]) -> list[tuple[str, PurgeMark]]:
+    """The marks in the rows of these slots."""
+    if not slots:
+        return []
+    cursor = await execute(connection, "purging_posts", {"slots": int_array(slots)})
+    return [(post_id, PurgeMark(slot, began)) for post_id, slot, began in await cursor.fetchall()]
