@@ -40,7 +40,7 @@ _EXACTNESS: Final = (api.EXACTNESS_EXACT, api.EXACTNESS_EXACT, api.EXACTNESS_CAC
 _ACTIONS: Final = frozenset(validation.ACTIONS)
 _UNREACHABLE: Final = (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED)
 _LIKE_TIME: Final = 3
-_NEWEST: Final = 2**63 - 1
+_NEWEST: Final = (2**63 - 1, 2**63 - 1)
 """A revision above all there are."""
 
 
@@ -199,8 +199,8 @@ class LikeService:
         post_id, size = request.post_id, validation.page_size(request.page_size)
         if violations := validation.list_violations("post_id", post_id, request.page_size):
             raise InvalidArgument.of(violations)
-        tokens = PageTokens(self._dispatch.cluster_id, "ListLikers")
-        before = tokens.read(post_id, request.page_token) if request.page_token else _NEWEST
+        tokens = PageTokens(self._dispatch.cluster_id, "ListLikers", numbers=2)
+        before_time, before = tokens.read(post_id, request.page_token) if request.page_token else _NEWEST
 
         def ask(node: NodeClient, epoch: int, timeout: float) -> Awaitable[shard.ListLikersResponse]:
             # One more than the page has, to know whether there is another one.
@@ -209,6 +209,7 @@ class LikeService:
                 request_id=call.request_id,
                 post_id=post_id,
                 epoch=epoch,
+                before_time=before_time,
                 before=before,
                 limit=size + 1,
             )
@@ -216,12 +217,14 @@ class LikeService:
 
         answer = await ask_owner(self._dispatch, post_id, ask, call.deadline)
         response = api.ListLikersResponse()
-        for user_id, rev in zip(answer.user_ids[:size], answer.revs, strict=False):
+        for user_id, like_time in zip(answer.user_ids[:size], answer.like_times, strict=False):
             like = response.likes.add()
             like.user_id = user_id
-            _set_micros(like.like_time, rev)
+            _set_micros(like.like_time, like_time)
         if len(answer.user_ids) > size:
-            response.next_page_token = tokens.make(post_id, answer.revs[size - 1])
+            response.next_page_token = tokens.make(
+                post_id, answer.like_times[size - 1], answer.revs[size - 1]
+            )
         _fill(response.total, post_id, (0, answer.count, answer.version, 0, 0, answer.as_of_time))
         return response
 

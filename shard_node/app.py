@@ -28,6 +28,7 @@ from likering.topology.watch import TopologyWatch
 from shard_node import settings as node_settings
 from shard_node.admin.counts import Counts
 from shard_node.admin.drift import Drift
+from shard_node.admin.imports import Imports
 from shard_node.admin.purge import Purges
 from shard_node.admin.service import ShardAdminService
 from shard_node.admin.slot_reads import SlotReads
@@ -130,6 +131,8 @@ class ShardNode:
             self._identity.cluster_id,
             Counts(reads, self._ownership, self._leadership, self._writer, Drift()),
             Purges(reads, self._ownership, self._writer),
+            Imports(self._ownership, self._writer),
+            reads,
             self._writer.load,
             lambda: self._watch.latest,
         )

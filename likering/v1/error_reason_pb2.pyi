@@ -53,6 +53,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """A min_version is negative."""
     ERROR_REASON_MESSAGE_MALFORMED: _ErrorReason.ValueType  # 13
     """The bytes are not a message of the request's type."""
+    ERROR_REASON_LIKE_TIME_INVALID: _ErrorReason.ValueType  # 19
+    """A like's time is before 1970, or more than a minute ahead of the server."""
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 20
     """OUT_OF_RANGE.
 
@@ -150,6 +152,8 @@ ERROR_REASON_VERSION_NEGATIVE: ErrorReason.ValueType  # 12
 """A min_version is negative."""
 ERROR_REASON_MESSAGE_MALFORMED: ErrorReason.ValueType  # 13
 """The bytes are not a message of the request's type."""
+ERROR_REASON_LIKE_TIME_INVALID: ErrorReason.ValueType  # 19
+"""A like's time is before 1970, or more than a minute ahead of the server."""
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 20
 """OUT_OF_RANGE.
 
