@@ -79,7 +79,7 @@ def _write(path: Path, likes: int) -> None:
         writer.writerows(
             (
                 f"{n * 7_919_000_003 % 10**18:019}",
-                f"{_PREFIX}{n * 104_729 % _POSTS:018}",
+                f"{_PREFIX}p{n * 104_729 % _POSTS:017}",
                 text_of(_BEGAN + 1000 * n),
             )
             for n in range(likes)

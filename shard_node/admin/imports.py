@@ -62,7 +62,11 @@ class InsertLikes(Transaction):
                 self.refused.setdefault(position, OP_CODE_POST_BEING_PURGED)
 
     async def execute(self, connection: Connection, base_rev: int) -> None:
-        positions = [p for p in range(len(self._post_ids)) if p not in self.refused]
+        # Partition by partition and post by post, as the indexes are; the likes of a post keep their order.
+        positions = sorted(
+            (p for p in range(len(self._post_ids)) if p not in self.refused),
+            key=lambda p: (self._slots[p], self._post_ids[p]),
+        )
         self.existing = []
         if not positions:
             return
@@ -85,7 +89,7 @@ class InsertLikes(Transaction):
                 posts[post_id] = PostCount(version, like_count)
             else:
                 known = set(inserted or ())
-                self.existing = [p for n, p in enumerate(positions, 1) if n not in known]
+                self.existing = sorted(p for n, p in enumerate(positions, 1) if n not in known)
         self.posts = posts
 
     def batch(self, base_rev: int) -> Batch:

@@ -59,6 +59,14 @@ def read(path: Path) -> list[Row]:
     return [(user, post, time) for user, post, time in rows]
 
 
+def rejected_in(path: str) -> list[int]:
+    """Numbers of the lines in a rejects file."""
+    with Path(path).open(newline="") as file:
+        header, *rejected = csv.reader(file)
+    assert tuple(header) == Reject._fields
+    return [int(line) for line, *_ in rejected]
+
+
 def listed(tracker: LikeTracker, post: str) -> list[tuple[str, str]]:
     """The post's likes as lists have them, the oldest first."""
     likes = [
@@ -172,9 +180,7 @@ async def test_an_import_that_is_killed_goes_on(other: EmbeddedCluster, tmp_path
     told = json.loads(result.stdout)
     assert told["inserted"] + told["existing"] == len(rows) - len(bad)
     assert told["rejected"] == len(bad)
-    header, *rejected = csv.reader(Path(told["rejects"]).read_text().splitlines())
-    assert tuple(header) == Reject._fields
-    assert [int(line) for line, *_ in rejected] == [n + 2 for n in bad]
+    assert rejected_in(told["rejects"]) == [n + 2 for n in bad]
     assert_imported(other, [row for n, row in enumerate(rows) if n not in bad])
     assert importing.line == 0
     assert likering(other.admin_address, "import", str(importing.path), "--resume").exit_code == 2

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Protocol
 from likering.importing import faults
 from likering.validation import LAST_MICROSECOND
 
-BLOCK_ROWS: Final = 16_000
+BLOCK_ROWS: Final = 20_000
 """Rows of a block: some are in memory at a time."""
 
 

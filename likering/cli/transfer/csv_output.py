@@ -13,6 +13,10 @@ from likering.cli.transfer.blocks import Columns
 from likering.cli.transfer.times import text_of
 
 
+class _MinimalDialect(csv.unix_dialect):
+    quoting = csv.QUOTE_MINIMAL
+
+
 class CsvOutput:
     """Each page is packed for itself: files of several such members are as good as any to all that reads gzip."""
 
@@ -48,7 +52,7 @@ class CsvOutput:
         text = io.StringIO(newline="")
         # The module quotes only the line end that it writes itself, but readers take a bare CR for one too.
         bare = any("\r" in field for row in rows for field in row[:2])
-        quoting = csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL
-        csv.writer(text, lineterminator="\n", quoting=quoting).writerows(rows)
+        dialect = csv.unix_dialect if bare else _MinimalDialect
+        csv.writer(text, dialect).writerows(rows)
         data = text.getvalue().encode()
         self.size += self._file.write(gzip.compress(data, 6) if self._packed else data)
