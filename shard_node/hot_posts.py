@@ -45,7 +45,7 @@ class _Slice:
     def cut(self) -> None:
         if len(self.counts) <= KEPT:
             return
-        taken = heapq.nlargest(KEPT + 1, self.counts.values())[-1]
+        taken = sorted(self.counts.values())[-KEPT - 1]
         self.counts = Counter(
             {post_id: count - taken for post_id, count in self.counts.items() if count > taken}
         )

@@ -51,6 +51,11 @@ class Transaction(ABC):
     def committed(self) -> None:  # noqa: B027 - most have nothing to note
         """It has been committed, and nothing else of the queue was executed since."""
 
+    def succeed(self) -> None:
+        """Tells whoever waits."""
+        if not self.done.done():
+            self.done.set_result(None)
+
     def fail(self, error: Exception) -> None:
         """Tells whoever waits that it was not executed, or that nobody knows."""
         if not self.done.done():

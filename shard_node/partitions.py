@@ -18,10 +18,7 @@ _INDEXES: Mapping[str, Sequence[LiteralString]] = {
         "ALTER TABLE {} ADD PRIMARY KEY (post_id, user_id, slot)",
         "CREATE INDEX ON {} (post_id, coalesce(liked_at, rev), rev) WHERE liked",
     ),
-    "posts": (
-        "ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",
-        "CREATE INDEX ON {} (slot) WHERE purge_began IS NOT NULL",
-    ),
+    "posts": ("ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",),
 }
 """As the schema has them: else attaching a table would make them, while everybody waits."""
 

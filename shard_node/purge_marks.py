@@ -7,10 +7,12 @@ would find. Empty nearly always: then a batch pays for one look at an empty dict
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from shard_node.arrays import int_array
-from shard_node.store import Connection, execute
+from shard_node.store import Connection, execute_for_slots
+
+ABOVE_ALL: Final = "\U0010ffff" * 33
+"""Behind every id of at most 128 bytes, byte by byte."""
 
 
 class PurgeMark(NamedTuple):
@@ -18,6 +20,11 @@ class PurgeMark(NamedTuple):
 
     slot: int
     began: int
+
+
+def mark_key(post_id: str) -> str:
+    """The post_id of the row that says that a purge of the post is under way: no post can have it."""
+    return ABOVE_ALL + post_id
 
 
 class PurgeMarks:
@@ -64,5 +71,7 @@ async def load_marks(connection: Connection, slots: Sequence[int]) -> list[tuple
     """The marks in the rows of these slots."""
     if not slots:
         return []
-    cursor = await execute(connection, "purging_posts", {"slots": int_array(slots)})
-    return [(post_id, PurgeMark(slot, began)) for post_id, slot, began in await cursor.fetchall()]
+    cursor = await execute_for_slots(connection, "purging_posts", {"behind": ABOVE_ALL}, slots)
+    return [
+        (key.removeprefix(ABOVE_ALL), PurgeMark(slot, began)) for key, slot, began in await cursor.fetchall()
+    ]

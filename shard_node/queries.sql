@@ -206,7 +206,8 @@ WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relnam
 -- One statement, so all of one moment: a like changes both sides of the comparison, or neither.
 WITH bound AS MATERIALIZED (
     SELECT least(
-        (SELECT post_id FROM posts WHERE slot = %(slot)s AND post_id > %(after)s
+        (SELECT post_id FROM posts
+         WHERE slot = %(slot)s AND post_id > %(after)s AND post_id <= %(above_all)s
          ORDER BY post_id OFFSET %(limit)s - 1 LIMIT 1),
         (SELECT post_id FROM edges WHERE slot = %(slot)s AND post_id > %(after)s AND liked
          ORDER BY post_id OFFSET %(limit)s - 1 LIMIT 1)
@@ -252,7 +253,10 @@ WHERE post.purge_began IS NULL AND post.purged_rev IS NOT DISTINCT FROM excluded
 RETURNING post_id, version, like_count
 
 -- name: purging_posts
-SELECT post_id, slot, purge_began FROM posts WHERE slot = ANY(%(slots)s::smallint[]) AND purge_began IS NOT NULL
+SELECT post_id, slot, purge_began FROM posts
+WHERE post_id > %(behind)s
+      AND few slots
+      AND slot = ANY(%(slots)s::smallint[])
 
 -- name: read_purge
 -- One row: of the post's row, which may be missing, and whether there is anything to erase.
@@ -266,12 +270,19 @@ SELECT count(*) FILTER (WHERE liked), count(*) FROM edges WHERE slot = %(slot)s 
 
 -- name: begin_purge
 -- One that is under way goes on.
-INSERT INTO posts AS post (version, like_count, slot, post_id, purge_began, purge_erased)
-VALUES (0, 0, %(slot)s, %(post_id)s, %(rev)s, 0)
-ON CONFLICT (post_id, slot) DO UPDATE
-SET purge_erased = CASE WHEN post.purge_began IS NULL THEN 0 ELSE post.purge_erased END,
-    purge_began = coalesce(post.purge_began, excluded.purge_began)
-RETURNING purge_began
+WITH begun AS (
+    INSERT INTO posts AS post (version, like_count, slot, post_id, purge_began, purge_erased)
+    VALUES (0, 0, %(slot)s, %(post_id)s, %(rev)s, 0)
+    ON CONFLICT (post_id, slot) DO UPDATE
+    SET purge_erased = CASE WHEN post.purge_began IS NULL THEN 0 ELSE post.purge_erased END,
+        purge_began = coalesce(post.purge_began, excluded.purge_began)
+    RETURNING purge_began
+), marked AS (
+    INSERT INTO posts (version, like_count, slot, post_id, purge_began)
+    SELECT 0, 0, %(slot)s, %(mark)s, purge_began FROM begun
+    ON CONFLICT DO NOTHING
+)
+SELECT purge_began FROM begun
 
 -- name: list_likes_to_end
 SELECT user_id, rev FROM edges
@@ -304,6 +315,9 @@ RETURNING (SELECT count(*) FROM erased)
 
 -- name: end_purge
 -- The count is 0 already, but for one that was wrong before.
+WITH unmarked AS (
+    DELETE FROM posts WHERE slot = %(slot)s AND post_id = %(mark)s
+)
 UPDATE posts
 SET purge_began = NULL, purged_rev = %(rev)s, like_count = 0, version = version + (like_count <> 0)::int
 WHERE slot = %(slot)s AND post_id = %(post_id)s

@@ -64,7 +64,7 @@ async def execute(
     return await connection.execute(QUERIES[name], parameters, prepare=True, binary=True)
 
 
-async def _execute_for_slots(
+async def execute_for_slots(
     connection: Connection, name: str, parameters: Mapping[str, object], slots: Sequence[int]
 ) -> Cursor:
     """Executes a named statement in its form for these slots, which it also gets as an array."""
@@ -143,7 +143,7 @@ async def read_edges(
     connection: Connection, post_ids: Sequence[str], user_ids: Sequence[str], slots: Sequence[int]
 ) -> Cursor:
     """Reads edges; one that is asked for twice is answered twice. ``edges_read`` reads the result."""
-    return await _execute_for_slots(
+    return await execute_for_slots(
         connection, "read_edges", {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids)}, slots
     )
 
@@ -190,7 +190,7 @@ async def count_changes(connection: Connection, posts: Mapping[str, PostChange])
 
 async def read_posts(connection: Connection, slots: Mapping[str, int]) -> Cursor:
     """Reads posts, given with their slots; ``posts_read`` reads the result."""
-    return await _execute_for_slots(
+    return await execute_for_slots(
         connection, "read_posts", {"post_ids": text_array(list(slots))}, list(slots.values())
     )
 
@@ -204,7 +204,7 @@ async def read_liked(
     connection: Connection, post_ids: Sequence[str], user_ids: Sequence[str], slots: Sequence[int]
 ) -> dict[int, int]:
     """Position (from 0) → since when, in µs since 1970, of the edges that are liked."""
-    cursor = await _execute_for_slots(
+    cursor = await execute_for_slots(
         connection, "read_liked", {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids)}, slots
     )
     return {position - 1: like_time for position, like_time in await cursor.fetchall()}

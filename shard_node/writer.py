@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -268,15 +269,18 @@ class Writer:
                 self.load.committed((len(unit), unit.arrived) for unit in batch.units)
                 self.load.hot_writes.add(batch.post_ids)
             _resolve(barriers, value=proved)
-            publishing = asyncio.create_task(self._publish_and_answer(batch, failure))
-            self._publishing.add(publishing)
-            publishing.add_done_callback(self._publishing.discard)
+            self._answer_when_published(batch, partial(batch.answer, failure))
 
-    async def _publish_and_answer(self, batch: Batch, failure: OpCode.ValueType) -> None:
+    def _answer_when_published(self, batch: Batch, answer: Callable[[], None]) -> None:
+        publishing = asyncio.create_task(self._publish_and_answer(batch, answer))
+        self._publishing.add(publishing)
+        publishing.add_done_callback(self._publishing.discard)
+
+    async def _publish_and_answer(self, batch: Batch, answer: Callable[[], None]) -> None:
         try:
             await self._publish(batch)
         finally:
-            batch.answer(failure)
+            answer()
 
     async def _maintain(self, work: Transaction) -> None:
         if work.done.done():
@@ -305,17 +309,7 @@ class Writer:
             self._last_rev = max(self._last_rev, base_rev + work.revisions)
             self._leadership.proved(began)
             work.committed()
-            publishing = asyncio.create_task(self._publish_maintained(work, base_rev))
-            self._publishing.add(publishing)
-            publishing.add_done_callback(self._publishing.discard)
-
-    async def _publish_maintained(self, work: Transaction, base_rev: int) -> None:
-        try:
-            if work.posts:
-                await self._publish(work.batch(base_rev))
-        finally:
-            if not work.done.done():
-                work.done.set_result(None)
+            self._answer_when_published(work.batch(base_rev), work.succeed)
 
     async def _beat(self, barriers: list[asyncio.Future[bool]]) -> None:
         began = time.monotonic()

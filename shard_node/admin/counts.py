@@ -23,11 +23,10 @@ from shard_node.arrays import int_array, nullable_int_array, text_array
 from shard_node.leadership import Leadership
 from shard_node.maintenance import Maintenance, SlotRefused
 from shard_node.ownership import Ownership
+from shard_node.purge_marks import ABOVE_ALL
 from shard_node.store import Connection, PostCount, execute, posts_read
 from shard_node.writer import Writer
 
-ABOVE_ALL = "\U0010ffff" * 33
-"""Behind every id of at most 128 bytes, byte by byte."""
 MAX_POSTS = 1000
 """Of one repair."""
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from shard_node.admin import steps
-from shard_node.admin.purge_pieces import PIECE, BeginPurge, EndLikes, EndPurge, EraseEdges
+from shard_node.admin import purge_pieces, steps
+from shard_node.admin.purge_pieces import BeginPurge, EndLikes, EndPurge, EraseEdges
 from shard_node.admin.slot_reads import SlotReads
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, execute
@@ -189,7 +189,7 @@ class Purges:
             cursor = await execute(
                 connection,
                 query,
-                {"slot": post.slot, "post_id": post.post_id, "after": after, "limit": PIECE},
+                {"slot": post.slot, "post_id": post.post_id, "after": after, "limit": purge_pieces.PIECE},
             )
             return await cursor.fetchall()
 

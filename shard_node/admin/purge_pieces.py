@@ -9,7 +9,7 @@ from shard_node import store
 from shard_node.arrays import text_array
 from shard_node.fold import EdgeState, PostChange
 from shard_node.maintenance import Maintenance
-from shard_node.purge_marks import PurgeMark, PurgeMarks
+from shard_node.purge_marks import PurgeMark, PurgeMarks, mark_key
 from shard_node.store import Connection, PostCount, execute
 
 PIECE: Final = 1000
@@ -29,7 +29,14 @@ class BeginPurge(Maintenance):
 
     async def execute(self, connection: Connection, base_rev: int) -> None:
         cursor = await execute(
-            connection, "begin_purge", {"slot": self.slot, "post_id": self._post_id, "rev": base_rev + 1}
+            connection,
+            "begin_purge",
+            {
+                "slot": self.slot,
+                "post_id": self._post_id,
+                "mark": mark_key(self._post_id),
+                "rev": base_rev + 1,
+            },
         )
         row = await cursor.fetchone()
         assert row is not None
@@ -128,7 +135,14 @@ class EndPurge(PurgePiece):
         if not self._under_way:
             return
         cursor = await execute(
-            connection, "end_purge", {"slot": self.slot, "post_id": self._post_id, "rev": base_rev + 1}
+            connection,
+            "end_purge",
+            {
+                "slot": self.slot,
+                "post_id": self._post_id,
+                "mark": mark_key(self._post_id),
+                "rev": base_rev + 1,
+            },
         )
         row = await cursor.fetchone()
         assert row is not None

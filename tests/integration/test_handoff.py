@@ -249,6 +249,22 @@ async def both(source: Connection, target: Connection, database: str) -> tuple[C
     return source, target
 
 
+async def test_a_purge_since_the_move_is_no_difference(both: tuple[Connection, Connection]) -> None:
+    """Its rows are gone without a trace but for the post's row. One of before the move explains nothing."""
+    target = both[1]
+    await target.execute("DELETE FROM edges WHERE post_id = 'p1'")
+    await target.execute("UPDATE posts SET like_count = 0 WHERE post_id = 'p1'")
+    for mark, problem in (
+        ("purge_began = 5, purged_rev = NULL", ""),
+        (f"purge_began = NULL, purged_rev = {LAST_REV + 1}", ""),
+        (f"purge_began = NULL, purged_rev = {LAST_REV}", "digest"),
+    ):
+        await target.execute(f"UPDATE posts SET {mark} WHERE post_id = 'p1'".encode())
+        verdict = await verify(*both, SLOT, ATTEMPT.move, LAST_REV)
+        assert problem in verdict.problem
+        assert bool(verdict.problem) is bool(problem), verdict
+
+
 async def test_equal_sides_are_found_equal(both: tuple[Connection, Connection]) -> None:
     """Whatever the target has changed since; a like that was repeated has only a newer intent."""
     await both[1].execute("UPDATE edges SET intent = intent + 1 WHERE user_id = 'u,7'")

@@ -13,6 +13,7 @@ from likering.shard.v1.shard_service_pb2 import OP_CODE_POST_BEING_PURGED
 from shard_node.admin import purge as purging
 from shard_node.admin import purge_pieces, steps
 from shard_node.admin.purge import PurgeState
+from shard_node.admin.purge_pieces import BeginPurge, EndLikes, EndPurge, EraseEdges
 from shard_node.store import PostCount
 from tests.integration.admin_node import AdminNode, admin_node, posts_in
 from tests.integration.node_database import EPOCH
@@ -26,7 +27,6 @@ STEPS = ("purge begun", "likes ended", "edges erased", "purge ended")
 @pytest.fixture
 async def node(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AdminNode]:
     """A post with 48 likes and two unlikes, beside another one; pieces are of ten rows."""
-    monkeypatch.setattr(purging, "PIECE", 10)
     monkeypatch.setattr(purge_pieces, "PIECE", 10)
     async with admin_node(database) as node:
         await node.write(*((True, post, user) for post in (POST, OTHER) for user in USERS))
@@ -63,7 +63,7 @@ async def test_each_version_has_its_count(node: AdminNode, monkeypatch: pytest.M
     publish = node._publish
 
     async def note(batch: object) -> None:
-        seen.append(batch.posts[POST])  # type: ignore[attr-defined]
+        seen.extend(batch.posts.values())  # type: ignore[attr-defined]
         await publish(batch)  # type: ignore[arg-type]
 
     node.writer._publish = note
@@ -147,6 +147,26 @@ async def test_a_purge_that_has_ended_is_not_begun_again(node: AdminNode) -> Non
     assert state.done
     assert state.ended_at == first.ended_at
     assert (await node.post(POST))["likes"] == 1
+
+
+async def test_a_piece_of_a_purge_that_is_over_does_nothing(node: AdminNode) -> None:
+    """It was read before the end: what has come since must not go."""
+    marks = node.writer.purge_marks
+    await purged(node)
+    await node.write((True, POST, "new"), (False, POST, "gone"))
+    before = await node.post(POST)
+    over = (SLOT, EPOCH, POST, 12345, marks)
+    for under_way in (False, True):
+        if under_way:
+            await node.writer.maintain(BeginPurge(SLOT, EPOCH, POST, marks))
+            before = await node.post(POST)
+        for piece in (
+            EndLikes(*over, ["new"]),
+            EraseEdges(*over, ["gone"], purging.NEWEST),
+            EndPurge(*over),
+        ):
+            await node.writer.maintain(piece)
+            assert await node.post(POST) == before
 
 
 async def test_two_calls_at_once_erase_once(node: AdminNode) -> None:

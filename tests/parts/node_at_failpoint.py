@@ -100,7 +100,7 @@ def main() -> None:
     from likering.topology.move_names import Attempt
     from likering.topology.moves import SlotMove
     from shard_node import app
-    from shard_node.admin import purge, purge_pieces
+    from shard_node.admin import purge_pieces
     from shard_node.admin import steps as admin_steps
     from shard_node.handoff import mover, steps
     from shard_node.handoff.source import Source
@@ -122,7 +122,7 @@ def main() -> None:
 
     steps.reached = reached
     admin_steps.reached = maintained
-    purge.PIECE = purge_pieces.PIECE = 20  # type: ignore[misc]
+    purge_pieces.PIECE = 20  # type: ignore[misc]
     Source.freeze = freeze_only  # type: ignore[method-assign,assignment]
     mover.ROUND = 0.25
     mover.CLEARING = 0.5
