@@ -24,6 +24,7 @@ from comparison import resize as resizing
 from comparison import user_side as telling
 from comparison.events import catching_up
 from comparison.figures import Sample, measured, others_share
+from comparison.imports import imports
 from comparison.pages import long_list
 from comparison.report import (
     figure_to_json,
@@ -140,6 +141,22 @@ def pages(
         )
     console.print(figures)
     if figures["failed"] or figures["problem"]:
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    likes: Annotated[int, typer.Option(min=1000, help="Likes of the file.")] = 500_000,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster.")] = 3,
+) -> None:
+    """Measure an import, and a COPY of the same file. Exit code 1: something is not in the databases."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="likering-import-") as directory:
+        figures = asyncio.run(
+            imports(Path(directory), lambda line: console.print(line, style="dim"), likes=likes, nodes=nodes)
+        )
+    console.print(figures)
+    if figures["problem"]:
         raise typer.Exit(1)
 
 

@@ -155,6 +155,12 @@ class SlotUnknown(InvalidArgument):
     reason = "SLOT_UNKNOWN"
 
 
+class LikeTimeInvalid(InvalidArgument):
+    """A like's time is after 1970 and at most a minute ahead of the server."""
+
+    reason = "LIKE_TIME_INVALID"
+
+
 class CursorExpired(LikeringError):
     """The cursor is older than what the servers still hold."""
 

@@ -176,6 +176,13 @@ def watch_violations(post_ids: Sequence[str]) -> Violations:
     return _ids("post_ids", post_ids, MAX_POSTS)
 
 
+def edge_violations(user_id: str, post_id: str) -> Violations:
+    """The ids of one like."""
+    if valid_id(user_id) and valid_id(post_id):
+        return _NONE
+    return _edge("", user_id, post_id)
+
+
 def page_size(wanted: int) -> int:
     """The size of a page for which so many entries are wanted; 0: as many as the service likes."""
     return min(wanted or DEFAULT_PAGE, MAX_PAGE)

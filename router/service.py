@@ -47,7 +47,7 @@ _EXACTNESS: Final = (api.EXACTNESS_EXACT, api.EXACTNESS_EXACT, api.EXACTNESS_CAC
 _ACTIONS: Final = frozenset(validation.ACTIONS)
 _UNREACHABLE: Final = (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED)
 _LIKE_TIME: Final = 3
-_NEWEST: Final = 2**63 - 1
+_NEWEST: Final = (2**63 - 1, 2**63 - 1)
 """A revision above all there are."""
 
 
@@ -210,28 +210,34 @@ class LikeService:
 
         def tokens() -> PageTokens:
             # Not before an owner is known: the cluster is not known either.
-            return PageTokens(self._dispatch.cluster_id, "ListLikers")
+            return PageTokens(self._dispatch.cluster_id, "ListLikers", numbers=2)
 
         def ask(node: NodeClient, epoch: int, timeout: float) -> Awaitable[shard.ListLikersResponse]:
+            before_time, before = (
+                tokens().read(post_id, request.page_token) if request.page_token else _NEWEST
+            )
             # One more than the page has, to know whether there is another one.
             wanted = shard.ListLikersRequest(
                 cluster_id=self._dispatch.cluster_id,
                 request_id=call.request_id,
                 post_id=post_id,
                 epoch=epoch,
-                before=tokens().read(post_id, request.page_token) if request.page_token else _NEWEST,
+                before_time=before_time,
+                before=before,
                 limit=size + 1,
             )
             return node.list_likers(wanted, timeout)
 
         answer = await ask_owner(self._dispatch, post_id, ask, call.deadline)
         response = api.ListLikersResponse()
-        for user_id, rev in zip(answer.user_ids[:size], answer.revs, strict=False):
+        for user_id, like_time in zip(answer.user_ids[:size], answer.like_times, strict=False):
             like = response.likes.add()
             like.user_id = user_id
-            _set_micros(like.like_time, rev)
+            _set_micros(like.like_time, like_time)
         if len(answer.user_ids) > size:
-            response.next_page_token = tokens().make(post_id, answer.revs[size - 1])
+            response.next_page_token = tokens().make(
+                post_id, answer.like_times[size - 1], answer.revs[size - 1]
+            )
         _fill(response.total, post_id, (0, answer.count, answer.version, 0, 0, answer.as_of_time))
         return response
 
@@ -271,12 +277,14 @@ class LikeService:
         user_id, size = request.user_id, validation.page_size(request.page_size)
         if violations := validation.list_violations("user_id", user_id, request.page_size):
             raise InvalidArgument.of(violations)
-        tokens = PageTokens(self._dispatch.cluster_id, "ListLikedPosts")
-        before, below = (
-            tokens.read_after(user_id, request.page_token) if request.page_token else (_NEWEST, "")
-        )
+
+        def tokens() -> PageTokens:
+            return PageTokens(self._dispatch.cluster_id, "ListLikedPosts")
 
         def ask(node: NodeClient, epoch: int, timeout: float) -> Awaitable[shard.ListLikedPostsResponse]:
+            before, below = _NEWEST[0], ""
+            if request.page_token:
+                before, below = tokens().read_after(user_id, request.page_token)
             wanted = shard.ListLikedPostsRequest(
                 cluster_id=self._dispatch.cluster_id,
                 request_id=call.request_id,
@@ -296,7 +304,7 @@ class LikeService:
             like.post_id = post_id
             _set_micros(like.like_time, rev)
         if len(answer.post_ids) > size:
-            response.next_page_token = tokens.make_after(
+            response.next_page_token = tokens().make_after(
                 user_id, answer.revs[size - 1], answer.post_ids[size - 1]
             )
         return response

@@ -28,6 +28,7 @@ from likering.topology.watch import TopologyWatch
 from shard_node import settings as node_settings
 from shard_node.admin.counts import Counts
 from shard_node.admin.drift import Drift
+from shard_node.admin.imports import Imports
 from shard_node.admin.purge import Purges, nobody_reads
 from shard_node.admin.service import ShardAdminService
 from shard_node.admin.slot_reads import SlotReads
@@ -154,6 +155,8 @@ class ShardNode:
                 self._writer,
                 self._user_feed.told if self._settings.user_side else nobody_reads,
             ),
+            Imports(self._ownership, self._writer),
+            reads,
             self._writer.load,
             lambda: self._watch.latest,
         )

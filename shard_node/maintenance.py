@@ -1,4 +1,4 @@
-"""Transactions of the writer's queue besides the likes' own: on rows of one slot, bounded, behind the same fence."""
+"""Transactions of the writer's queue besides the likes' own: bounded, behind the same fence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from likering.shard.v1.shard_service_pb2 import OpCode
 from shard_node import store
 from shard_node.commit import Batch
+from shard_node.ownership import Ownership
 from shard_node.store import Connection, Fence, PostCount
 
 
@@ -19,21 +20,26 @@ class SlotRefused(Exception):
         self.code = code
 
 
-class Maintenance(ABC):
+class Transaction(ABC):
     """One such transaction, as ``Writer.maintain`` takes it."""
 
     revisions = 0
     """How many revisions it takes, at most."""
 
-    def __init__(self, slot: int, epoch: int) -> None:
-        self.slot = slot
-        self.epoch = epoch
+    def __init__(self) -> None:
         self.posts: dict[str, PostCount] = {}
         """What it made of the posts whose version it changed."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} in slot {self.slot} at epoch {self.epoch}>"
+        return f"<{type(self).__name__}>"
+
+    @abstractmethod
+    def admit(self, ownership: Ownership) -> None:
+        """Looks, in the writer's turn, what may be written here. Raises SlotRefused when nothing may.
+
+        May come again, as ``execute``.
+        """
 
     @abstractmethod
     async def execute(self, connection: Connection, base_rev: int) -> None:
@@ -55,8 +61,27 @@ class Maintenance(ABC):
         if not self.done.done():
             self.done.set_exception(error)
 
+    @abstractmethod
     def batch(self, base_rev: int) -> Batch:
         """What it did, in the form in which commits are published."""
+
+
+class Maintenance(Transaction):
+    """On rows of one slot."""
+
+    def __init__(self, slot: int, epoch: int) -> None:
+        super().__init__()
+        self.slot = slot
+        self.epoch = epoch
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} in slot {self.slot} at epoch {self.epoch}>"
+
+    def admit(self, ownership: Ownership) -> None:
+        for code in ownership.refused_writes([self.slot], [self.epoch]).values():
+            raise SlotRefused(code)
+
+    def batch(self, base_rev: int) -> Batch:
         batch = Batch(base_rev)
         batch.post_ids = list(self.posts)
         batch.slots = [self.slot] * len(self.posts)
@@ -64,7 +89,7 @@ class Maintenance(ABC):
         return batch
 
 
-async def transact(work: Maintenance, connection: Connection, fence: Fence, base_rev: int) -> None:
+async def transact(work: Transaction, connection: Connection, fence: Fence, base_rev: int) -> None:
     """Executes and commits. Raises FenceLost, and what the work raises; then nothing has changed."""
     work.posts = {}
     async with connection.transaction():

@@ -16,7 +16,7 @@ PARENTS = ("edges", "posts", "user_likes")
 _INDEXES: Mapping[str, Sequence[LiteralString]] = {
     "edges": (
         "ALTER TABLE {} ADD PRIMARY KEY (post_id, user_id, slot)",
-        "CREATE INDEX ON {} (post_id, rev) WHERE liked",
+        "CREATE INDEX ON {} (post_id, coalesce(liked_at, rev), rev) WHERE liked",
         "CREATE INDEX ON {} (rev)",
         "CREATE INDEX ON {} (first_rev) WHERE first_rev <> rev",
     ),

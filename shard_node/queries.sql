@@ -53,13 +53,15 @@ CROSS JOIN LATERAL (
 ) AS edge
 
 -- name: write_edges
-INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id)
+-- The time of an import is the time of that like only: a change ends it, a newer intent alone does not.
+INSERT INTO edges AS stored (rev, intent, first_rev, slot, liked, post_id, user_id)
 SELECT edge.rev, edge.intent, edge.first_rev, edge.slot, edge.liked, edge.post_id, edge.user_id
 FROM unnest(%(revs)s::bigint[], %(intents)s::bigint[], %(first_revs)s::bigint[], %(slots)s::smallint[],
             %(liked)s::boolean[], %(post_ids)s::text[], %(user_ids)s::text[])
      AS edge (rev, intent, first_rev, slot, liked, post_id, user_id)
 ON CONFLICT (post_id, user_id, slot) DO UPDATE
-SET rev = excluded.rev, intent = excluded.intent, first_rev = excluded.first_rev, liked = excluded.liked
+SET rev = excluded.rev, intent = excluded.intent, first_rev = excluded.first_rev, liked = excluded.liked,
+    liked_at = CASE WHEN stored.rev = excluded.rev THEN stored.liked_at END
 
 -- name: count_changes
 INSERT INTO posts AS post (version, like_count, slot, post_id)
@@ -81,8 +83,8 @@ CROSS JOIN LATERAL (
 ) AS post
 
 -- name: read_liked
--- Position (from 1) and revision of those edges that are liked.
-SELECT wanted.position, edge.rev
+-- Position (from 1) of those edges that are liked, and since when.
+SELECT wanted.position, coalesce(edge.liked_at, edge.rev)
 FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[])
      WITH ORDINALITY AS wanted (post_id, user_id, slot, position)
 CROSS JOIN LATERAL (
@@ -94,13 +96,14 @@ CROSS JOIN LATERAL (
 WHERE edge.liked
 
 -- name: list_likers
--- A row without a user has version and count of the post; the others are likes of a lower revision than that given, newest
+-- A row without a user has version and count of the post; the others are likes below the time and revision given, newest
 -- first. One statement, so all of one moment.
 SELECT NULL AS user_id, version, like_count FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s
 UNION ALL (
-    SELECT user_id, rev, NULL FROM edges
-    WHERE slot = %(slot)s AND post_id = %(post_id)s AND liked AND rev < %(before)s
-    ORDER BY rev DESC LIMIT %(limit)s
+    SELECT user_id, coalesce(liked_at, rev), rev FROM edges
+    WHERE slot = %(slot)s AND post_id = %(post_id)s AND liked
+      AND (coalesce(liked_at, rev), rev) < (%(before_time)s, %(before)s)
+    ORDER BY coalesce(liked_at, rev) DESC, rev DESC LIMIT %(limit)s
 )
 
 -- name: claim_identity
@@ -421,3 +424,32 @@ DELETE FROM user_feeds WHERE slot = %(slot)s
 -- In the transaction that takes the slot. What is here is of an earlier time.
 INSERT INTO user_feeds (slot, routes, marks) VALUES (%(slot)s, %(routes)s, %(marks)s::text::jsonb)
 ON CONFLICT (slot) DO UPDATE SET routes = excluded.routes, marks = excluded.marks
+
+-- name: import_likes
+-- Likes from elsewhere: as insert_likes, in a transaction that has passed the fence. An edge that exists, be it by the same
+-- statement, is left alone. Answers a row per post that changed, and, only if some edge existed, a row without a post
+-- with the positions (from 1) of those that were inserted.
+WITH inserted AS (
+    INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id, liked_at)
+    SELECT %(base_rev)s::bigint + op.position, coalesce(op.liked_at, %(base_rev)s::bigint + op.position),
+           %(base_rev)s::bigint + op.position, op.slot, true, op.post_id, op.user_id, op.liked_at
+    FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[], %(times)s::bigint[])
+         WITH ORDINALITY AS op (post_id, user_id, slot, liked_at, position)
+    ON CONFLICT DO NOTHING
+    RETURNING slot, post_id, rev
+), counted AS (
+    INSERT INTO posts AS post (version, like_count, slot, post_id)
+    SELECT count(*), count(*), slot, post_id FROM inserted GROUP BY slot, post_id
+    ON CONFLICT (post_id, slot) DO UPDATE
+    SET version = post.version + excluded.version, like_count = post.like_count + excluded.like_count
+    RETURNING post_id, version, like_count
+)
+SELECT post_id, version, like_count, NULL::bigint[] AS positions FROM counted
+UNION ALL
+SELECT NULL, NULL, NULL, array_agg(rev - %(base_rev)s::bigint) FROM inserted HAVING count(*) < %(likes)s
+
+-- name: export_likes
+SELECT post_id, user_id, coalesce(liked_at, rev), rev FROM edges
+WHERE slot = %(slot)s AND liked
+  AND (post_id, coalesce(liked_at, rev), rev) > (%(after_post_id)s, %(after_time)s, %(after_rev)s)
+ORDER BY post_id, coalesce(liked_at, rev), rev LIMIT %(limit)s

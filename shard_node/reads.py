@@ -35,7 +35,7 @@ from shard_node.cache import CountCache
 from shard_node.database import within
 from shard_node.leadership import Leadership
 from shard_node.ownership import Ownership
-from shard_node.store import NEVER_CHANGED, Connection, PostCount
+from shard_node.store import NEVER_CHANGED, Connection, Place, PostCount
 from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -212,9 +212,8 @@ class Reader:
             unit.refuse(positions, OP_CODE_UNAVAILABLE)
             return
         for n, p in enumerate(positions):
-            rev = liked.get(n, 0)
-            unit.outcomes[p] = OP_OUTCOME_LIKED if rev else OP_OUTCOME_NOT_LIKED
-            unit.like_times[p] = rev
+            unit.outcomes[p] = OP_OUTCOME_LIKED if n in liked else OP_OUTCOME_NOT_LIKED
+            unit.like_times[p] = liked.get(n, 0)
 
     async def _check_versions(self, unit: ReadUnit, positions: Sequence[int]) -> None:
         slots = {unit.post_ids[p]: unit.slots[p] for p in positions}
@@ -227,9 +226,9 @@ class Reader:
                 unit.codes[p] = OP_CODE_VERSION_AHEAD
 
     async def likers(
-        self, post_id: str, epoch: int, before: int, limit: int
-    ) -> tuple[OpCode.ValueType, PostCount, list[tuple[str, int]]]:
-        """The post, and its likes of revisions below ``before`` (user and revision), newest first; or why not."""
+        self, post_id: str, epoch: int, before: Place, limit: int
+    ) -> tuple[OpCode.ValueType, PostCount, list[tuple[str, Place]]]:
+        """The post, and its likes below ``before`` (user and place), newest first; or why not."""
         (slot,) = self._ownership.slots_of([post_id])
         refused = self._ownership.refused_reads([slot], [epoch])
         if refused:

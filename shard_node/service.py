@@ -59,6 +59,7 @@ from shard_node.load import Load
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader, ReadUnit
 from shard_node.sessions import Sessions
+from shard_node.store import Place
 from shard_node.user_likes import MOST_TOLD, UserLikes
 from shard_node.watches import Watches
 from shard_node.writer import Writer
@@ -130,7 +131,7 @@ class ShardService:
             raise MessageMalformed("a list has a limit above 0, and a post id no NUL")
         self._load.hot_reads.add((request.post_id,))
         code, post, likes = await self._reader.likers(
-            request.post_id, request.epoch, request.before, request.limit
+            request.post_id, request.epoch, Place(request.before_time, request.before), request.limit
         )
         topology = self._topology()
         response = ListLikersResponse(
@@ -141,7 +142,8 @@ class ShardService:
             count=post.like_count,
         )
         response.user_ids.extend([user_id for user_id, _ in likes])
-        response.revs.extend([rev for _, rev in likes])
+        response.like_times.extend([place.like_time for _, place in likes])
+        response.revs.extend([place.rev for _, place in likes])
         return response
 
     async def GetTopology(self, request: GetTopologyRequest, call: Call) -> GetTopologyResponse:

@@ -31,6 +31,13 @@ class PostCount(NamedTuple):
 NEVER_CHANGED = PostCount(0, 0)
 
 
+class Place(NamedTuple):
+    """Of a like among those of its post: since when, in µs since 1970, and its revision."""
+
+    like_time: int
+    rev: int
+
+
 @dataclass(frozen=True, slots=True)
 class Fence:
     """What a writing process knows of the writer row; a transaction of another state must write nothing."""
@@ -196,27 +203,35 @@ async def posts_read(cursor: Cursor) -> dict[str, PostCount]:
 async def read_liked(
     connection: Connection, post_ids: Sequence[str], user_ids: Sequence[str], slots: Sequence[int]
 ) -> dict[int, int]:
-    """Position (from 0) → revision, of the edges that are liked."""
+    """Position (from 0) → since when, in µs since 1970, of the edges that are liked."""
     cursor = await execute_for_slots(
         connection, "read_liked", {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids)}, slots
     )
-    return {position - 1: rev for position, rev in await cursor.fetchall()}
+    return {position - 1: like_time for position, like_time in await cursor.fetchall()}
 
 
 async def list_likers(
-    connection: Connection, slot: int, post_id: str, before: int, limit: int
-) -> tuple[PostCount, list[tuple[str, int]]]:
-    """The post, and its likes of revisions below ``before`` (user and revision), newest first, all of one moment."""
+    connection: Connection, slot: int, post_id: str, before: Place, limit: int
+) -> tuple[PostCount, list[tuple[str, Place]]]:
+    """The post, and its likes below ``before`` (user and place), newest first, all of one moment."""
     cursor = await execute(
-        connection, "list_likers", {"slot": slot, "post_id": post_id, "before": before, "limit": limit}
+        connection,
+        "list_likers",
+        {
+            "slot": slot,
+            "post_id": post_id,
+            "before_time": before.like_time,
+            "before": before.rev,
+            "limit": limit,
+        },
     )
     post = NEVER_CHANGED
-    likes: list[tuple[str, int]] = []
-    for user_id, number, count in await cursor.fetchall():
+    likes: list[tuple[str, Place]] = []
+    for user_id, first, second in await cursor.fetchall():
         if user_id is None:
-            post = PostCount(number, count)
+            post = PostCount(first, second)
         else:
-            likes.append((user_id, number))
+            likes.append((user_id, Place(first, second)))
     return post, likes
 
 

@@ -30,7 +30,7 @@ from shard_node.commit import Batch, WriteUnit, commit
 from shard_node.database import within
 from shard_node.leadership import Leadership
 from shard_node.load import Load
-from shard_node.maintenance import Maintenance, SlotRefused, transact
+from shard_node.maintenance import SlotRefused, Transaction, transact
 from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.purge_marks import PurgeMarks, load_marks
 from shard_node.refusals import refused_writes
@@ -79,7 +79,7 @@ class Writer:
         self._barriers: list[asyncio.Future[bool]] = []
         self._slots_jobs: deque[tuple[SlotsJob, int, asyncio.Future[None]]] = deque()
         self._slots_change = asyncio.Event()
-        self._maintenance: deque[Maintenance] = deque()
+        self._maintenance: deque[Transaction] = deque()
         self._jobs: deque[tuple[Job, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
         self.led = asyncio.Event()
@@ -130,7 +130,7 @@ class Writer:
         self._wake.set()
         await future
 
-    async def maintain(self, work: Maintenance) -> None:
+    async def maintain(self, work: Transaction) -> None:
         """Executes a transaction in the writer's turn and has the cache know of it, as of any commit.
 
         Raises SlotRefused when the slot takes no writes here at the work's epoch, psycopg.Error, and ConnectionError
@@ -301,11 +301,13 @@ class Writer:
         finally:
             answer()
 
-    async def _maintain(self, work: Maintenance) -> None:
+    async def _maintain(self, work: Transaction) -> None:
         if work.done.done():
             return  # given up by its caller before it began
-        for code in self._ownership.refused_writes([work.slot], [work.epoch]).values():
-            work.fail(SlotRefused(code))
+        try:
+            work.admit(self._ownership)
+        except SlotRefused as refusal:
+            work.fail(refusal)
             return
         base_rev = max(self._last_rev, self._clock_us())
         began = time.monotonic()

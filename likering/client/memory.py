@@ -154,7 +154,7 @@ class MemoryLikes:
     def list_likers(self, post_id: str, page_size: int, page_token: str) -> LikersPage:
         """ListLikers."""
         _refuse(list_violations("post_id", post_id, page_size))
-        before = self._tokens.read(post_id, page_token) if page_token else _NEWEST
+        (before,) = self._tokens.read(post_id, page_token) if page_token else (_NEWEST,)
         size = validation.page_size(page_size)
         with self._lock:
             post = self._posts.get(post_id)

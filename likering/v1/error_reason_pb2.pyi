@@ -55,6 +55,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The bytes are not a message of the request's type."""
     ERROR_REASON_SLOT_UNKNOWN: _ErrorReason.ValueType  # 18
     """The cluster, or the cursor, has no such slot, or the list names it twice."""
+    ERROR_REASON_LIKE_TIME_INVALID: _ErrorReason.ValueType  # 19
+    """A like's time is before 1970, or more than a minute ahead of the server."""
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 20
     """OUT_OF_RANGE.
 
@@ -154,6 +156,8 @@ ERROR_REASON_MESSAGE_MALFORMED: ErrorReason.ValueType  # 13
 """The bytes are not a message of the request's type."""
 ERROR_REASON_SLOT_UNKNOWN: ErrorReason.ValueType  # 18
 """The cluster, or the cursor, has no such slot, or the list names it twice."""
+ERROR_REASON_LIKE_TIME_INVALID: ErrorReason.ValueType  # 19
+"""A like's time is before 1970, or more than a minute ahead of the server."""
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 20
 """OUT_OF_RANGE.
 

@@ -11,6 +11,7 @@ from likering.topology.moves import MoveStore
 from likering.topology.store import TopologyStore
 from likering.topology.watch import TopologyWatch
 from router.admin.changes import Changes
+from router.admin.likes.importing import Imports
 from router.admin.likes.owners import SlotOwners
 from router.admin.likes.service import LikeAdminService
 from router.admin.nodes import Nodes
@@ -39,7 +40,7 @@ class AdminServer:
                 ),
                 ServiceHandlers(
                     like_admin_service_pb2.DESCRIPTOR.services_by_name["LikeAdminService"],
-                    LikeAdminService(watch, SlotOwners(watch, self._nodes)),
+                    LikeAdminService(watch, SlotOwners(watch, self._nodes), Imports(watch, self._nodes)),
                     default_deadline=DEADLINE,
                     slow_call=SLOW_CALL,
                 ),

@@ -7,13 +7,23 @@ from contextlib import asynccontextmanager
 
 import psycopg
 
-from likering.errors import MessageMalformed, ShardUnavailable, WrongCluster
+from likering.errors import (
+    IdNotPrintable,
+    MessageMalformed,
+    ShardUnavailable,
+    StorageFull,
+    WrongCluster,
+)
 from likering.ring.topology import Topology
 from likering.serving.handlers import Call
 from likering.serving.logging import request_id_of_call
 from likering.shard.v1 import shard_admin_service_pb2 as pb
+from likering.shard.v1.shard_service_pb2 import OP_CODE_UNSPECIFIED
 from shard_node.admin.counts import MAX_POSTS, Counts
+from shard_node.admin.exports import MAX_PAGE, SlotPlace, export
+from shard_node.admin.imports import MAX_LIKES, Imports
 from shard_node.admin.purge import Purges
+from shard_node.admin.slot_reads import SlotReads
 from shard_node.load import Load
 from shard_node.maintenance import SlotRefused
 
@@ -26,12 +36,16 @@ class ShardAdminService:
         cluster_id: str,
         counts: Counts,
         purges: Purges,
+        imports: Imports,
+        reads: SlotReads,
         load: Load,
         topology: Callable[[], Topology | None],
     ) -> None:
         self._cluster_id = cluster_id
         self._counts = counts
         self._purges = purges
+        self._imports = imports
+        self._reads = reads
         self._load = load
         self._topology = topology
 
@@ -108,6 +122,45 @@ class ShardAdminService:
             response.waits_for = state.waits_for
         return response
 
+    async def ImportLikes(self, request: pb.ImportLikesRequest, call: Call) -> pb.ImportLikesResponse:
+        """Inserts likes from elsewhere."""
+        self._accept(request.cluster_id, request.request_id, call)
+        post_ids, user_ids = list(request.post_ids), list(request.user_ids)
+        epochs, like_times = list(request.epochs), list(request.like_times)
+        size = len(post_ids)
+        if not 0 < size <= MAX_LIKES or not (
+            size == len(user_ids) == len(epochs) and len(like_times) in (0, size)
+        ):
+            raise MessageMalformed(f"an import has 1 to {MAX_LIKES} likes, in columns of the same length")
+        if "\0" in "".join(post_ids) or "\0" in "".join(user_ids):
+            raise IdNotPrintable
+        response = pb.ImportLikesResponse(topology_version=self._topology_version)
+        async with _answered(response):
+            done = await self._imports.insert(post_ids, user_ids, epochs, like_times)
+            if done.refused:
+                codes = [OP_CODE_UNSPECIFIED] * size
+                for position, code in done.refused.items():
+                    codes[position] = code
+                response.codes.extend(codes)
+            response.existing.extend(done.existing)
+        return response
+
+    async def ExportLikes(self, request: pb.ExportLikesRequest, call: Call) -> pb.ExportLikesResponse:
+        """Likes of a slot."""
+        self._accept(request.cluster_id, request.request_id, call)
+        after = SlotPlace(request.after.post_id, request.after.like_time, request.after.rev)
+        if not 0 < request.limit <= MAX_PAGE or "\0" in after.post_id:
+            raise MessageMalformed(f"an export has a limit of 1 to {MAX_PAGE}, and a post id no NUL")
+        response = pb.ExportLikesResponse(topology_version=self._topology_version)
+        async with _answered(response):
+            likes, last = await export(self._reads, request.slot, request.epoch, after, request.limit)
+            response.post_ids.extend([like.post_id for like in likes])
+            response.user_ids.extend([like.user_id for like in likes])
+            response.like_times.extend([like.like_time for like in likes])
+            if last is not None:
+                response.next.CopyFrom(pb.LikePlace(**last._asdict()))
+        return response
+
     @property
     def _topology_version(self) -> int:
         topology = self._topology()
@@ -123,12 +176,18 @@ class ShardAdminService:
 
 @asynccontextmanager
 async def _answered(
-    response: pb.VerifyCountsResponse | pb.RepairCountsResponse | pb.PurgePostResponse,
+    response: pb.VerifyCountsResponse
+    | pb.RepairCountsResponse
+    | pb.PurgePostResponse
+    | pb.ImportLikesResponse
+    | pb.ExportLikesResponse,
 ) -> AsyncIterator[None]:
     """Says in the response that the slot is elsewhere; a database that is away is an error."""
     try:
         yield
     except SlotRefused as refusal:
         response.code = refusal.code
+    except psycopg.errors.DiskFull as error:
+        raise StorageFull from error
     except (psycopg.Error, ConnectionError, TimeoutError) as error:
         raise ShardUnavailable("the node cannot reach its database") from error

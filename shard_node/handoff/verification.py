@@ -23,8 +23,8 @@ from shard_node.store import Connection
 _PIECE = 10_000
 """Keys of one question to the source."""
 _HASH = SQL(
-    "hashtextextended(concat_ws(',', rev, coalesce(first_rev, -1), slot, liked, length(post_id), post_id,"
-    " user_id), 0)"
+    "hashtextextended(concat_ws(',', rev, coalesce(first_rev, -1), coalesce(liked_at, -1), slot, liked,"
+    " length(post_id), post_id, user_id), 0)"
 )
 
 

@@ -33,7 +33,9 @@ async def test_the_owner_is_asked_for_one_more_than_the_page_has() -> None:
         assert page.total.exactness == api.EXACTNESS_EXACT
         rest = await like_stub(channel).ListLikers(request(page_size=2, page_token=page.next_page_token))
         assert ([like.user_id for like in rest.likes], rest.next_page_token) == (["u1"], "")
-        assert [(one.limit, one.before) for one in a.lists] == [(3, 2**63 - 1), (3, 20)]
+        newest = 2**63 - 1
+        asked = [(one.limit, one.before_time, one.before) for one in a.lists]
+        assert asked == [(3, newest, newest), (3, 20, 20)]
         assert a.lists[0].cluster_id == CLUSTER
         assert b.lists == []
 
@@ -46,14 +48,15 @@ async def test_page_sizes_have_a_default_and_a_limit(wanted: int, asked: int) ->
 
 
 async def test_all_routers_take_each_others_tokens() -> None:
-    token = PageTokens(CLUSTER, "ListLikers").make(POST, 77)
+    token = PageTokens(CLUSTER, "ListLikers", numbers=2).make(POST, 78, 77)
     async with fake_shards("a") as (a,), router(a) as channel:
         await like_stub(channel).ListLikers(request(page_token=token))
-        assert a.lists[0].before == 77
+        assert (a.lists[0].before_time, a.lists[0].before) == (78, 77)
         for foreign in (
-            PageTokens(CLUSTER, "ListLikedPosts").make(POST, 77),
-            PageTokens("another cluster", "ListLikers").make(POST, 77),
-            PageTokens(CLUSTER, "ListLikers").make("another post", 77),
+            PageTokens(CLUSTER, "ListLikedPosts", numbers=2).make(POST, 78, 77),
+            PageTokens("another cluster", "ListLikers", numbers=2).make(POST, 78, 77),
+            PageTokens(CLUSTER, "ListLikers", numbers=2).make("another post", 78, 77),
+            PageTokens(CLUSTER, "ListLikers").make(POST, 77),
         ):
             error = await refusal(like_stub(channel).ListLikers(request(page_token=foreign)))
             assert error.reason == "PAGE_TOKEN_INVALID"

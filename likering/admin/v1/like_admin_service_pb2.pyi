@@ -44,6 +44,34 @@ HOT_POSTS_ORDER_READS: HotPostsOrder.ValueType  # 2
 """Most reads first."""
 global___HotPostsOrder = HotPostsOrder
 
+class _ImportOutcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ImportOutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ImportOutcome.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    IMPORT_OUTCOME_UNSPECIFIED: _ImportOutcome.ValueType  # 0
+    """Never sent."""
+    IMPORT_OUTCOME_INSERTED: _ImportOutcome.ValueType  # 1
+    """It is there now, and counted."""
+    IMPORT_OUTCOME_EXISTING: _ImportOutcome.ValueType  # 2
+    """The cluster knew the user's like, or unlike, of the post before. Nothing has changed."""
+    IMPORT_OUTCOME_REFUSED: _ImportOutcome.ValueType  # 3
+    """It cannot be taken: see refusals."""
+
+class ImportOutcome(_ImportOutcome, metaclass=_ImportOutcomeEnumTypeWrapper):
+    """What became of one like of an import."""
+
+IMPORT_OUTCOME_UNSPECIFIED: ImportOutcome.ValueType  # 0
+"""Never sent."""
+IMPORT_OUTCOME_INSERTED: ImportOutcome.ValueType  # 1
+"""It is there now, and counted."""
+IMPORT_OUTCOME_EXISTING: ImportOutcome.ValueType  # 2
+"""The cluster knew the user's like, or unlike, of the post before. Nothing has changed."""
+IMPORT_OUTCOME_REFUSED: ImportOutcome.ValueType  # 3
+"""It cannot be taken: see refusals."""
+global___ImportOutcome = ImportOutcome
+
 @typing.final
 class VerifyCountsRequest(google.protobuf.message.Message):
     """Request of VerifyCounts."""
@@ -485,3 +513,155 @@ class PurgeReceipt(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["edges_erased", b"edges_erased", "node", b"node", "post_id", b"post_id", "purge_time", b"purge_time", "slot", b"slot", "version", b"version"]) -> None: ...
 
 global___PurgeReceipt = PurgeReceipt
+
+@typing.final
+class ImportLikesRequest(google.protobuf.message.Message):
+    """Request of ImportLikes: columns of the same length, with 1 to 5000 likes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_IDS_FIELD_NUMBER: builtins.int
+    POST_IDS_FIELD_NUMBER: builtins.int
+    LIKE_TIMES_FIELD_NUMBER: builtins.int
+    @property
+    def user_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: who likes."""
+
+    @property
+    def post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: which post."""
+
+    @property
+    def like_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: since when, in µs since 1970, up to a minute ahead of the router's clock. 0: since now. Empty: all 0."""
+
+    def __init__(
+        self,
+        *,
+        user_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        like_times: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["like_times", b"like_times", "post_ids", b"post_ids", "user_ids", b"user_ids"]) -> None: ...
+
+global___ImportLikesRequest = ImportLikesRequest
+
+@typing.final
+class ImportLikesResponse(google.protobuf.message.Message):
+    """Response of ImportLikes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: builtins.int
+    REFUSALS_FIELD_NUMBER: builtins.int
+    @property
+    def outcomes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___ImportOutcome.ValueType]:
+        """Column: what became of each like, in the order of the request."""
+
+    @property
+    def refusals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ImportRefusal]:
+        """Why those that were refused were, in their order."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: collections.abc.Iterable[global___ImportOutcome.ValueType] | None = ...,
+        refusals: collections.abc.Iterable[global___ImportRefusal] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["outcomes", b"outcomes", "refusals", b"refusals"]) -> None: ...
+
+global___ImportLikesResponse = ImportLikesResponse
+
+@typing.final
+class ImportRefusal(google.protobuf.message.Message):
+    """A like that cannot be imported."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    position: builtins.int
+    """Its place in the request, from 0."""
+    reason: builtins.str
+    """The reason, of likering.v1.ErrorReason without its prefix."""
+    message: builtins.str
+    """A sentence."""
+    def __init__(
+        self,
+        *,
+        position: builtins.int = ...,
+        reason: builtins.str = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["message", b"message", "position", b"position", "reason", b"reason"]) -> None: ...
+
+global___ImportRefusal = ImportRefusal
+
+@typing.final
+class ExportLikesRequest(google.protobuf.message.Message):
+    """Request of ExportLikes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SLOTS_FIELD_NUMBER: builtins.int
+    CURSOR_FIELD_NUMBER: builtins.int
+    cursor: builtins.str
+    """Go on behind the response that had this cursor, which must be of a call for the same slots. Empty: begin."""
+    @property
+    def slots(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Only these slots. Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        slots: collections.abc.Iterable[builtins.int] | None = ...,
+        cursor: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cursor", b"cursor", "slots", b"slots"]) -> None: ...
+
+global___ExportLikesRequest = ExportLikesRequest
+
+@typing.final
+class ExportLikesResponse(google.protobuf.message.Message):
+    """Some likes: columns of the same length."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_IDS_FIELD_NUMBER: builtins.int
+    POST_IDS_FIELD_NUMBER: builtins.int
+    LIKE_TIMES_FIELD_NUMBER: builtins.int
+    CURSOR_FIELD_NUMBER: builtins.int
+    SLOTS_DONE_FIELD_NUMBER: builtins.int
+    SLOTS_TOTAL_FIELD_NUMBER: builtins.int
+    cursor: builtins.str
+    """Where another call goes on behind this response."""
+    slots_done: builtins.int
+    """Slots that are done."""
+    slots_total: builtins.int
+    """Slots to do."""
+    @property
+    def user_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: who likes."""
+
+    @property
+    def post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: which post."""
+
+    @property
+    def like_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: since when, in µs since 1970."""
+
+    def __init__(
+        self,
+        *,
+        user_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        like_times: collections.abc.Iterable[builtins.int] | None = ...,
+        cursor: builtins.str = ...,
+        slots_done: builtins.int = ...,
+        slots_total: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cursor", b"cursor", "like_times", b"like_times", "post_ids", b"post_ids", "slots_done", b"slots_done", "slots_total", b"slots_total", "user_ids", b"user_ids"]) -> None: ...
+
+global___ExportLikesResponse = ExportLikesResponse

@@ -55,6 +55,16 @@ class LikeAdminServiceStub(object):
                 request_serializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgePostRequest.SerializeToString,
                 response_deserializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgePostResponse.FromString,
                 _registered_method=True)
+        self.ImportLikes = channel.unary_unary(
+                '/likering.admin.v1.LikeAdminService/ImportLikes',
+                request_serializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ImportLikesRequest.SerializeToString,
+                response_deserializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ImportLikesResponse.FromString,
+                _registered_method=True)
+        self.ExportLikes = channel.unary_stream(
+                '/likering.admin.v1.LikeAdminService/ExportLikes',
+                request_serializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesRequest.SerializeToString,
+                response_deserializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesResponse.FromString,
+                _registered_method=True)
 
 
 class LikeAdminServiceServicer(object):
@@ -92,6 +102,24 @@ class LikeAdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportLikes(self, request, context):
+        """Brings in likes from elsewhere, with the times they had there. A like of a pair of user and post that the cluster
+        knows already, be it by a like or by an unlike, changes nothing: what users did later stands. So a call may be
+        repeated, whatever became of it. When it fails as a whole, some of its likes may be in. Likes of one post are
+        taken in the order given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportLikes(self, request, context):
+        """All likes, slot by slot, those of a post one after the other and the oldest first. Has every like that does not
+        change while the call lasts. Goes on behind a cursor, in another call too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LikeAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +142,16 @@ def add_LikeAdminServiceServicer_to_server(servicer, server):
                     servicer.PurgePost,
                     request_deserializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgePostRequest.FromString,
                     response_serializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgePostResponse.SerializeToString,
+            ),
+            'ImportLikes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportLikes,
+                    request_deserializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ImportLikesRequest.FromString,
+                    response_serializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ImportLikesResponse.SerializeToString,
+            ),
+            'ExportLikes': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportLikes,
+                    request_deserializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesRequest.FromString,
+                    response_serializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +263,60 @@ class LikeAdminService(object):
             '/likering.admin.v1.LikeAdminService/PurgePost',
             likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgePostRequest.SerializeToString,
             likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgePostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportLikes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.admin.v1.LikeAdminService/ImportLikes',
+            likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ImportLikesRequest.SerializeToString,
+            likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ImportLikesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportLikes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/likering.admin.v1.LikeAdminService/ExportLikes',
+            likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesRequest.SerializeToString,
+            likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesResponse.FromString,
             options,
             channel_credentials,
             insecure,

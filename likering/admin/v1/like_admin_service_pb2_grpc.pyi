@@ -50,6 +50,24 @@ class LikeAdminServiceStub:
     response that has the receipts.
     """
 
+    ImportLikes: grpc.UnaryUnaryMultiCallable[
+        likering.admin.v1.like_admin_service_pb2.ImportLikesRequest,
+        likering.admin.v1.like_admin_service_pb2.ImportLikesResponse,
+    ]
+    """Brings in likes from elsewhere, with the times they had there. A like of a pair of user and post that the cluster
+    knows already, be it by a like or by an unlike, changes nothing: what users did later stands. So a call may be
+    repeated, whatever became of it. When it fails as a whole, some of its likes may be in. Likes of one post are
+    taken in the order given.
+    """
+
+    ExportLikes: grpc.UnaryStreamMultiCallable[
+        likering.admin.v1.like_admin_service_pb2.ExportLikesRequest,
+        likering.admin.v1.like_admin_service_pb2.ExportLikesResponse,
+    ]
+    """All likes, slot by slot, those of a post one after the other and the oldest first. Has every like that does not
+    change while the call lasts. Goes on behind a cursor, in another call too.
+    """
+
 class LikeAdminServiceAsyncStub:
     """Looks after the likes themselves: proves and mends counts, names hot posts, erases likes."""
 
@@ -80,6 +98,24 @@ class LikeAdminServiceAsyncStub:
     """Erases all that is stored of who liked a post. Likes of it are refused with POST_BEING_PURGED until the end.
     What was interrupted is gone on with when the call is repeated; until then likes stay refused. Ends with the
     response that has the receipts.
+    """
+
+    ImportLikes: grpc.aio.UnaryUnaryMultiCallable[
+        likering.admin.v1.like_admin_service_pb2.ImportLikesRequest,
+        likering.admin.v1.like_admin_service_pb2.ImportLikesResponse,
+    ]
+    """Brings in likes from elsewhere, with the times they had there. A like of a pair of user and post that the cluster
+    knows already, be it by a like or by an unlike, changes nothing: what users did later stands. So a call may be
+    repeated, whatever became of it. When it fails as a whole, some of its likes may be in. Likes of one post are
+    taken in the order given.
+    """
+
+    ExportLikes: grpc.aio.UnaryStreamMultiCallable[
+        likering.admin.v1.like_admin_service_pb2.ExportLikesRequest,
+        likering.admin.v1.like_admin_service_pb2.ExportLikesResponse,
+    ]
+    """All likes, slot by slot, those of a post one after the other and the oldest first. Has every like that does not
+    change while the call lasts. Goes on behind a cursor, in another call too.
     """
 
 class LikeAdminServiceServicer(metaclass=abc.ABCMeta):
@@ -120,6 +156,28 @@ class LikeAdminServiceServicer(metaclass=abc.ABCMeta):
         """Erases all that is stored of who liked a post. Likes of it are refused with POST_BEING_PURGED until the end.
         What was interrupted is gone on with when the call is repeated; until then likes stay refused. Ends with the
         response that has the receipts.
+        """
+
+    @abc.abstractmethod
+    def ImportLikes(
+        self,
+        request: likering.admin.v1.like_admin_service_pb2.ImportLikesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.admin.v1.like_admin_service_pb2.ImportLikesResponse, collections.abc.Awaitable[likering.admin.v1.like_admin_service_pb2.ImportLikesResponse]]:
+        """Brings in likes from elsewhere, with the times they had there. A like of a pair of user and post that the cluster
+        knows already, be it by a like or by an unlike, changes nothing: what users did later stands. So a call may be
+        repeated, whatever became of it. When it fails as a whole, some of its likes may be in. Likes of one post are
+        taken in the order given.
+        """
+
+    @abc.abstractmethod
+    def ExportLikes(
+        self,
+        request: likering.admin.v1.like_admin_service_pb2.ExportLikesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[likering.admin.v1.like_admin_service_pb2.ExportLikesResponse], collections.abc.AsyncIterator[likering.admin.v1.like_admin_service_pb2.ExportLikesResponse]]:
+        """All likes, slot by slot, those of a post one after the other and the oldest first. Has every like that does not
+        change while the call lasts. Goes on behind a cursor, in another call too.
         """
 
 def add_LikeAdminServiceServicer_to_server(servicer: LikeAdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

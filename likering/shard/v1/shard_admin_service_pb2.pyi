@@ -391,3 +391,197 @@ class PurgePostResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["began", b"began", "code", b"code", "done", b"done", "edges", b"edges", "edges_erased", b"edges_erased", "likes", b"likes", "purge_time", b"purge_time", "topology_version", b"topology_version", "version", b"version", "waits_for", b"waits_for"]) -> None: ...
 
 global___PurgePostResponse = PurgePostResponse
+
+@typing.final
+class ImportLikesRequest(google.protobuf.message.Message):
+    """Request of ImportLikes: columns of the same length, with at most 2000 likes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    POST_IDS_FIELD_NUMBER: builtins.int
+    USER_IDS_FIELD_NUMBER: builtins.int
+    EPOCHS_FIELD_NUMBER: builtins.int
+    LIKE_TIMES_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    request_id: builtins.str
+    """For the logs of both sides: the caller's request id."""
+    @property
+    def post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: the posts."""
+
+    @property
+    def user_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: the users."""
+
+    @property
+    def epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: the epochs of the posts' slots that the sender knows."""
+
+    @property
+    def like_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: since when, in µs since 1970; 0: the time of the insert. Empty: all 0."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        user_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        epochs: collections.abc.Iterable[builtins.int] | None = ...,
+        like_times: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "like_times", b"like_times", "post_ids", b"post_ids", "request_id", b"request_id", "user_ids", b"user_ids"]) -> None: ...
+
+global___ImportLikesRequest = ImportLikesRequest
+
+@typing.final
+class ImportLikesResponse(google.protobuf.message.Message):
+    """Response of ImportLikes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    TOPOLOGY_VERSION_FIELD_NUMBER: builtins.int
+    CODES_FIELD_NUMBER: builtins.int
+    EXISTING_FIELD_NUMBER: builtins.int
+    code: likering.shard.v1.shard_service_pb2.OpCode.ValueType
+    """Success or failure of all."""
+    topology_version: builtins.int
+    """The version of the topology that the node acts on."""
+    @property
+    def codes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[likering.shard.v1.shard_service_pb2.OpCode.ValueType]:
+        """Column: success or failure of each. Empty: all succeeded."""
+
+    @property
+    def existing(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Positions, from 0, of the likes whose edge was there before."""
+
+    def __init__(
+        self,
+        *,
+        code: likering.shard.v1.shard_service_pb2.OpCode.ValueType = ...,
+        topology_version: builtins.int = ...,
+        codes: collections.abc.Iterable[likering.shard.v1.shard_service_pb2.OpCode.ValueType] | None = ...,
+        existing: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "codes", b"codes", "existing", b"existing", "topology_version", b"topology_version"]) -> None: ...
+
+global___ImportLikesResponse = ImportLikesResponse
+
+@typing.final
+class ExportLikesRequest(google.protobuf.message.Message):
+    """Request of ExportLikes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    SLOT_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    request_id: builtins.str
+    """For the logs of both sides: the caller's request id."""
+    slot: builtins.int
+    """The slot."""
+    epoch: builtins.int
+    """Its epoch that the sender knows."""
+    limit: builtins.int
+    """Most likes to answer, 1 to 10000."""
+    @property
+    def after(self) -> global___LikePlace:
+        """Only likes behind this place."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        slot: builtins.int = ...,
+        epoch: builtins.int = ...,
+        after: global___LikePlace | None = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["after", b"after"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "cluster_id", b"cluster_id", "epoch", b"epoch", "limit", b"limit", "request_id", b"request_id", "slot", b"slot"]) -> None: ...
+
+global___ExportLikesRequest = ExportLikesRequest
+
+@typing.final
+class LikePlace(google.protobuf.message.Message):
+    """Place of a like in its slot: posts by their ids, byte by byte, the likes of a post by time and then by revision."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POST_ID_FIELD_NUMBER: builtins.int
+    LIKE_TIME_FIELD_NUMBER: builtins.int
+    REV_FIELD_NUMBER: builtins.int
+    post_id: builtins.str
+    """The post."""
+    like_time: builtins.int
+    """Since when, in µs since 1970."""
+    rev: builtins.int
+    """The revision."""
+    def __init__(
+        self,
+        *,
+        post_id: builtins.str = ...,
+        like_time: builtins.int = ...,
+        rev: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["like_time", b"like_time", "post_id", b"post_id", "rev", b"rev"]) -> None: ...
+
+global___LikePlace = LikePlace
+
+@typing.final
+class ExportLikesResponse(google.protobuf.message.Message):
+    """Response of ExportLikes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    TOPOLOGY_VERSION_FIELD_NUMBER: builtins.int
+    POST_IDS_FIELD_NUMBER: builtins.int
+    USER_IDS_FIELD_NUMBER: builtins.int
+    LIKE_TIMES_FIELD_NUMBER: builtins.int
+    NEXT_FIELD_NUMBER: builtins.int
+    code: likering.shard.v1.shard_service_pb2.OpCode.ValueType
+    """Success or failure."""
+    topology_version: builtins.int
+    """The version of the topology that the node acts on."""
+    @property
+    def post_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: the posts."""
+
+    @property
+    def user_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Column: the users."""
+
+    @property
+    def like_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: since when, in µs since 1970."""
+
+    @property
+    def next(self) -> global___LikePlace:
+        """Go on behind this place; absent: that was all."""
+
+    def __init__(
+        self,
+        *,
+        code: likering.shard.v1.shard_service_pb2.OpCode.ValueType = ...,
+        topology_version: builtins.int = ...,
+        post_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        user_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        like_times: collections.abc.Iterable[builtins.int] | None = ...,
+        next: global___LikePlace | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["next", b"next"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "like_times", b"like_times", "next", b"next", "post_ids", b"post_ids", "topology_version", b"topology_version", "user_ids", b"user_ids"]) -> None: ...
+
+global___ExportLikesResponse = ExportLikesResponse

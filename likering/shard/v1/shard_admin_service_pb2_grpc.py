@@ -56,6 +56,16 @@ class ShardAdminServiceStub(object):
                 request_serializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgePostRequest.SerializeToString,
                 response_deserializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgePostResponse.FromString,
                 _registered_method=True)
+        self.ImportLikes = channel.unary_unary(
+                '/likering.shard.v1.ShardAdminService/ImportLikes',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ImportLikesRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ImportLikesResponse.FromString,
+                _registered_method=True)
+        self.ExportLikes = channel.unary_unary(
+                '/likering.shard.v1.ShardAdminService/ExportLikes',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesResponse.FromString,
+                _registered_method=True)
 
 
 class ShardAdminServiceServicer(object):
@@ -91,6 +101,20 @@ class ShardAdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportLikes(self, request, context):
+        """Inserts likes from elsewhere, of several slots, in one transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportLikes(self, request, context):
+        """Likes of a slot, from a place on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +137,16 @@ def add_ShardAdminServiceServicer_to_server(servicer, server):
                     servicer.PurgePost,
                     request_deserializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgePostRequest.FromString,
                     response_serializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgePostResponse.SerializeToString,
+            ),
+            'ImportLikes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportLikes,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ImportLikesRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ImportLikesResponse.SerializeToString,
+            ),
+            'ExportLikes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportLikes,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +259,60 @@ class ShardAdminService(object):
             '/likering.shard.v1.ShardAdminService/PurgePost',
             likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgePostRequest.SerializeToString,
             likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgePostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportLikes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardAdminService/ImportLikes',
+            likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ImportLikesRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ImportLikesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportLikes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardAdminService/ExportLikes',
+            likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,18 @@ class ShardAdminServiceStub:
     ]
     """Erases a post's edges for some seconds, or says how many there are."""
 
+    ImportLikes: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_admin_service_pb2.ImportLikesRequest,
+        likering.shard.v1.shard_admin_service_pb2.ImportLikesResponse,
+    ]
+    """Inserts likes from elsewhere, of several slots, in one transaction."""
+
+    ExportLikes: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_admin_service_pb2.ExportLikesRequest,
+        likering.shard.v1.shard_admin_service_pb2.ExportLikesResponse,
+    ]
+    """Likes of a slot, from a place on."""
+
 class ShardAdminServiceAsyncStub:
     """What a shard node does for operators, asked by a router. Each call is a bounded piece of work on one slot, and may be
     repeated: whatever is to be gone on with is in the node's database, and moves with the slot.
@@ -75,6 +87,18 @@ class ShardAdminServiceAsyncStub:
         likering.shard.v1.shard_admin_service_pb2.PurgePostResponse,
     ]
     """Erases a post's edges for some seconds, or says how many there are."""
+
+    ImportLikes: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_admin_service_pb2.ImportLikesRequest,
+        likering.shard.v1.shard_admin_service_pb2.ImportLikesResponse,
+    ]
+    """Inserts likes from elsewhere, of several slots, in one transaction."""
+
+    ExportLikes: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_admin_service_pb2.ExportLikesRequest,
+        likering.shard.v1.shard_admin_service_pb2.ExportLikesResponse,
+    ]
+    """Likes of a slot, from a place on."""
 
 class ShardAdminServiceServicer(metaclass=abc.ABCMeta):
     """What a shard node does for operators, asked by a router. Each call is a bounded piece of work on one slot, and may be
@@ -112,5 +136,21 @@ class ShardAdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[likering.shard.v1.shard_admin_service_pb2.PurgePostResponse, collections.abc.Awaitable[likering.shard.v1.shard_admin_service_pb2.PurgePostResponse]]:
         """Erases a post's edges for some seconds, or says how many there are."""
+
+    @abc.abstractmethod
+    def ImportLikes(
+        self,
+        request: likering.shard.v1.shard_admin_service_pb2.ImportLikesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_admin_service_pb2.ImportLikesResponse, collections.abc.Awaitable[likering.shard.v1.shard_admin_service_pb2.ImportLikesResponse]]:
+        """Inserts likes from elsewhere, of several slots, in one transaction."""
+
+    @abc.abstractmethod
+    def ExportLikes(
+        self,
+        request: likering.shard.v1.shard_admin_service_pb2.ExportLikesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_admin_service_pb2.ExportLikesResponse, collections.abc.Awaitable[likering.shard.v1.shard_admin_service_pb2.ExportLikesResponse]]:
+        """Likes of a slot, from a place on."""
 
 def add_ShardAdminServiceServicer_to_server(servicer: ShardAdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -340,6 +340,7 @@ class ListLikersRequest(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     BEFORE_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
+    BEFORE_TIME_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster that the sender belongs to."""
     request_id: builtins.str
@@ -349,9 +350,11 @@ class ListLikersRequest(google.protobuf.message.Message):
     epoch: builtins.int
     """The epoch of the post's slot that the sender knows."""
     before: builtins.int
-    """Only likes of a lower revision."""
+    """Only likes of the time before_time and a lower revision, or of an earlier time."""
     limit: builtins.int
     """Most likes to list."""
+    before_time: builtins.int
+    """In µs since 1970."""
     def __init__(
         self,
         *,
@@ -361,8 +364,9 @@ class ListLikersRequest(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         before: builtins.int = ...,
         limit: builtins.int = ...,
+        before_time: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["before", b"before", "cluster_id", b"cluster_id", "epoch", b"epoch", "limit", b"limit", "post_id", b"post_id", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["before", b"before", "before_time", b"before_time", "cluster_id", b"cluster_id", "epoch", b"epoch", "limit", b"limit", "post_id", b"post_id", "request_id", b"request_id"]) -> None: ...
 
 global___ListLikersRequest = ListLikersRequest
 
@@ -379,6 +383,7 @@ class ListLikersResponse(google.protobuf.message.Message):
     REVS_FIELD_NUMBER: builtins.int
     COUNT_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    LIKE_TIMES_FIELD_NUMBER: builtins.int
     code: global___OpCode.ValueType
     """Success or failure."""
     topology_version: builtins.int
@@ -395,7 +400,11 @@ class ListLikersResponse(google.protobuf.message.Message):
 
     @property
     def revs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Column: the revision of the like, falling."""
+        """Column: the revision of the like, falling where the times are the same."""
+
+    @property
+    def like_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: since when, in µs since 1970, falling."""
 
     def __init__(
         self,
@@ -407,8 +416,9 @@ class ListLikersResponse(google.protobuf.message.Message):
         revs: collections.abc.Iterable[builtins.int] | None = ...,
         count: builtins.int = ...,
         version: builtins.int = ...,
+        like_times: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "code", b"code", "count", b"count", "revs", b"revs", "topology_version", b"topology_version", "user_ids", b"user_ids", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "code", b"code", "count", b"count", "like_times", b"like_times", "revs", b"revs", "topology_version", b"topology_version", "user_ids", b"user_ids", "version", b"version"]) -> None: ...
 
 global___ListLikersResponse = ListLikersResponse
 

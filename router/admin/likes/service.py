@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from time import time_ns
 from typing import Final
 
 import grpc.aio
@@ -12,13 +13,16 @@ import structlog
 
 from likering.admin.v1 import like_admin_service_pb2 as api
 from likering.errors import EnumUnknown, FieldViolation, InvalidArgument
+from likering.importing import import_violations
 from likering.ring.topology import Topology
 from likering.serving.handlers import Call
 from likering.shard.v1 import shard_admin_service_pb2 as shard
 from likering.topology.watch import TopologyWatch
 from likering.validation import list_violations
 from router.admin.likes.counts import CountsRun
+from router.admin.likes.exporting import ExportRun
 from router.admin.likes.hot import merge
+from router.admin.likes.importing import Imports
 from router.admin.likes.owners import ANSWER_SECONDS, SlotOwners, SlotUnreachable
 
 DEFAULT_HOT_POSTS: Final = 20
@@ -34,8 +38,9 @@ _audit = structlog.get_logger("likering.audit")
 class LikeAdminService:
     """The methods of LikeAdminService, for ``likering.serving.handlers``."""
 
-    def __init__(self, watch: TopologyWatch, owners: SlotOwners) -> None:
+    def __init__(self, watch: TopologyWatch, owners: SlotOwners, imports: Imports) -> None:
         self._watch = watch
+        self._imports = imports
         self._owners = owners
 
     # Counts
@@ -90,6 +95,24 @@ class LikeAdminService:
         answers = await asyncio.gather(*(self._hot(topology, name, asking) for name in topology.nodes))
         return merge(topology, dict(zip(topology.nodes, answers, strict=True)), limit, order)
 
+    # Imports and exports
+
+    async def ImportLikes(self, request: api.ImportLikesRequest, call: Call) -> api.ImportLikesResponse:
+        sizes = len(request.user_ids), len(request.post_ids), len(request.like_times)
+        if violations := import_violations(*sizes):
+            raise InvalidArgument.of(violations)
+        return await self._imports.execute(request, call.request_id, time_ns() // 1000, call.deadline)
+
+    async def ExportLikes(
+        self, request: api.ExportLikesRequest, call: Call
+    ) -> AsyncGenerator[api.ExportLikesResponse, None]:
+        topology = self._watch.current
+        slots = _slots(request.slots, topology)
+        run = ExportRun(self._owners, topology.cluster_id, call.request_id, slots, request.cursor)
+        async with aclosing(run.pages()) as pages:
+            async for page in pages:
+                yield page
+
     # Purges
 
     async def PurgePost(
@@ -134,10 +157,7 @@ class LikeAdminService:
         topology = self._watch.current
         if rows_per_second < 0:
             raise InvalidArgument("rows_per_second is not negative")
-        for slot in slots:
-            if not 0 <= slot < topology.slot_count:
-                raise InvalidArgument(f"a slot is 0 to {topology.slot_count - 1}, not {slot}")
-        wanted = sorted(set(slots)) or range(topology.slot_count)
+        wanted = _slots(slots, topology)
         return CountsRun(
             self._owners, topology.cluster_id, call.request_id, wanted, rows_per_second, repair=repair
         )
@@ -185,3 +205,11 @@ class LikeAdminService:
         if state.purge_time:
             receipt.purge_time.FromMicroseconds(state.purge_time)
         return receipt
+
+
+def _slots(wanted: Sequence[int], topology: Topology) -> Sequence[int]:
+    """The slots that a request names, or all. Raises InvalidArgument."""
+    for slot in wanted:
+        if not 0 <= slot < topology.slot_count:
+            raise InvalidArgument(f"a slot is 0 to {topology.slot_count - 1}, not {slot}")
+    return sorted(set(wanted)) or range(topology.slot_count)

@@ -1,0 +1,1 @@
+"""Files of likes: reading, writing, going on where it was interrupted."""
