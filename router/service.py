@@ -299,13 +299,13 @@ class LikeService:
         # Users are on the same ring as posts.
         answer = await ask_owner(self._dispatch, user_id, ask, call.deadline)
         response = api.ListLikedPostsResponse()
-        for post_id, rev in zip(answer.post_ids[:size], answer.revs, strict=False):
+        for post_id, like_time in zip(answer.post_ids[:size], answer.like_times, strict=False):
             like = response.likes.add()
             like.post_id = post_id
-            _set_micros(like.like_time, rev)
+            _set_micros(like.like_time, like_time)
         if len(answer.post_ids) > size:
             response.next_page_token = tokens().make_after(
-                user_id, answer.revs[size - 1], answer.post_ids[size - 1]
+                user_id, answer.like_times[size - 1], answer.post_ids[size - 1]
             )
         return response
 

@@ -244,11 +244,11 @@ def _add_events(response: StreamChangesResponse, changes: Changes) -> None:
     count.as_of_time.nanos = now % _SECOND * 1000
     for edge, first in zip(changes.edges, changes.first, strict=True):
         event = add()
-        _, _, rev, _, event.liked, post_id, event.user_id, version, like_count = edge
+        _, _, _, _, event.liked, post_id, event.user_id, version, like_count, since = edge
         event.post_id = post_id
         event.first_like = first
         like_time = event.like_time
-        like_time.seconds, micros = divmod(rev, _SECOND)
+        like_time.seconds, micros = divmod(since, _SECOND)
         like_time.nanos = micros * 1000
         count.post_id = post_id
         count.count = like_count

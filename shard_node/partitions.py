@@ -23,7 +23,7 @@ _INDEXES: Mapping[str, Sequence[LiteralString]] = {
     "posts": ("ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",),
     "user_likes": (
         "ALTER TABLE {} ADD PRIMARY KEY (user_id, post_id, slot)",
-        "CREATE INDEX ON {} (user_id, rev) WHERE liked",
+        "CREATE INDEX ON {} (user_id, coalesce(liked_at, rev)) WHERE liked",
     ),
 }
 """As the schema has them: else attaching a table would make them, while everybody waits."""

@@ -206,22 +206,22 @@ WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relnam
 -- first liked there that have changed since.
 -- The limits as numbers tell the planner that an index is the way; the parameter is what is wanted. "AND few slots": see queries.py.
 SELECT slots.slot, writer.last_rev AS place, slots.epoch AS rev, NULL::bigint AS first_rev, slots.state = 'owner' AS liked,
-       NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count
+       NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count, NULL::bigint AS like_time
 FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
 UNION ALL
 SELECT wanted.slot, edge.place, edge.rev, edge.first_rev, edge.liked, edge.post_id, edge.user_id,
-       coalesce(post.version, 0), coalesce(post.like_count, 0)
+       coalesce(post.version, 0), coalesce(post.like_count, 0), coalesce(edge.liked_at, edge.rev)
 FROM unnest(%(slots)s::smallint[], %(positions)s::bigint[]) AS wanted (slot, position)
 CROSS JOIN LATERAL (
     (SELECT * FROM (
-        SELECT rev AS place, rev, first_rev, liked, post_id, user_id FROM edges
+        SELECT rev AS place, rev, first_rev, liked, post_id, user_id, liked_at FROM edges
         WHERE edges.slot = wanted.slot AND edges.rev > wanted.position
       AND few slots
         ORDER BY edges.rev LIMIT 2000
     ) AS changed LIMIT %(limit)s)
     UNION ALL
     (SELECT * FROM (
-        SELECT first_rev AS place, rev, first_rev, liked, post_id, user_id FROM edges
+        SELECT first_rev AS place, rev, first_rev, liked, post_id, user_id, liked_at FROM edges
         WHERE edges.slot = wanted.slot AND edges.first_rev > wanted.position AND edges.first_rev <> edges.rev
       AND few slots
         ORDER BY edges.first_rev LIMIT 2000
@@ -365,34 +365,37 @@ WITH fence AS (
     WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
     RETURNING 1
 ), told AS (
-    INSERT INTO user_likes AS known (rev, slot, liked, user_id, post_id)
-    SELECT one.rev, one.slot, one.liked, one.user_id, one.post_id
+    INSERT INTO user_likes AS known (rev, slot, liked, user_id, post_id, liked_at)
+    SELECT one.rev, one.slot, one.liked, one.user_id, one.post_id, nullif(one.like_time, one.rev)
     FROM unnest(%(revs)s::bigint[], %(slots)s::smallint[], %(liked)s::boolean[], %(user_ids)s::text[],
-                %(post_ids)s::text[]) AS one (rev, slot, liked, user_id, post_id)
+                %(post_ids)s::text[], %(like_times)s::bigint[])
+         AS one (rev, slot, liked, user_id, post_id, like_time)
     WHERE EXISTS (SELECT FROM fence)
-    ON CONFLICT (user_id, post_id, slot) DO UPDATE SET rev = excluded.rev, liked = excluded.liked
+    ON CONFLICT (user_id, post_id, slot) DO UPDATE
+    SET rev = excluded.rev, liked = excluded.liked, liked_at = excluded.liked_at
     WHERE known.rev < excluded.rev
 )
 SELECT 1 FROM fence
 
 -- name: list_liked_posts
--- Newest first. Nodes have clocks of their own, so two posts may have the same revision: then the post's id decides.
-SELECT post_id, rev FROM user_likes
+-- Newest first. Two posts may have been liked at the same time: then the post's id decides.
+SELECT post_id, coalesce(liked_at, rev) FROM user_likes
 WHERE slot = %(slot)s AND user_id = %(user_id)s AND liked
-  AND rev <= %(before)s AND (rev < %(before)s OR post_id < %(below)s)
-ORDER BY rev DESC, post_id DESC LIMIT %(limit)s
+  AND coalesce(liked_at, rev) <= %(before)s AND (coalesce(liked_at, rev) < %(before)s OR post_id < %(below)s)
+ORDER BY coalesce(liked_at, rev) DESC, post_id DESC LIMIT %(limit)s
 
 -- name: read_user_changes
 -- As read_changes, for those who want edges as they are by now and nothing else: per slot a row without a post, then edges.
 SELECT slots.slot, writer.last_rev AS rev, slots.epoch, slots.state = 'owner' AS liked, NULL::boolean AS was_liked,
-       NULL AS post_id, NULL AS user_id
+       NULL AS post_id, NULL AS user_id, NULL::bigint AS like_time
 FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
 UNION ALL
-SELECT wanted.slot, edge.rev, NULL, edge.liked, edge.first_rev IS NOT NULL, edge.post_id, edge.user_id
+SELECT wanted.slot, edge.rev, NULL, edge.liked, edge.first_rev IS NOT NULL, edge.post_id, edge.user_id,
+       coalesce(edge.liked_at, edge.rev)
 FROM unnest(%(slots)s::smallint[], %(positions)s::bigint[]) AS wanted (slot, position)
 CROSS JOIN LATERAL (
     SELECT * FROM (
-        SELECT rev, first_rev, liked, post_id, user_id FROM edges
+        SELECT rev, first_rev, liked, post_id, user_id, liked_at FROM edges
         WHERE edges.slot = wanted.slot AND edges.rev > wanted.position
       AND few slots
         ORDER BY edges.rev LIMIT 2000

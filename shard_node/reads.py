@@ -249,7 +249,7 @@ class Reader:
     async def liked_posts(
         self, user_id: str, epoch: int, before: int, below: str, limit: int
     ) -> tuple[OpCode.ValueType, list[tuple[str, int]]]:
-        """What the user likes (post and revision), newest first, see ``user_store.list_liked_posts``; or why not."""
+        """What the user likes (post, since when), newest first, see ``user_store.list_liked_posts``; or why not."""
         (slot,) = self._ownership.slots_of([user_id])
         refused = self._ownership.refused_reads([slot], [epoch])
         if refused:
@@ -259,7 +259,11 @@ class Reader:
         found = await self._from_database(
             lambda connection: user_store.list_liked_posts(connection, slot, user_id, before, below, limit)
         )
-        return (OP_CODE_UNAVAILABLE, []) if found is None else (OP_CODE_UNSPECIFIED, found)
+        if found is None:
+            return OP_CODE_UNAVAILABLE, []
+        # Again: it may have left meanwhile, and its rows with it.
+        refused = self._ownership.refused_reads([slot], [epoch])
+        return (refused[0], []) if refused else (OP_CODE_UNSPECIFIED, found)
 
     async def _from_database(self, read: Callable[[Connection], Coroutine[Any, Any, T]]) -> T | None:
         """What ``read`` answers, or None when the database does not answer in time."""

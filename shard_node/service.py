@@ -61,6 +61,7 @@ from shard_node.reads import Reader, ReadUnit
 from shard_node.sessions import Sessions
 from shard_node.store import Place
 from shard_node.user_likes import MOST_TOLD, UserLikes
+from shard_node.user_store import ToldEdge
 from shard_node.watches import Watches
 from shard_node.writer import Writer
 
@@ -279,12 +280,13 @@ class ShardService:
         user_ids, post_ids = list(request.user_ids), list(request.post_ids)
         size = len(user_ids)
         if size > MOST_TOLD or any(
-            len(column) != size for column in (post_ids, request.revs, request.liked, request.epochs)
+            len(column) != size
+            for column in (post_ids, request.revs, request.liked, request.epochs, request.like_times)
         ):
             raise MessageMalformed("the columns of the edges differ in length, or are too long")
         if "\0" in "".join(user_ids) or "\0" in "".join(post_ids):
             raise IdNotPrintable
-        rows = list(zip(user_ids, post_ids, request.revs, request.liked, strict=True))
+        rows = list(map(ToldEdge, user_ids, post_ids, request.revs, request.liked, request.like_times))
         codes = await self._user_likes.apply(rows, list(request.epochs))
         topology = self._topology()
         return ApplyUserLikesResponse(topology_version=topology.version if topology else 0, codes=codes)
@@ -302,7 +304,7 @@ class ShardService:
         topology = self._topology()
         response = ListLikedPostsResponse(code=code, topology_version=topology.version if topology else 0)
         response.post_ids.extend([post_id for post_id, _ in likes])
-        response.revs.extend([rev for _, rev in likes])
+        response.like_times.extend([like_time for _, like_time in likes])
         return response
 
     def _check_cluster(self, cluster_id: str) -> None:

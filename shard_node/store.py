@@ -280,6 +280,7 @@ class ChangedEdge(NamedTuple):
     """An edge at a place of its slot's feed: ``place`` is its ``rev``, or its ``first_rev`` if it has changed since.
 
     ``first_rev`` is None for an edge that was never liked. Version and count are the post's, 0 if it never changed.
+    ``like_time``: since when the edge is so, in µs since 1970.
     """
 
     slot: int
@@ -291,6 +292,7 @@ class ChangedEdge(NamedTuple):
     user_id: str
     version: int
     like_count: int
+    like_time: int
 
 
 class SlotMoment(NamedTuple):

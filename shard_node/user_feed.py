@@ -31,7 +31,7 @@ from shard_node.store import Connection, Fence, SlotMoment
 from shard_node.user_likes import Codes
 from shard_node.user_marks import Routes, accepted, digest, rerouted, restored
 from shard_node.user_parcels import Destination, Parcel, Portion
-from shard_node.user_store import Marks, UserChange
+from shard_node.user_store import Marks, ToldEdge, UserChange
 from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -50,9 +50,9 @@ MARKS_INTERVAL: Final = 3.0
 """Seconds between two notes of the marks: so much is told again after a crash."""
 _RETRY: Final = 0.25
 
-Rows = Sequence[tuple[str, str, int, bool]]
+Rows = Sequence[ToldEdge]
 Deliver = Callable[[str, Rows, Sequence[int]], Awaitable[Codes]]
-"""Tells a node edges (user, post, revision, liked) with the epochs of the users' slots. Raises LikeringError."""
+"""Tells a node edges with the epochs of the users' slots. Raises LikeringError."""
 
 
 class Topologies(Protocol):

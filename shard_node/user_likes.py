@@ -19,7 +19,7 @@ from likering.shard.v1.shard_service_pb2 import OP_CODE_UNAVAILABLE, OP_CODE_UNS
 from shard_node import user_store
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, Fence
-from shard_node.user_store import UserLike
+from shard_node.user_store import ToldEdge, UserLike
 from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -48,8 +48,8 @@ class UserLikes:
     def __repr__(self) -> str:
         return f"<UserLikes {self._queued} queued>"
 
-    async def apply(self, rows: Sequence[tuple[str, str, int, bool]], epochs: Sequence[int]) -> Codes:
-        """Commits edges (user, post, revision, liked). A code per row; none at all: all are committed.
+    async def apply(self, rows: Sequence[ToldEdge], epochs: Sequence[int]) -> Codes:
+        """Commits edges. A code per row; none at all: all are committed.
 
         ``epochs``: of the users' slots, as the sender knows them.
         """
@@ -97,9 +97,7 @@ class UserLikes:
 class _Unit:
     """The rows of one call, and a future of their codes."""
 
-    def __init__(
-        self, rows: Sequence[tuple[str, str, int, bool]], slots: Sequence[int], epochs: Sequence[int]
-    ) -> None:
+    def __init__(self, rows: Sequence[ToldEdge], slots: Sequence[int], epochs: Sequence[int]) -> None:
         self.rows = rows
         self.slots = slots
         self.epochs = epochs
@@ -132,11 +130,13 @@ class _Commit:
                 if refused
                 else []
             )
-            for position, (user_id, post_id, rev, liked) in enumerate(unit.rows):
+            for position, (user_id, post_id, rev, liked, like_time) in enumerate(unit.rows):
                 if position in refused:
                     continue
                 known = newest.get((user_id, post_id))
                 if known is None or known.rev < rev:
-                    newest[user_id, post_id] = UserLike(user_id, post_id, unit.slots[position], rev, liked)
+                    newest[user_id, post_id] = UserLike(
+                        user_id, post_id, unit.slots[position], rev, liked, like_time
+                    )
         if newest:
             await user_store.apply(connection, fence, newest)

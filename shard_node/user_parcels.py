@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from shard_node.user_store import UserChange
+from shard_node.user_store import ToldEdge, UserChange
 
 FIRST_BACKOFF: Final = 0.05
 """Seconds."""
@@ -38,7 +38,7 @@ class Parcel:
 
     def __init__(self) -> None:
         self.portions: list[Portion] = []
-        self.rows: list[tuple[str, str, int, bool]] = []
+        self.rows: list[ToldEdge] = []
         self.epochs: list[int] = []
 
     def add(self, portion: Portion, changes: Sequence[tuple[UserChange, int]]) -> None:
@@ -46,7 +46,9 @@ class Parcel:
         portion.first = len(self.rows)
         for change, epoch in changes:
             if change.rev > portion.start:
-                self.rows.append((change.user_id, change.post_id, change.rev, change.liked))
+                self.rows.append(
+                    ToldEdge(change.user_id, change.post_id, change.rev, change.liked, change.like_time)
+                )
                 self.epochs.append(epoch)
                 portion.revs.append(change.rev)
         if portion.revs:

@@ -29,6 +29,7 @@ class UserLike(NamedTuple):
     slot: int
     rev: int
     liked: bool
+    like_time: int
 
 
 class UserChange(NamedTuple):
@@ -40,6 +41,18 @@ class UserChange(NamedTuple):
     was_liked: bool
     post_id: str
     user_id: str
+    like_time: int
+    """Since when it is so, in µs since 1970."""
+
+
+class ToldEdge(NamedTuple):
+    """What the owner of a post tells the owner of a user."""
+
+    user_id: str
+    post_id: str
+    rev: int
+    liked: bool
+    like_time: int
 
 
 class Marks(NamedTuple):
@@ -63,6 +76,7 @@ async def apply(connection: Connection, fence: Fence, likes: Mapping[tuple[str, 
             "liked": bool_array([row.liked for row in rows]),
             "user_ids": text_array([row.user_id for row in rows]),
             "post_ids": text_array([row.post_id for row in rows]),
+            "like_times": int_array([row.like_time for row in rows]),
         },
     )
     await check_fence(cursor)
@@ -71,8 +85,8 @@ async def apply(connection: Connection, fence: Fence, likes: Mapping[tuple[str, 
 async def list_liked_posts(
     connection: Connection, slot: int, user_id: str, before: int, below: str, limit: int
 ) -> list[tuple[str, int]]:
-    """Posts that the user likes and the revisions, newest first: of revisions below ``before``, or of that one and ids
-    below ``below``."""
+    """Posts that the user likes, and since when, newest first: since before ``before``, or since then and ids below
+    ``below``."""
     cursor = await execute(
         connection,
         "list_liked_posts",
@@ -96,11 +110,11 @@ async def read_changes(
     )
     moments: dict[int, SlotMoment] = {}
     changes: dict[int, list[UserChange]] = {slot: [] for slot in positions}
-    for slot, rev, epoch, liked, was_liked, post_id, user_id in await cursor.fetchall():
+    for slot, rev, epoch, liked, was_liked, post_id, user_id, like_time in await cursor.fetchall():
         if post_id is None:
             moments[slot] = SlotMoment(epoch, liked, rev)
         else:
-            changes[slot].append(UserChange(slot, rev, liked, was_liked, post_id, user_id))
+            changes[slot].append(UserChange(slot, rev, liked, was_liked, post_id, user_id, like_time))
     for found in changes.values():
         found.sort(key=lambda change: change.rev)
     return moments, changes

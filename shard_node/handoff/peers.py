@@ -15,6 +15,7 @@ from likering.shard.v1 import shard_service_pb2 as pb
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
 from likering.topology.moves import SlotMove
 from likering.topology.watch import TopologyWatch
+from shard_node.user_store import ToldEdge
 
 if TYPE_CHECKING:
     from likering.shard.v1.shard_service_pb2_grpc import ShardServiceAsyncStub
@@ -95,16 +96,17 @@ class Peers:
             raise _error(name, error) from error
 
     async def apply_user_likes(
-        self, name: str, rows: Sequence[tuple[str, str, int, bool]], epochs: Sequence[int]
+        self, name: str, rows: Sequence[ToldEdge], epochs: Sequence[int]
     ) -> Sequence[pb.OpCode.ValueType]:
-        """Tells the owner of users of their edges (user, post, revision, liked); a code per row, or none at all."""
+        """Tells the owner of users of their edges; a code per row, or none at all."""
         stub = await self._stub(name)
         request = pb.ApplyUserLikesRequest(
             cluster_id=self._cluster_id,
-            user_ids=[row[0] for row in rows],
-            post_ids=[row[1] for row in rows],
-            revs=[row[2] for row in rows],
-            liked=[row[3] for row in rows],
+            user_ids=[row.user_id for row in rows],
+            post_ids=[row.post_id for row in rows],
+            revs=[row.rev for row in rows],
+            liked=[row.liked for row in rows],
+            like_times=[row.like_time for row in rows],
             epochs=epochs,
         )
         try:

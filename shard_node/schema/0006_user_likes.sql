@@ -5,9 +5,10 @@ CREATE TABLE user_likes (
     liked   boolean NOT NULL,  -- an unlike stays: an older like may be told again
     user_id text COLLATE "C" NOT NULL,
     post_id text COLLATE "C" NOT NULL,
+    liked_at bigint,           -- since when the user likes the post, in µs since 1970; NULL: since the revision
     PRIMARY KEY (user_id, post_id, slot)
 ) PARTITION BY LIST (slot);
-CREATE INDEX liked_posts ON user_likes (user_id, rev) WHERE liked;
+CREATE INDEX liked_posts ON user_likes (user_id, coalesce(liked_at, rev)) WHERE liked;
 
 DO $$
 DECLARE held smallint;

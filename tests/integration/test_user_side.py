@@ -29,7 +29,7 @@ from shard_node.store import Connection
 from shard_node.user_feed import Rows, UserFeed
 from shard_node.user_likes import Codes, UserLikes
 from shard_node.user_marks import digest
-from shard_node.user_store import Marks
+from shard_node.user_store import Marks, ToldEdge
 from shard_node.writer import Writer
 from tests.integration.node_database import EPOCH, SLOTS, prepared, unit
 from tests.parts.until import until
@@ -91,7 +91,8 @@ class Node:
         await self.writer.submit(unit([(like, post, user, 0) for like, user, post in operations]))
 
     async def tell(self, *rows: tuple[str, str, int, bool], epoch: int = EPOCH) -> Codes:
-        return await self.likes.apply(rows, [epoch] * len(rows))
+        edges = [ToldEdge(*row, like_time=row[2]) for row in rows]
+        return await self.likes.apply(edges, [epoch] * len(rows))
 
     async def rows(self, what: str = "user_id, post_id, rev, liked", table: str = "user_likes") -> list[Any]:
         async with self.pool.connection() as connection:
@@ -311,7 +312,9 @@ async def test_marks_go_with_a_slot(pair: Pair) -> None:
 async def test_a_node_whose_users_side_is_off_takes_nothing(pair: Pair) -> None:
     """And says so, so that it is told again."""
     off = UserLikes(pair.nodes["b"].ownership, pair.nodes["b"].writer, enabled=False)
-    assert list(await off.apply([(users(UPPER)[0], "p", 5, True)], [EPOCH])) == [OP_CODE_UNAVAILABLE]
+    assert list(await off.apply([ToldEdge(users(UPPER)[0], "p", 5, True, 5)], [EPOCH])) == [
+        OP_CODE_UNAVAILABLE
+    ]
     assert await pair.nodes["b"].rows() == []
 
 

@@ -79,7 +79,7 @@ class FakeShard:
             )
             before = (request.before, request.below_post_id)
             page = [place for place in liked if place < before][: request.limit]
-            response.revs.extend([rev for rev, _ in page])
+            response.like_times.extend([rev for rev, _ in page])
             response.post_ids.extend([post for _, post in page])
         return response
 
@@ -126,7 +126,7 @@ class FakeShard:
             newest_first = sorted(((rev, user) for user, rev in users.items()), reverse=True)
             before = (request.before_time, request.before)
             page = [(rev, user) for rev, user in newest_first if (rev, rev) < before][: request.limit]
-            response.revs.extend([rev for rev, _ in page])
+            response.like_times.extend([rev for rev, _ in page])
             response.like_times.extend([rev for rev, _ in page])
             response.user_ids.extend([user for _, user in page])
             response.count, response.version = len(users), self.versions.get(request.post_id, 0)

@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -122,7 +123,19 @@ def test_a_round_trip_into_another_number_of_slots(
             likers = [(like.user_id, like.like_time) for like in here.likers(post)]
             assert [(like.user_id, like.like_time) for like in there.likers(post)] == likers
         assert not there.has_liked(*rows[0][:2])
-        assert there.has_liked(*rows[1][:2])
+        user, post, time = rows[1]
+        assert there.has_liked(user, post)
+        assert since(there, user, post) == time
+
+
+def since(tracker: LikeTracker, user: str, post: str) -> str:
+    """Since when the user likes the post, by the users' side, which is told after a moment."""
+    for _ in range(1000):
+        for like in tracker.liked_posts(user):
+            if like.post_id == post:
+                return text_of(int(like.like_time.timestamp()) * 1_000_000)
+        sleep(0.02)
+    raise AssertionError(f"{user} has not been told of {post}")
 
 
 class Importing:

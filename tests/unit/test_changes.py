@@ -12,7 +12,7 @@ from shard_node.store import ChangedEdge, SlotMoment
 
 
 def edge(user: str, rev: int, first_rev: int | None, *, place: int | None = None) -> ChangedEdge:
-    return ChangedEdge(0, place or rev, rev, first_rev, True, "p", user, 1, 1)
+    return ChangedEdge(0, place or rev, rev, first_rev, True, "p", user, 1, 1, rev)
 
 
 def moment(last_rev: int, *, owned: bool = True) -> SlotMoment:
@@ -83,7 +83,9 @@ def test_whatever_happens_between_pages_each_first_like_comes_once_and_the_last_
                     continue
                 last_rev += 1
                 first_rev = before.first_rev if before and before.first_rev else last_rev if liked else None
-                edges[user] = ChangedEdge(0, last_rev, last_rev, first_rev, liked, "p", str(user), 1, 1)
+                edges[user] = ChangedEdge(
+                    0, last_rev, last_rev, first_rev, liked, "p", str(user), 1, 1, last_rev
+                )
             complete = False
             continue
         by_rev = sorted((one for one in edges.values() if one.rev > position), key=lambda one: one.place)

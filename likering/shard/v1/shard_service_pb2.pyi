@@ -1185,6 +1185,7 @@ class ApplyUserLikesRequest(google.protobuf.message.Message):
     REVS_FIELD_NUMBER: builtins.int
     LIKED_FIELD_NUMBER: builtins.int
     EPOCHS_FIELD_NUMBER: builtins.int
+    LIKE_TIMES_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster that the sender belongs to."""
     @property
@@ -1207,6 +1208,12 @@ class ApplyUserLikesRequest(google.protobuf.message.Message):
     def epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Column: the epoch of the user's slot that the sender knows."""
 
+    @property
+    def like_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: since when it is so, in µs since 1970: the revision, or the time
+        that an import gave.
+        """
+
     def __init__(
         self,
         *,
@@ -1216,8 +1223,9 @@ class ApplyUserLikesRequest(google.protobuf.message.Message):
         revs: collections.abc.Iterable[builtins.int] | None = ...,
         liked: collections.abc.Iterable[builtins.bool] | None = ...,
         epochs: collections.abc.Iterable[builtins.int] | None = ...,
+        like_times: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "liked", b"liked", "post_ids", b"post_ids", "revs", b"revs", "user_ids", b"user_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "like_times", b"like_times", "liked", b"liked", "post_ids", b"post_ids", "revs", b"revs", "user_ids", b"user_ids"]) -> None: ...
 
 global___ApplyUserLikesRequest = ApplyUserLikesRequest
 
@@ -1267,7 +1275,7 @@ class ListLikedPostsRequest(google.protobuf.message.Message):
     epoch: builtins.int
     """The epoch of the user's slot that the sender knows."""
     before: builtins.int
-    """Only likes of a lower revision, or of this one and"""
+    """Only likes since before this time (µs since 1970), or since then and"""
     below_post_id: builtins.str
     """of a post whose id is lower, byte by byte."""
     limit: builtins.int
@@ -1296,7 +1304,7 @@ class ListLikedPostsResponse(google.protobuf.message.Message):
     CODE_FIELD_NUMBER: builtins.int
     TOPOLOGY_VERSION_FIELD_NUMBER: builtins.int
     POST_IDS_FIELD_NUMBER: builtins.int
-    REVS_FIELD_NUMBER: builtins.int
+    LIKE_TIMES_FIELD_NUMBER: builtins.int
     code: global___OpCode.ValueType
     """Success or failure."""
     topology_version: builtins.int
@@ -1306,8 +1314,8 @@ class ListLikedPostsResponse(google.protobuf.message.Message):
         """Column: what the user likes."""
 
     @property
-    def revs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Column: the revision of the like, not rising."""
+    def like_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Column: since when, in µs since 1970, not rising."""
 
     def __init__(
         self,
@@ -1315,8 +1323,8 @@ class ListLikedPostsResponse(google.protobuf.message.Message):
         code: global___OpCode.ValueType = ...,
         topology_version: builtins.int = ...,
         post_ids: collections.abc.Iterable[builtins.str] | None = ...,
-        revs: collections.abc.Iterable[builtins.int] | None = ...,
+        like_times: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["code", b"code", "post_ids", b"post_ids", "revs", b"revs", "topology_version", b"topology_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "like_times", b"like_times", "post_ids", b"post_ids", "topology_version", b"topology_version"]) -> None: ...
 
 global___ListLikedPostsResponse = ListLikedPostsResponse
