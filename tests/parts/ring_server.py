@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -149,12 +149,17 @@ class FakeNode:
         self._server = Server([ServiceHandlers(service, self)])
 
     def __getattr__(self, name: str) -> Any:
-        if name not in shard.DESCRIPTOR.services_by_name["ShardService"].methods_by_name:
+        method = shard.DESCRIPTOR.services_by_name["ShardService"].methods_by_name.get(name)
+        if method is None:
             raise AttributeError(name)
 
         async def unused(request: Any, call: Call) -> Any: ...
 
-        return unused
+        async def unused_stream(request: Any, call: Call) -> AsyncGenerator[Any, None]:
+            return
+            yield
+
+        return unused_stream if method.server_streaming else unused
 
     @property
     def address(self) -> str:
