@@ -24,6 +24,7 @@ from comparison import resize as resizing
 from comparison import user_side as telling
 from comparison.events import catching_up
 from comparison.figures import Sample, measured, others_share
+from comparison.friends import asked_together
 from comparison.imports import imports
 from comparison.pages import long_list
 from comparison.report import (
@@ -141,6 +142,21 @@ def pages(
         )
     console.print(figures)
     if figures["failed"] or figures["problem"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def friends(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each way is measured.")] = 10,
+) -> None:
+    """Measure FilterLikers beside HasLiked. Exit code 1: an answer was wrong."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="likering-friends-") as directory:
+        figures = asyncio.run(
+            asked_together(Path(directory), lambda line: console.print(line, style="dim"), rounds=rounds)
+        )
+    console.print(figures)
+    if figures["wrong"]:
         raise typer.Exit(1)
 
 
