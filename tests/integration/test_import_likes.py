@@ -68,6 +68,20 @@ async def test_likes_are_counted_and_listed_by_their_times(node: AdminNode) -> N
     assert liked == {0: 30, 1: 5}
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+async def test_pages_of_a_list_end_between_likes_of_one_time(node: AdminNode, size: int) -> None:
+    await imported(node, [(f"u{n}", POST, 10 + n // 4) for n in range(10)])
+    listed: list[str] = []
+    before = NEWEST
+    while True:
+        _, page = await store.list_likers(node.connection, SLOT, POST, before, size)
+        if not page:
+            break
+        listed += [user for user, _ in page]
+        before = page[-1][1]
+    assert listed == [f"u{n}" for n in range(9, -1, -1)]
+
+
 async def test_a_repeated_import_changes_nothing(node: AdminNode) -> None:
     likes = [(f"u{n}", POST, LONG_AGO + n) for n in range(50)]
     await imported(node, likes)
