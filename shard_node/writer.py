@@ -329,11 +329,14 @@ class Writer:
             again()
             await self._reload_fence()
             return False
-        except (psycopg.Error, TimeoutError, RefusedJob, asyncio.CancelledError) as error:
-            ended = isinstance(error, asyncio.CancelledError)
+        except asyncio.CancelledError:
             if not future.done():
-                future.set_exception(ConnectionError("the writer has ended") if ended else error)
-            if ended or (not isinstance(error, RefusedJob) and self._is_lost(error)):
+                future.set_exception(ConnectionError("the writer has ended"))
+            raise
+        except (psycopg.Error, TimeoutError, RefusedJob) as error:
+            if not future.done():
+                future.set_exception(error)
+            if not isinstance(error, RefusedJob) and self._is_lost(error):
                 raise
             return False
         if not future.done():
