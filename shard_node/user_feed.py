@@ -326,7 +326,8 @@ class UserFeed:
         sent_at = time.time()
         codes: Codes | None = None
         try:
-            codes = await self._deliver(destination.name, parcel.rows, parcel.epochs)
+            answer = await self._deliver(destination.name, parcel.rows, parcel.epochs)
+            codes = answer if len(answer) in (0, len(parcel.rows)) else None
         except LikeringError as error:
             if not destination.failures:
                 log.info("cannot tell a node of its users", node=destination.name, reason=error.message)

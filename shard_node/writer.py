@@ -333,26 +333,10 @@ class Writer:
     async def _write(self, job: Job, future: asyncio.Future[None]) -> None:
         if future.done():
             return  # given up by its caller before it began
-        connection = self._leadership.connection
         began = time.monotonic()
-        try:
-            await self._within(job(connection, self._leadership.fence))
-        except store.FenceLost:
-            self._jobs.appendleft((job, future))
-            await self._reload_fence()
-        except (psycopg.Error, TimeoutError) as error:
-            if not future.done():
-                future.set_exception(error)
-            if self._is_lost(error):
-                raise
-            await self._within(connection.rollback())
-        else:
+        work = job(self._leadership.connection, self._leadership.fence)
+        if await self._try(work, future, lambda: self._jobs.appendleft((job, future))):
             self._leadership.proved(began)
-            if not future.done():
-                future.set_result(None)
-        finally:
-            if not future.done() and (job, future) not in self._jobs:
-                future.set_exception(ConnectionError("the writer has ended"))
 
     async def _beat(self, barriers: list[asyncio.Future[bool]]) -> None:
         began = time.monotonic()
@@ -374,22 +358,34 @@ class Writer:
         await store.check_fence(await store.beat(self._leadership.connection, self._leadership.fence))
 
     async def _change_slots(self, job: SlotsJob, last_rev: int, future: asyncio.Future[None]) -> None:
+        entry = job, last_rev, future
+        await self._try(
+            self._slots_transaction(job, last_rev), future, lambda: self._slots_jobs.appendleft(entry)
+        )
+
+    async def _try(
+        self, work: Coroutine[Any, Any, None], future: asyncio.Future[None], again: Callable[[], None]
+    ) -> bool:
+        """Whether a job was done; tells its future, or calls ``again`` when it is to be done under another fence."""
         try:
-            await self._within(self._slots_transaction(job, last_rev))
+            await self._within(work)
         except store.FenceLost:
-            self._slots_jobs.appendleft((job, last_rev, future))
+            again()
             await self._reload_fence()
-        except (psycopg.Error, TimeoutError) as error:
+            return False
+        except asyncio.CancelledError:
+            if not future.done():
+                future.set_exception(ConnectionError("the writer has ended"))
+            raise
+        except (psycopg.Error, TimeoutError, RefusedJob, LikeringError) as error:
             if not future.done():
                 future.set_exception(error)
-            if self._is_lost(error):
+            if not isinstance(error, (RefusedJob, LikeringError)) and self._is_lost(error):
                 raise
-        except (RefusedJob, LikeringError) as error:
-            if not future.done():
-                future.set_exception(error)
-        else:
-            if not future.done():
-                future.set_result(None)
+            return False
+        if not future.done():
+            future.set_result(None)
+        return True
 
     async def _slots_transaction(self, job: SlotsJob, last_rev: int) -> None:
         connection, fence = self._leadership.connection, self._leadership.fence

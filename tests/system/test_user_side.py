@@ -11,7 +11,7 @@ import pytest
 
 from likering import AsyncLikes
 from likering.ring.hashing import slot_of
-from tests.parts.one_handoff import SLOTS, Handoff
+from tests.parts.one_handoff import SLOTS, Handoff, connect
 from tests.parts.until import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -34,6 +34,19 @@ async def test_a_postgres_crashes_while_its_node_is_told(handoff: Handoff) -> No
     await until(handoff.takes_writes_of(handoff.target))
     await handoff.callers.stop()
     await handoff.users_told()
+
+
+async def test_a_slot_takes_along_how_far_it_has_been_told(handoff: Handoff) -> None:
+    """Noted when the target begins to serve: else all of the slot would be told again."""
+    await handoff.begin_until(handoff.target, "serving")
+    async with await connect(handoff.cluster.nodes[handoff.target].postgres_dsn) as connection:
+        cursor = await connection.execute("SELECT marks FROM user_feeds WHERE slot = %s", [handoff.slot])
+        row = await cursor.fetchone()
+    handoff.release(handoff.target)
+    assert row is not None
+    assert row[0].keys() == set(handoff.cluster.nodes)
+    assert min(row[0].values()) > 0
+    await handoff.ends()
 
 
 async def test_the_feed_of_a_dead_node_holds_up_nobody_else(handoff: Handoff) -> None:

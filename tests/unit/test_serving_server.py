@@ -40,6 +40,8 @@ class Servicer:
         _run
     )
 
+    ListLikedPosts = _run
+
     async def WatchLikeCounts(self, request: Any, call: Call) -> AsyncGenerator[Any, None]:
         yield await self._run(request, call)
 
