@@ -70,7 +70,7 @@ class PageTokens:
     def read_after(self, subject: str, token: str) -> tuple[int, str]:
         """Position and id in a token that ``make_after`` gave for this subject. Raises InvalidArgument for others."""
         data = self._tokens.open(subject, token)
-        if data is None or len(data) < _POSITION.size:
+        if data is None or len(data) <= _POSITION.size:
             raise _invalid()
         (position,) = _POSITION.unpack_from(data)
         return position, data[_POSITION.size :].decode()

@@ -126,7 +126,7 @@ class FakeShard:
             newest_first = sorted(((rev, user) for user, rev in users.items()), reverse=True)
             before = (request.before_time, request.before)
             page = [(rev, user) for rev, user in newest_first if (rev, rev) < before][: request.limit]
-            response.like_times.extend([rev for rev, _ in page])
+            response.revs.extend([rev for rev, _ in page])
             response.like_times.extend([rev for rev, _ in page])
             response.user_ids.extend([user for _, user in page])
             response.count, response.version = len(users), self.versions.get(request.post_id, 0)
