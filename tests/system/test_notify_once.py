@@ -56,7 +56,8 @@ class Group:
         """Post and user of each notification."""
         found: list[tuple[str, str]] = []
         for path in self._directory.glob("*.db"):
-            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            # Not read-only: whoever opens it first after a kill has to undo what the killed process had begun.
+            with closing(sqlite3.connect(path, timeout=30.0)) as database:
                 if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'notifications'").fetchone():
                     found += database.execute("SELECT post_id, user_id FROM notifications").fetchall()
         return found
