@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
 
 import hypothesis
 import psycopg
@@ -13,6 +14,7 @@ from psycopg import sql
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.postgres import PostgresServer
 from likering.dev.valkey import ValkeyServer
+from tests.parts.cluster_logs import complaints
 
 # An example's time depends on who else uses the machine; pytest-timeout ends a test that hangs.
 hypothesis.settings.register_profile("likering", deadline=None)
@@ -57,3 +59,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluste
     """A running cluster of three nodes for the whole session. Who kills parts of it starts one of their own."""
     with EmbeddedCluster(tmp_path_factory.mktemp("cluster"), nodes=3) as cluster:
         yield cluster
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the clusters of a test that failed complained of meanwhile stands below its traceback."""
+    report = yield
+    if report.failed:
+        arguments = getattr(item, "funcargs", {}).values()
+        for cluster in (one for one in arguments if isinstance(one, EmbeddedCluster)):
+            lines = complaints(cluster.directory / "logs", datetime.fromtimestamp(call.start, UTC))
+            report.sections.append((f"complaints in {cluster.directory.name}", "\n".join(lines)))
+    return report

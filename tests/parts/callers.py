@@ -7,6 +7,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import grpc.aio
@@ -180,8 +181,9 @@ class Callers:
         return next(self._numbers)
 
     def failed(self, error: LikeringError) -> None:
-        """Notes why a call failed."""
-        self.history.failures.append(f"{error.reason}: {error.message}")
+        """Notes why a call failed, and when: the logs of the cluster say what happened then."""
+        now = datetime.now(UTC)
+        self.history.failures.append(f"{error.reason}: {error.message} ({now:%H:%M:%S.%f})")
 
     def noted(self, change: Change) -> None:
         """Notes a like or unlike."""
