@@ -2,7 +2,7 @@
 
 Under load calls trickle in over many loop ticks, since that is how grpc.aio accepts them. Sent at the end of each
 tick, a batch had two operations and cost more than they did. So once a sending had the operations of several calls,
-the next one waits for a lull: a millisecond without an arrival, or ``LONGEST``. It sleeps meanwhile and leaves the
+the next one waits for a lull: a millisecond or more without an arrival, or ``LONGEST``. It sleeps meanwhile and leaves the
 CPU to those who bring more calls. A caller alone is sent for at the end of the tick. docs/decisions/0007-gathering.md
 has figures.
 """
@@ -19,10 +19,11 @@ FEW: Final = 2
 SHORTEST_LULL: Final = 0.001
 LONGEST_LULL: Final = 0.02
 """Seconds without an arrival after which what has gathered is sent. Timers have no finer resolution than the first."""
-LULL_OF_BATCH: Final = 0.25
+LULL_OF_BATCH: Final = 0.5
 """The lull, as a part of the time that a batch takes."""
 LONGEST: Final = 0.025
-"""Seconds after which is sent even though calls keep arriving."""
+"""Seconds after which is sent even though calls keep arriving, or after the time of a batch, if that is longer."""
+LONGEST_OF_ALL: Final = 0.1
 
 
 class Pace:
@@ -46,6 +47,11 @@ class Pace:
     def _lull(self) -> float:
         return min(max(LULL_OF_BATCH * self._batch_seconds, SHORTEST_LULL), LONGEST_LULL)
 
+    @property
+    def _longest(self) -> float:
+        # Batches take long where the CPU is short, and larger ones need less of it.
+        return min(max(self._batch_seconds, LONGEST), LONGEST_OF_ALL)
+
     def took(self, seconds: float) -> None:
         """A batch was answered after so long. The lull follows the mean of the last ten or so."""
         self._batch_seconds += 0.1 * (seconds - self._batch_seconds)
@@ -60,7 +66,7 @@ class Pace:
             if self._sent_last <= FEW:
                 self._loop.call_soon(self._send)
             else:
-                self._latest = monotonic() + LONGEST
+                self._latest = monotonic() + self._longest
                 self._wait()
         self._due.append(send)
 

@@ -36,8 +36,8 @@ from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
 
-LOOK_INTERVAL: Final = 0.15
-"""Seconds between two looks at what commits have added: what gathers is committed together at the other side."""
+LOOK_INTERVAL: Final = 0.25
+"""Seconds between two looks at what commits have added. Each costs a call to every node, whatever there is to tell."""
 PAGE: Final = 1000
 """Most changes of one look, and so of one call."""
 SLOTS_AT_ONCE: Final = 64
