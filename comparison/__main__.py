@@ -61,6 +61,9 @@ def run(
         int, typer.Option(min=1, help="Router workers, and processes of the echo and of each peer.")
     ] = 1,
     side: Annotated[list[str] | None, typer.Option(help="Only these sides.")] = None,
+    user_side: Annotated[
+        bool, typer.Option(help="Keep the lists of what users like, too: no peer does.")
+    ] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="The run as JSON.")] = Path(
         "comparison.json"
     ),
@@ -68,7 +71,11 @@ def run(
     """Measure likering beside its peers and limits. Exit code 1: an acknowledged like is not in the databases."""
     base = _QUICK if quick else _FULL
     settings = Settings(
-        rounds=rounds or base.rounds, seconds=seconds or base.seconds, warmup=base.warmup, processes=processes
+        rounds=rounds or base.rounds,
+        seconds=seconds or base.seconds,
+        warmup=base.warmup,
+        processes=processes,
+        user_side=user_side,
     )
     selector = PacedSelector()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
@@ -282,11 +289,11 @@ async def _run(
         directory = Path(tempfile.mkdtemp(prefix="likering-compare-"))
         try:
             console.rule(f"{size} node{'s' if size > 1 else ''}")
-            async with Stage(
-                directory, size, settings.processes, lambda line: console.print(line, style="dim")
-            ) as stage:
-                run["machine"]["postgres"] = stage.postgres_version()
-                run["clusters"][str(size)] = await _measure(stage, settings, only, selector, console)
+            stage = Stage(directory, size, settings.processes, lambda line: console.print(line, style="dim"))
+            with telling.turned(on=settings.user_side):
+                async with stage:
+                    run["machine"]["postgres"] = stage.postgres_version()
+                    run["clusters"][str(size)] = await _measure(stage, settings, only, selector, console)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
     _show(figures_table(run), "figures", console)

@@ -110,7 +110,7 @@ def markdown(run: Mapping[str, Any]) -> str:
         f"Measured {run['date']} on {machine['cpus']} × {machine['cpu']}: Python {machine['python']},"
         f" grpcio {machine['grpcio']}, Postgres {machine['postgres']}; {settings['rounds']} rounds of"
         f" {settings['seconds']:g} s for each side, {settings['in_flight']} unary calls in flight, router workers ="
-        f" echo processes = {settings['processes']}.",
+        f" echo processes = {settings['processes']}; users' lists {'on' if settings.get('user_side') else 'off'}.",
         "",
         *_markdown_table(figures_table(run)),
     ]

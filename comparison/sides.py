@@ -38,6 +38,7 @@ class Settings:
     seconds: float
     warmup: float
     processes: int = 1  # of the router, the echo and the peers each
+    user_side: bool = False  # whether nodes keep the lists of what users like
     in_flight: int = 256  # unary calls
     mutates: int = 256  # MutateLikes in flight: 128,000 likes
     batch: int = 500

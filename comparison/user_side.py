@@ -33,7 +33,7 @@ async def user_side(
     problems: list[str] = []
     for number in range(rounds):
         for side in ("on", "off") if number % 2 == 0 else ("off", "on"):
-            with _turned(side):
+            with turned(on=side == "on"):
                 async with ring(directory / f"{number}-{side}", say, nodes=nodes) as one:
                     likes = await one.load(mix=_LIKES, seconds=seconds, warmup=2.0, in_flight=256)
                     throughput[side].append(likes.calls_per_second)
@@ -60,9 +60,9 @@ async def user_side(
 
 
 @contextmanager
-def _turned(side: str) -> Iterator[None]:
+def turned(*, on: bool) -> Iterator[None]:
     """For the nodes that are started meanwhile."""
-    os.environ[_OFF] = "true" if side == "on" else "false"
+    os.environ[_OFF] = "true" if on else "false"
     try:
         yield
     finally:

@@ -2,9 +2,9 @@
 
 Under load calls trickle in over many loop ticks, since that is how grpc.aio accepts them. Sent at the end of each
 tick, a batch had two operations and cost more than they did. So once a sending had the operations of several calls,
-the next one waits for a lull: a millisecond or more without an arrival, or ``LONGEST``. It sleeps meanwhile and leaves the
-CPU to those who bring more calls. A caller alone is sent for at the end of the tick. docs/decisions/0007-gathering.md
-has figures.
+the next one waits for a lull: a millisecond or more without an arrival, or ``LONGEST``. It sleeps meanwhile and leaves
+the CPU to those who bring more calls. A caller alone is sent for at the end of the tick.
+docs/decisions/0007-gathering.md has figures.
 """
 
 from __future__ import annotations

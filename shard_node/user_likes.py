@@ -1,9 +1,9 @@
 """The users' side of a node: takes what the owners of posts tell of edges and commits it, in the writer's turn.
 
 What arrives within a tenth of a second, or while a transaction runs, is written by one together: several nodes tell a
-few rows each at a calm hour, and a transaction costs the same whatever it carries. A row is accepted only once it is committed
-behind the fence, by a node that owns the user's slot at the epoch that the sender knows: so it is before the seal when
-the slot moves. Rows come more than once and late; the newest revision of an edge stands.
+few rows each at a calm hour, and a transaction costs the same whatever it carries. A row is accepted only once it is
+committed behind the fence, by a node that owns the user's slot at the epoch that the sender knows: so it is before the
+seal when the slot moves. Rows come more than once and late; the newest revision of an edge stands.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 MOST_TOLD: Final = 2000
 """Most rows of one call."""
-_MOST_AT_ONCE: Final = 1000
+_MOST_AT_ONCE: Final = 500
 """Rows of one transaction, unless a single call has more: likes wait meanwhile."""
 _MOST_QUEUED: Final = 20_000
 GATHERING: Final = 0.1

@@ -46,6 +46,8 @@ INTENT_TOLERANCE_US = 60_000_000
 """How far ahead of this clock an intent may be."""
 MOST_REST = 0.1
 """Seconds that the writer rests at most after a commit when it is to write less."""
+JOBS_REST = 2.0
+"""While likes wait, the next job does so for as many times as long as the last one took."""
 TRANSACTION_TIMEOUT = 5.0
 """Seconds after which a transaction that does not answer is given up, with an unknown outcome."""
 
@@ -81,6 +83,7 @@ class Writer:
         self._slots_change = asyncio.Event()
         self._maintenance: deque[Transaction] = deque()
         self._jobs: deque[tuple[Job, asyncio.Future[None]]] = deque()
+        self._next_job = 0.0
         self._wake = asyncio.Event()
         self.led = asyncio.Event()
         """Set once this process has led: from then on ``ownership`` is what its database says."""
@@ -142,6 +145,8 @@ class Writer:
 
     async def write(self, job: Job) -> None:
         """Runs a transaction that is no group of likes in the writer's turn, between two of those.
+
+        While likes wait, jobs get a third of the writer's time at most.
 
         ``job`` gets the connection, in autocommit, and the fence, which all that it writes must hold; it raises
         FenceLost when that does not, and is then called again with another one. Raises what it
@@ -221,11 +226,12 @@ class Writer:
             if self._leadership.proof_age > BEAT_INTERVAL:
                 await self._beat([])  # commits that the server refuses prove nothing
             began = time.monotonic()
-            # One of each between two batches.
-            worked = bool(self._maintenance or self._jobs)
+            # At most one of each between two batches.
+            job = bool(self._jobs) and (not self._queue or began >= self._next_job)
+            worked = bool(self._maintenance) or job
             if self._maintenance:
                 await self._maintain(self._maintenance.popleft())
-            if self._jobs:
+            if job:
                 await self._write(*self._jobs.popleft())
             barriers, self._barriers = self._barriers, []
             batch = self._next_batch()
@@ -337,6 +343,7 @@ class Writer:
         work = job(self._leadership.connection, self._leadership.fence)
         if await self._try(work, future, lambda: self._jobs.appendleft((job, future))):
             self._leadership.proved(began)
+        self._next_job = time.monotonic() + JOBS_REST * (time.monotonic() - began)
 
     async def _beat(self, barriers: list[asyncio.Future[bool]]) -> None:
         began = time.monotonic()

@@ -130,6 +130,26 @@ async def test_a_change_of_slots_ends_a_rest(
     assert node.published == [1, 2]
 
 
+async def test_a_job_that_follows_another_waits_while_likes_do(
+    process: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For many times as long as the other one took; when no likes wait, it does not either."""
+    monkeypatch.setattr(writer_module, "JOBS_REST", 1e9)
+    monkeypatch.setattr(writer_module, "MAX_BATCH", 1)
+    node = process()
+    await node.leads()
+    committed: list[int] = []
+
+    async def job(connection: Connection, fence: Fence) -> None:
+        committed.append(len(node.published))
+
+    likes = [node.writer.submit(unit([(True, "p", f"u{n}", 0)])) for n in range(5)]
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.gather(*likes, *(node.writer.write(job) for _ in range(3)))
+    assert committed[0] < 5
+    assert committed[1:] == [5, 5]
+
+
 async def test_a_full_queue_refuses_at_once(process: Callable[..., Process]) -> None:
     """Nothing of a refused unit is executed."""
     node = process(max_queued=10)
