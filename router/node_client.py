@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import grpc
@@ -73,9 +73,7 @@ class NodeClient:
 
     async def execute(self, request: shard.ExecuteRequest, timeout: float) -> shard.ExecuteResponse:
         """Sends a batch. Raises BatchNotSent, BatchLost or BatchRefused."""
-        link = self._link
-        if link is None or not self._connected:
-            raise BatchNotSent
+        link = self._standing_link()
         self._batch_number += 1
         number = self._batch_number
         request.session_id = self._session_id
@@ -98,87 +96,49 @@ class NodeClient:
 
     async def list_likers(self, request: shard.ListLikersRequest, timeout: float) -> shard.ListLikersResponse:
         """Sends the question. Raises BatchNotSent, BatchLost or BatchRefused."""
-        link = self._link
-        if link is None or not self._connected:
-            raise BatchNotSent
-        try:
+        link = self._standing_link()
+        with _told_apart(link):
             return await link.stub.ListLikers(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise _what_happened(error) from error
-        except asyncio.CancelledError:
-            if link.given_up:
-                raise BatchLost from None
-            raise
 
     async def list_liked_posts(
         self, request: shard.ListLikedPostsRequest, timeout: float
     ) -> shard.ListLikedPostsResponse:
         """Sends the question. Raises BatchNotSent, BatchLost or BatchRefused."""
-        link = self._link
-        if link is None or not self._connected:
-            raise BatchNotSent
-        try:
+        link = self._standing_link()
+        with _told_apart(link):
             return await link.stub.ListLikedPosts(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise _what_happened(error) from error
-        except asyncio.CancelledError:
-            if link.given_up:
-                raise BatchLost from None
-            raise
 
     async def watch_counts(
         self, request: shard.WatchCountsRequest
     ) -> AsyncGenerator[shard.WatchCountsResponse, None]:
         """The stream, until the node ends it. Raises BatchNotSent, BatchLost or BatchRefused. To be closed."""
-        link = self._link
-        if link is None or not self._connected:
-            raise BatchNotSent
-        call = link.stub.WatchCounts(request)
+        link = self._standing_link()
+        stream = link.stub.WatchCounts(request)
         try:
-            async for response in call:
-                yield response
-        except grpc.aio.AioRpcError as error:
-            raise _what_happened(error) from error
-        except asyncio.CancelledError:
-            if link.given_up:
-                raise BatchLost from None
-            raise
+            with _told_apart(link):
+                async for response in stream:
+                    yield response
         finally:
-            call.cancel()
+            stream.cancel()
 
     async def update_watch(
         self, request: shard.UpdateWatchRequest, timeout: float
     ) -> shard.UpdateWatchResponse:
         """Sends the change. Raises BatchNotSent, BatchLost or BatchRefused."""
-        link = self._link
-        if link is None or not self._connected:
-            raise BatchNotSent
-        try:
+        link = self._standing_link()
+        with _told_apart(link):
             return await link.stub.UpdateWatch(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise _what_happened(error) from error
-        except asyncio.CancelledError:
-            if link.given_up:
-                raise BatchLost from None
-            raise
 
     async def stream_changes(
         self, request: shard.StreamChangesRequest
     ) -> AsyncGenerator[shard.StreamChangesResponse, None]:
         """What the node streams, until it ends the stream. Raises BatchNotSent, BatchLost or BatchRefused."""
-        link = self._link
-        if link is None or not self._connected:
-            raise BatchNotSent
+        link = self._standing_link()
         stream = link.stub.StreamChanges(request)
         try:
-            async for response in stream:
-                yield response
-        except grpc.aio.AioRpcError as error:
-            raise _what_happened(error) from error
-        except asyncio.CancelledError:
-            if link.given_up:
-                raise BatchLost from None
-            raise
+            with _told_apart(link):
+                async for response in stream:
+                    yield response
         finally:
             stream.cancel()
 
@@ -190,6 +150,12 @@ class NodeClient:
         self._set_connected(False)
         if self._retired:
             await asyncio.wait(self._retired)
+
+    def _standing_link(self) -> _Link:
+        link = self._link
+        if link is None or not self._connected:
+            raise BatchNotSent
+        return link
 
     def _retire(self, link: _Link) -> None:
         task = asyncio.get_running_loop().create_task(link.close())
@@ -234,6 +200,19 @@ class _Link:
             with suppress(asyncio.CancelledError):
                 await self._watcher
         await self._channel.close()
+
+
+@contextmanager
+def _told_apart(link: _Link) -> Iterator[None]:
+    """Makes of an error what is known of the call then: BatchNotSent, BatchLost or BatchRefused."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise _what_happened(error) from error
+    except asyncio.CancelledError:
+        if link.given_up:
+            raise BatchLost from None
+        raise
 
 
 def _what_happened(error: grpc.aio.AioRpcError) -> Exception:
