@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import grpc.aio
-from grpc import RpcError
 
-from likering.errors import LikeringError, ShardUnavailable
+from likering.errors import ShardUnavailable
 from likering.serving.channels import internal_channel_options
 from likering.serving.status import from_rpc_error
 from likering.shard.v1 import shard_service_pb2 as pb
@@ -39,12 +39,10 @@ class Peers:
     async def describe_source(self, name: str) -> pb.DescribeSourceResponse:
         """Where a node's Postgres is, and what stands in the way of taking slots from it."""
         stub = await self._stub(name)
-        try:
+        with _told_by(name):
             return await stub.DescribeSource(
                 pb.DescribeSourceRequest(cluster_id=self._cluster_id), timeout=CALL_TIMEOUT
             )
-        except grpc.aio.AioRpcError as error:
-            raise _error(name, error) from error
 
     async def freeze_slot(self, move: SlotMove, *, with_sums: bool) -> pb.FreezeSlotResponse:
         """Has the source end writes and reads of the slot; returns when that has committed."""
@@ -58,20 +56,16 @@ class Peers:
             end_reads=True,
             without_sums=not with_sums,
         )
-        try:
+        with _told_by(move.source):
             return await stub.FreezeSlot(request, timeout=CALL_TIMEOUT)
-        except grpc.aio.AioRpcError as error:
-            raise _error(move.source, error) from error
 
     async def unfreeze_slot(self, move: SlotMove) -> None:
         """Has the source look whether it may go on."""
         stub = await self._stub(move.source)
-        try:
+        with _told_by(move.source):
             await stub.UnfreezeSlot(
                 pb.UnfreezeSlotRequest(cluster_id=self._cluster_id, slot=move.slot), timeout=CALL_TIMEOUT
             )
-        except grpc.aio.AioRpcError as error:
-            raise _error(move.source, error) from error
 
     async def stop_reads(self, move: SlotMove) -> None:
         """Has the source end the reads of the slot."""
@@ -79,10 +73,8 @@ class Peers:
         request = pb.StopReadsRequest(
             cluster_id=self._cluster_id, slot=move.slot, move=move.move, attempt=move.attempt
         )
-        try:
+        with _told_by(move.source):
             await stub.StopReads(request, timeout=STOP_READS_TIMEOUT)
-        except grpc.aio.AioRpcError as error:
-            raise _error(move.source, error) from error
 
     async def slow_writes(self, name: str, rest: float, seconds: float) -> None:
         """Has a node's writer rest after each commit, ``rest`` times as long as that took, for some seconds."""
@@ -90,10 +82,8 @@ class Peers:
         request = pb.SlowWritesRequest(
             cluster_id=self._cluster_id, rest=rest, duration_ms=round(seconds * 1000)
         )
-        try:
+        with _told_by(name):
             await stub.SlowWrites(request, timeout=CALL_TIMEOUT)
-        except grpc.aio.AioRpcError as error:
-            raise _error(name, error) from error
 
     async def apply_user_likes(
         self, name: str, rows: Sequence[ToldEdge], epochs: Sequence[int]
@@ -109,10 +99,8 @@ class Peers:
             like_times=[row.like_time for row in rows],
             epochs=epochs,
         )
-        try:
+        with _told_by(name):
             answer = await stub.ApplyUserLikes(request, timeout=APPLY_TIMEOUT)
-        except grpc.aio.AioRpcError as error:
-            raise _error(name, error) from error
         known = self._watch.latest
         if known is not None and answer.topology_version > known.version:
             self._watch.refresh_soon()
@@ -139,7 +127,12 @@ class Peers:
         return cast("ShardServiceAsyncStub", ShardServiceStub(held[1]))
 
 
-def _error(name: str, error: RpcError) -> LikeringError:
-    found = from_rpc_error(error)
-    found.message = f"node {name}: {found.message}"
-    return found
+@contextmanager
+def _told_by(name: str) -> Iterator[None]:
+    """Raises as a LikeringError what became of a call to this node."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        found = from_rpc_error(error)
+        found.message = f"node {name}: {found.message}"
+        raise found from error
