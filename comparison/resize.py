@@ -110,6 +110,12 @@ class Ring:
         quota = quotas(weights or before.weights, before.slot_count, held)
         return Resized(moves, wanted.minimum, seconds, all(held[name] == quota.get(name, 0) for name in held))
 
+    async def turn(self, state: NodeState, *names: str) -> Resized:
+        """Gives nodes a state, and the slots to those that are active then."""
+        for name in names:
+            await self.topology.set_node(name, state=state)
+        return await self.resize()
+
     async def _settled(self, resize: int) -> list[SlotMove]:
         until = time.monotonic() + _PATIENCE
         while True:
@@ -149,7 +155,8 @@ async def under_load(
 ) -> dict[str, Any]:
     """3 → 4 → 5 → 3 nodes with default limits while calls come at a steady rate, until so many slots have moved.
 
-    ``load``: the rate, as a part of what the three nodes can do.
+    ``load``: the rate, as a part of what five nodes can do: on one machine a larger ring can do less than a small one,
+    and no ring of the run is to carry a larger part than this.
     """
     async with ring(directory, say, nodes=3, slots=slots) as one:
         for name in ("d", "e"):
@@ -159,7 +166,9 @@ async def under_load(
         while one.written.likes < likes:
             await one.load(mix=_FILL, seconds=1.0, warmup=0.1, in_flight=16)
         say(f"{one.written.likes:,} likes stored")
+        await one.turn(NodeState.ACTIVE, "d", "e")
         capacity = (await one.load(seconds=8.0, warmup=2.0, in_flight=256)).calls_per_second
+        await one.turn(NodeState.DRAINING, "d", "e")
         rate = load * capacity
         say(f"{capacity:,.0f} calls/s are possible, {rate:,.0f} are made")
         before, during = Foreground(), Foreground()
@@ -174,9 +183,7 @@ async def under_load(
                     ("4 to 5", ("e",), NodeState.ACTIVE),
                     ("5 to 3", ("d", "e"), NodeState.DRAINING),
                 ):
-                    for name in names:
-                        await one.topology.set_node(name, state=state)
-                    resized = await one.resize()
+                    resized = await one.turn(state, *names)
                     steps.append((what, resized))
                     say(f"{what} nodes: {len(resized.moves)} slots in {resized.seconds:.1f} s")
 
