@@ -64,7 +64,8 @@ def changes_after(position: int, moment: SlotMoment, found: Iterable[ChangedEdge
         if edge.first_rev is None:
             continue  # a tombstone of what was never liked: nothing has changed for anybody
         if edge.place == edge.rev:
-            first.append(edge.first_rev > position)
+            # An imported like has a time of its own. It was news long ago, elsewhere.
+            first.append(edge.first_rev > position and edge.like_time == edge.rev)
         elif edge.rev <= end:
             continue  # told of at its last change
         else:

@@ -155,9 +155,11 @@ class Feed:
             slot: _NOTHING_ABOVE if position == FROM_NOW else position for slot, position in positions.items()
         }
         try:
-            if not self._leadership.leased:
-                raise ShardUnavailable
-            found = await within(PAGE_TIMEOUT, self._read_in_turn(above, limit))
+            # The turn is given back when a read is given up, which may go on for as long as its server hangs.
+            async with self._turn:
+                if not self._leadership.leased:
+                    raise ShardUnavailable
+                found = await within(PAGE_TIMEOUT, self._read_page(above, limit))
             # The database of a node that another one has replaced may have changes that never were.
             if not self._leadership.leased:
                 raise ShardUnavailable
@@ -168,10 +170,10 @@ class Feed:
             raise ShardUnavailable from error
         return found
 
-    async def _read_in_turn(
+    async def _read_page(
         self, positions: Mapping[int, int], limit: int
     ) -> tuple[dict[int, SlotMoment], list[ChangedEdge]]:
-        async with self._turn, self._pool.connection() as connection:
+        async with self._pool.connection() as connection:
             return await store.read_changes(connection, positions, limit)
 
 
@@ -183,7 +185,10 @@ class Follower:
         self.owes_progress = False
         """The next response is sent even without events."""
         self._touched = set(positions)
+        self._round: list[int] = []
+        """What was touched when this round of looks began. It ends, however much is touched meanwhile."""
         self._behind: dict[int, None] = {}  # in order
+        self._behind_next = False
         self._wake = asyncio.Event()
         self._next_look = 0.0
         self._next_progress = time.monotonic() + PROGRESS_INTERVAL
@@ -210,7 +215,7 @@ class Follower:
                 self._next_progress = now + PROGRESS_INTERVAL
                 self._touched.update(self.positions)
                 self.owes_progress = True
-            if self._behind or (self._touched and now >= self._next_look):
+            if self._behind or self._round or (self._touched and now >= self._next_look):
                 return
             if self._touched:
                 await asyncio.sleep(self._next_look - now)  # what is committed meanwhile is read with it
@@ -223,13 +228,16 @@ class Follower:
     def take(self, most: int) -> list[int]:
         """The slots to look at now."""
         now = time.monotonic()
-        if self._touched and now >= self._next_look:
-            slots = list(islice(self._touched, min(most, SLOTS_AT_ONCE)))
-            self._touched.difference_update(slots)
-            if not self._touched:
-                self._next_look = now + TAIL_INTERVAL
+        if not self._round and self._touched and now >= self._next_look:
+            self._round, self._touched = list(self._touched), set()
+            self._next_look = now + TAIL_INTERVAL
+        if self._round and not (self._behind and self._behind_next):
+            slots = self._round[: min(most, SLOTS_AT_ONCE)]
+            del self._round[: len(slots)]
+            self._behind_next = True
         else:
             slots = list(islice(self._behind, min(most, FEW_SLOTS)))
+            self._behind_next = False
         for slot in slots:
             self._behind.pop(slot, None)
         return [slot for slot in slots if slot in self.positions]

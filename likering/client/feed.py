@@ -106,7 +106,8 @@ class Resumption:
         self._policy = policy
         self._random = random
         self._backoff = policy.initial_backoff
-        self._heard_at = now
+        self._failing_since: float | None = now
+        """None since the last batch: however long the consumer was busy with it, nothing has failed meanwhile."""
 
     def __repr__(self) -> str:
         return f"<Resumption from {self.cursor[:8] or 'the beginning'}…>"
@@ -115,13 +116,15 @@ class Resumption:
         """A batch has come."""
         self.cursor = batch.cursor
         self._backoff = self._policy.initial_backoff
-        self._heard_at = now
+        self._failing_since = None
 
     def delay_after(self, error: LikeringError, now: float) -> float | None:
         """Seconds to wait before the stream is begun again, or None to give up."""
         backoff = self._backoff
         self._backoff = min(self._policy.max_backoff, backoff * self._policy.multiplier)
-        if not is_transient(error) or now - self._heard_at > FEED_PATIENCE or not self._policy.tokens:
+        if self._failing_since is None:
+            self._failing_since = now
+        if not is_transient(error) or now - self._failing_since > FEED_PATIENCE or not self._policy.tokens:
             return None
         return (error.retry_after or 0.0) + backoff * (0.5 + 0.5 * self._random())
 

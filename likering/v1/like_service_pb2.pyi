@@ -828,7 +828,8 @@ class LikeEvent(google.protobuf.message.Message):
     """The user had never liked the post before the cursor that comes before this
     response. Each edge that was ever liked has exactly one such event for
     those who go on from cursor to cursor; if the like was taken back
-    meanwhile, that event has liked = false.
+    meanwhile, that event has liked = false. A like that was imported has none:
+    it was news elsewhere, at its like_time.
     """
     @property
     def like_time(self) -> google.protobuf.timestamp_pb2.Timestamp:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1.like_service_pb2 import LikeEvent
 from shard_node import feed as feed_module
 from shard_node import store
+from shard_node.admin.imports import Imports
 from shard_node.commit import Batch
 from shard_node.database import read_pool
 from shard_node.feed import Feed
@@ -319,3 +321,38 @@ async def test_pages_are_read_by_the_index(database: str) -> None:
         plan = "\n".join(row[0] for row in await cursor.fetchall())
     assert "Seq Scan on edges" not in plan, plan
     assert "rev_idx" in plan
+
+
+async def test_one_read_that_hangs_does_not_end_the_feed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server neither answers nor hangs up, while everything else is well."""
+    monkeypatch.setattr(feed_module, "PAGE_TIMEOUT", 0.5)
+    read, hung = store.read_changes, False
+
+    async def read_changes(connection: Connection, positions: Mapping[int, int], limit: int) -> Any:
+        nonlocal hung
+        if not hung:
+            hung = True
+            await asyncio.Event().wait()
+        return await read(connection, positions, limit)
+
+    monkeypatch.setattr(store, "read_changes", read_changes)
+    await node.act((True, POST, "u1"))
+    with pytest.raises(ShardUnavailable):
+        async with aclosing(node.stream()) as changes:
+            await anext(changes)
+    async with aclosing(node.stream()) as changes:
+        assert (await anext(changes)).events[0].user_id == "u1"
+
+
+async def test_imported_likes_are_no_first_likes(node: Node) -> None:
+    """They are told, with their own times; but whoever notifies of first likes has nothing to say of them."""
+    await node.act((True, POST, "now"))
+    async with aclosing(node.stream()) as changes:
+        response = await anext(changes)
+    positions = dict(zip(response.slots, response.positions, strict=True))
+    imports = Imports(node.ownership, node.writer)
+    await imports.insert([POST], ["long ago"], [EPOCH], [1_400_000_000_000_000])
+    async with aclosing(node.stream(positions)) as changes:
+        (event,) = (await anext(changes)).events
+    assert (event.user_id, event.like_time.seconds) == ("long ago", 1_400_000_000)
+    assert not event.first_like

@@ -152,3 +152,12 @@ def test_a_service_that_stays_away_is_given_up() -> None:
         Resumption("", RetryPolicy(tokens=0), lambda: 1.0, 0.0).delay_after(ShardUnavailable(), 0.0) is None
     )
     assert Resumption("", QUICK, lambda: 1.0, 0.0).delay_after(InternalError(), 0.0) is None
+
+
+def test_a_consumer_that_was_busy_for_long_tries_again() -> None:
+    """Its stream may have broken meanwhile; that is no sign that the service stays away."""
+    resumption = Resumption("", RetryPolicy(), lambda: 0.5, 0.0)
+    resumption.received(EventBatch((), "c", 64), 1.0)
+    busy = 1.0 + FEED_PATIENCE + 5.0
+    assert resumption.delay_after(ShardUnavailable(), busy) is not None
+    assert resumption.delay_after(ShardUnavailable(), busy + FEED_PATIENCE + 1.0) is None

@@ -171,3 +171,16 @@ def test_nothing_is_guessed_of_a_number(text: str) -> None:
     with pytest.raises(ValueError, match="say --time-unit"):
         parser(None)(text)
     assert parser(TimeUnit.MILLISECONDS)(text) == int(float(text) * 1000)
+
+
+def test_a_long_line_that_is_read_again_is_skipped_once(path: Path) -> None:
+    """The line before it has a quote that is never closed, so the long one is first taken for a part of it."""
+    path.write_bytes(
+        b'user_id,post_id\n"open,p1\n' + b"x" * (MAX_LINE + 10) + b"\ngood,p3\nlast,p4\n",
+    )
+    with closing(CsvLikes(path, Columns(), parser(None))) as file:
+        blocks = list(file.blocks())
+    assert [
+        (line, user) for block in blocks for line, user in zip(block.lines, block.user_ids, strict=True)
+    ] == [(4, "good"), (5, "last")]
+    assert blocks[-1].end.offset == path.stat().st_size

@@ -25,8 +25,9 @@ class _Lines:
 
     def __init__(self, file: BinaryIO, start: Position) -> None:
         self._file = file
-        self._back: list[bytes] = []
-        self._taken: list[bytes] = []
+        self._back: list[tuple[bytes, int]] = []
+        self._taken: list[tuple[bytes, int]] = []
+        """Lines, and how many bytes of each were passed over because it is too long."""
         self.offset = start.offset
         self.line = start.line
 
@@ -34,22 +35,23 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._back.pop() if self._back else self._file.readline(MAX_LINE)
+        line, rest = self._back.pop() if self._back else self._read()
         if not line:
             raise StopIteration
-        self.offset += len(line)
+        self.offset += len(line) + rest
         self.line += 1
-        self._taken.append(line)
-        if len(line) == MAX_LINE and line[-1:] != b"\n":
-            self._skip()
+        self._taken.append((line, rest))
+        if rest:
             raise csv.Error(f"a line of more than {MAX_LINE} bytes")
         return line.decode("utf-8", "surrogateescape")
 
-    def _skip(self) -> None:
-        while rest := self._file.readline(MAX_LINE):
-            self.offset += len(rest)
-            if rest[-1:] == b"\n":
-                break
+    def _read(self) -> tuple[bytes, int]:
+        line, rest = self._file.readline(MAX_LINE), 0
+        more = line if len(line) == MAX_LINE else b""
+        while more and more[-1:] != b"\n":
+            more = self._file.readline(MAX_LINE)
+            rest += len(more)
+        return line, rest
 
     def begin(self) -> None:
         """A record begins here."""
@@ -58,13 +60,13 @@ class _Lines:
     @property
     def record(self) -> str:
         """The first line of the record."""
-        return self._taken[0].decode("utf-8", "surrogateescape").rstrip("\r\n") if self._taken else ""
+        return self._taken[0][0].decode("utf-8", "surrogateescape").rstrip("\r\n") if self._taken else ""
 
     def give_back(self) -> None:
         """Has all lines of the record but its first read again."""
-        for line in reversed(self._taken[1:]):
-            self._back.append(line)
-            self.offset -= len(line)
+        for line, rest in reversed(self._taken[1:]):
+            self._back.append((line, rest))
+            self.offset -= len(line) + rest
             self.line -= 1
 
 
