@@ -274,7 +274,7 @@ async def test_a_slot_moves_while_a_user_is_erased(handoff: Handoff, purged_user
 async def test_a_user_that_nobody_goes_on_erasing_moves_with_the_slot(
     handoff: Handoff, purged_user: PurgedUser
 ) -> None:
-    """Repeated, it ends at the new owner, before that is compared with the copy that still has all rows."""
+    """Half erased: the new owner refuses the user, and a repeated call ends it there."""
     handoff.failpoints.arm(handoff.source, "user's likes ended")
     purging = asyncio.create_task(purged_user.purge())
     await handoff.failpoints.held(handoff.source)
