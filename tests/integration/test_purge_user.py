@@ -78,7 +78,8 @@ async def left(node: AdminNode) -> tuple[int, int, int, int]:
     )
     row = await cursor.fetchone()
     assert row is not None
-    return row
+    edges, listed, others_edges, others_listed = row
+    return edges, listed, others_edges, others_listed
 
 
 async def is_refused(node: AdminNode) -> bool:
