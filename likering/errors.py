@@ -273,6 +273,13 @@ class PostBeingPurged(LikeringError):
     reason = "POST_BEING_PURGED"
 
 
+class UserBeingPurged(LikeringError):
+    """The user is being erased; likes and unlikes are taken again afterwards."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "USER_BEING_PURGED"
+
+
 class NotFound(LikeringError):
     """There is no such thing."""
 

@@ -24,6 +24,7 @@ from likering.errors import (
     ShardUnavailable,
     SlotMoving,
     StorageFull,
+    UserBeingPurged,
     VersionAhead,
     WrongCluster,
 )
@@ -239,6 +240,8 @@ class Undertaking:
                 self.errors[position] = StorageFull(retry_after=_STORAGE_RETRY_SECONDS)
             case shard.OP_CODE_POST_BEING_PURGED:
                 self.errors[position] = PostBeingPurged()
+            case shard.OP_CODE_USER_BEING_PURGED:
+                self.errors[position] = UserBeingPurged()
             case _:
                 self.errors[position] = InternalError()
         if position in self._uncertain and position in self.errors:

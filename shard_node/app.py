@@ -32,6 +32,7 @@ from shard_node.admin.imports import Imports
 from shard_node.admin.purge import Purges, nobody_reads
 from shard_node.admin.service import ShardAdminService
 from shard_node.admin.slot_reads import SlotReads
+from shard_node.admin.user_purge import UserPurges
 from shard_node.assignment import Assignment
 from shard_node.cache import CountCache
 from shard_node.commit import Batch
@@ -146,15 +147,12 @@ class ShardNode:
 
     def _admin_service(self) -> ShardAdminService:
         reads = SlotReads(self._pool, self._ownership, self._leadership)
+        consumed = self._user_feed.told if self._settings.user_side else nobody_reads
         return ShardAdminService(
             self._identity.cluster_id,
             Counts(reads, self._ownership, self._leadership, self._writer, Drift()),
-            Purges(
-                reads,
-                self._ownership,
-                self._writer,
-                self._user_feed.told if self._settings.user_side else nobody_reads,
-            ),
+            Purges(reads, self._ownership, self._writer, consumed),
+            UserPurges(reads, self._ownership, self._writer, consumed),
             Imports(self._ownership, self._writer),
             reads,
             self._writer.load,

@@ -16,7 +16,7 @@ ABOVE_ALL: Final = "\U0010ffff" * 33
 
 
 class PurgeMark(NamedTuple):
-    """A purge under way: the post's slot, and the revision at which it began."""
+    """A purge under way: the slot that is marked, and the revision at which the purge began."""
 
     slot: int
     began: int
@@ -25,6 +25,11 @@ class PurgeMark(NamedTuple):
 def mark_key(post_id: str) -> str:
     """The post_id of the row that says that a purge of the post is under way: no post can have it."""
     return ABOVE_ALL + post_id
+
+
+def user_mark_key(user_id: str) -> str:
+    """The post_id of the row that marks a slot for the purge of a user: no post, and no post's mark, can have it."""
+    return ABOVE_ALL + ABOVE_ALL + user_id
 
 
 class PurgeMarks:
@@ -67,11 +72,19 @@ class PurgeMarks:
         ]
 
 
-async def load_marks(connection: Connection, slots: Sequence[int]) -> list[tuple[str, PurgeMark]]:
-    """The marks in the rows of these slots."""
+async def load_marks(
+    connection: Connection, slots: Sequence[int]
+) -> tuple[list[tuple[str, PurgeMark]], list[tuple[str, PurgeMark]]]:
+    """The marks of posts, and those of users, in the rows of these slots."""
     if not slots:
-        return []
-    cursor = await execute_for_slots(connection, "purging_posts", {"behind": ABOVE_ALL}, slots)
-    return [
-        (key.removeprefix(ABOVE_ALL), PurgeMark(slot, began)) for key, slot, began in await cursor.fetchall()
-    ]
+        return [], []
+    cursor = await execute_for_slots(connection, "purging", {"behind": ABOVE_ALL}, slots)
+    posts: list[tuple[str, PurgeMark]] = []
+    users: list[tuple[str, PurgeMark]] = []
+    for key, slot, began in await cursor.fetchall():
+        name = key.removeprefix(ABOVE_ALL)
+        if name.startswith(ABOVE_ALL):
+            users.append((name.removeprefix(ABOVE_ALL), PurgeMark(slot, began)))
+        else:
+            posts.append((name, PurgeMark(slot, began)))
+    return posts, users

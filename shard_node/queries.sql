@@ -286,9 +286,10 @@ SET version = post.version + 1, like_count = post.like_count + excluded.like_cou
 WHERE post.purge_began IS NULL AND post.purged_rev IS NOT DISTINCT FROM excluded.purged_rev
 RETURNING post_id, version, like_count
 
--- name: purging_posts
+-- name: purging
+-- The marks of posts and of users. What is not under way any more is the receipt of a user.
 SELECT post_id, slot, purge_began FROM posts
-WHERE post_id > %(behind)s
+WHERE post_id > %(behind)s AND purge_began IS NOT NULL
       AND few slots
       AND slot = ANY(%(slots)s::smallint[])
 
@@ -456,3 +457,82 @@ SELECT post_id, user_id, coalesce(liked_at, rev), rev FROM edges
 WHERE slot = %(slot)s AND liked
   AND (post_id, coalesce(liked_at, rev), rev) > (%(after_post_id)s, %(after_time)s, %(after_rev)s)
 ORDER BY post_id, coalesce(liked_at, rev), rev LIMIT %(limit)s
+
+-- name: user_edges
+-- The user's edges of the next posts behind a given one, as many posts as the limit; then a row without a post: the last of
+-- them, and how many. It goes from post to post, by the primary key, not over the edges of all users.
+WITH RECURSIVE seen (post_id, number) AS (
+    (SELECT post_id, 1 FROM edges WHERE slot = %(slot)s AND post_id > %(after)s ORDER BY post_id LIMIT 1)
+    UNION ALL
+    SELECT next.post_id, seen.number + 1
+    FROM seen CROSS JOIN LATERAL (
+        SELECT edges.post_id FROM edges
+        WHERE edges.slot = %(slot)s AND edges.post_id > seen.post_id
+        ORDER BY edges.post_id LIMIT 1
+    ) AS next
+    WHERE seen.number < %(limit)s
+)
+SELECT edge.post_id, edge.liked, edge.rev, NULL AS last, NULL::bigint AS posts
+FROM seen CROSS JOIN LATERAL (
+    SELECT * FROM edges
+    WHERE edges.slot = %(slot)s AND edges.post_id = seen.post_id AND edges.user_id = %(user_id)s
+    OFFSET 0
+) AS edge
+UNION ALL
+SELECT NULL, NULL, NULL, (SELECT post_id FROM seen ORDER BY number DESC LIMIT 1), (SELECT count(*) FROM seen)
+
+-- name: count_user_likes
+SELECT count(*) FROM user_likes WHERE slot = %(slot)s AND user_id = %(user_id)s
+
+-- name: begin_user_purge
+-- In the user's own slot one that is under way goes on; any other slot is marked for the latest that it has heard of.
+INSERT INTO posts AS mark (version, like_count, slot, post_id, purge_began, purge_erased)
+VALUES (0, 0, %(slot)s, %(mark)s, %(purge)s, 0)
+ON CONFLICT (post_id, slot) DO UPDATE
+SET purge_erased = CASE WHEN mark.purge_began IS NULL THEN 0 ELSE mark.purge_erased END,
+    purge_began = CASE WHEN %(own)s THEN coalesce(mark.purge_began, excluded.purge_began)
+                       ELSE greatest(mark.purge_began, excluded.purge_began) END
+RETURNING purge_began, purge_erased
+
+-- name: erase_user_edges
+-- As erase_edges, of a user.
+WITH erased AS (
+    DELETE FROM edges WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
+        SELECT edge.address
+        FROM unnest(%(post_ids)s::text[]) AS wanted (post_id)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS address FROM edges
+            WHERE edges.slot = %(slot)s AND edges.post_id = wanted.post_id AND edges.user_id = %(user_id)s
+              AND NOT liked AND rev <= %(consumed)s
+            OFFSET 0
+        ) AS edge
+    ))
+    RETURNING post_id
+), noted AS (
+    INSERT INTO posts AS post (version, like_count, slot, post_id, erased_rev)
+    SELECT 0, 0, %(slot)s, post_id, %(rev)s FROM erased
+    ON CONFLICT (post_id, slot) DO UPDATE SET erased_rev = excluded.erased_rev
+)
+UPDATE posts SET purge_erased = purge_erased + (SELECT count(*) FROM erased)
+WHERE slot = %(slot)s AND post_id = %(mark)s
+RETURNING (SELECT count(*) FROM erased), purge_erased
+
+-- name: erase_user_likes
+WITH erased AS (
+    DELETE FROM user_likes WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
+        SELECT ctid FROM user_likes WHERE slot = %(slot)s AND user_id = %(user_id)s
+        ORDER BY post_id LIMIT %(limit)s
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM erased
+
+-- name: end_user_purge
+-- In the user's own slot the row stays, as the receipt.
+UPDATE posts SET purge_began = NULL, purged_rev = %(rev)s WHERE slot = %(slot)s AND post_id = %(mark)s
+
+-- name: remove_user_mark
+DELETE FROM posts WHERE slot = %(slot)s AND post_id = %(mark)s
+
+-- name: read_user_purge
+SELECT coalesce(purged_rev, 0) FROM posts WHERE slot = %(slot)s AND post_id = %(mark)s

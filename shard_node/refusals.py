@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from likering.shard.v1.shard_service_pb2 import OP_CODE_INTENT_IN_FUTURE, OP_CODE_POST_BEING_PURGED, OpCode
+from likering.shard.v1.shard_service_pb2 import (
+    OP_CODE_INTENT_IN_FUTURE,
+    OP_CODE_POST_BEING_PURGED,
+    OP_CODE_USER_BEING_PURGED,
+    OpCode,
+)
 from shard_node.commit import WriteUnit
 from shard_node.ownership import Ownership
 from shard_node.purge_marks import PurgeMarks
+from shard_node.user_purge_marks import UserPurgeMarks
 
 
 def refused_writes(
-    unit: WriteUnit, ownership: Ownership, marks: PurgeMarks, latest_intent: int
+    unit: WriteUnit,
+    ownership: Ownership,
+    marks: PurgeMarks,
+    user_marks: UserPurgeMarks,
+    latest_intent: int,
 ) -> dict[int, OpCode.ValueType]:
     """Position → why. ``latest_intent`` in µs: what is above is too far ahead."""
     refused = ownership.refused_writes(unit.slots, unit.epochs)
@@ -20,4 +30,7 @@ def refused_writes(
     if marks:
         for position in marks.refused(unit.likes, unit.post_ids):
             refused.setdefault(position, OP_CODE_POST_BEING_PURGED)
+    if user_marks:
+        for position in user_marks.refused(unit.user_ids, unit.slots):
+            refused.setdefault(position, OP_CODE_USER_BEING_PURGED)
     return refused

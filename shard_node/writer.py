@@ -35,6 +35,7 @@ from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.purge_marks import PurgeMarks, load_marks
 from shard_node.refusals import refused_writes
 from shard_node.slot_change import RefusedJob, SlotsJob, change_slots
+from shard_node.user_purge_marks import UserPurgeMarks
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +96,8 @@ class Writer:
         """What was committed lately."""
         self.purge_marks = PurgeMarks()
         """Posts that take no likes now."""
+        self.user_purge_marks = UserPurgeMarks()
+        """Users whose likes are not taken now."""
 
     def __repr__(self) -> str:
         return f"<Writer {self._queued} queued, last_rev {self._last_rev}, {self._leadership!r}>"
@@ -259,7 +262,10 @@ class Writer:
             self._queued -= len(unit)
             if unit.done.done():
                 continue  # given up by its caller before it began
-            batch.add(unit, refused_writes(unit, self._ownership, self.purge_marks, latest_intent))
+            refused = refused_writes(
+                unit, self._ownership, self.purge_marks, self.user_purge_marks, latest_intent
+            )
+            batch.add(unit, refused)
         if not batch.uncommitted:
             # Nothing to execute, so nothing that would prove that this node still leads.
             batch.answer(OP_CODE_UNAVAILABLE)
@@ -414,10 +420,11 @@ class Writer:
         await self._hold(held, known=())
 
     async def _hold(self, held: Mapping[int, HeldSlot], known: Collection[int]) -> None:
-        """Takes over what the database says; marks of posts are ``known`` of some slots."""
+        """Takes over what the database says; marks of purges are ``known`` of some slots."""
         served = {slot for slot, one in held.items() if one.state is not SlotState.MOVED}
-        marks = await load_marks(self._leadership.connection, sorted(served.difference(known)))
-        self.purge_marks.replace(served.intersection(known), marks)
+        posts, users = await load_marks(self._leadership.connection, sorted(served.difference(known)))
+        self.purge_marks.replace(served.intersection(known), posts)
+        self.user_purge_marks.replace(served.intersection(known), users)
         self._ownership.replace(held)
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from likering.cli import bench, cluster, counts, dev, exporting, importing, node, posts, ring
+from likering.cli import bench, cluster, counts, dev, exporting, importing, node, posts, ring, users
 
 app = typer.Typer(
     help="likering: a like service on a ring of Postgres shards.",
@@ -17,6 +17,7 @@ app.add_typer(ring.app, name="ring")
 app.add_typer(node.app, name="node")
 app.add_typer(counts.app, name="counts")
 app.add_typer(posts.app, name="posts")
+app.add_typer(users.app, name="users")
 app.command("import")(importing.import_likes)
 app.command("export")(exporting.export_likes)
 app.add_typer(bench.app, name="bench")

@@ -108,6 +108,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """ABORTED: the topology, or a move, has changed meanwhile. Read it again."""
     ERROR_REASON_POST_BEING_PURGED: _ErrorReason.ValueType  # 68
     """FAILED_PRECONDITION: an operator is erasing the post's likes; it takes new ones again afterwards."""
+    ERROR_REASON_USER_BEING_PURGED: _ErrorReason.ValueType  # 69
+    """FAILED_PRECONDITION: an operator is erasing the user; new likes and unlikes are taken again afterwards."""
     ERROR_REASON_NO_CREDENTIAL: _ErrorReason.ValueType  # 70
     """UNAUTHENTICATED and PERMISSION_DENIED.
 
@@ -209,6 +211,8 @@ ERROR_REASON_TOPOLOGY_CHANGED: ErrorReason.ValueType  # 67
 """ABORTED: the topology, or a move, has changed meanwhile. Read it again."""
 ERROR_REASON_POST_BEING_PURGED: ErrorReason.ValueType  # 68
 """FAILED_PRECONDITION: an operator is erasing the post's likes; it takes new ones again afterwards."""
+ERROR_REASON_USER_BEING_PURGED: ErrorReason.ValueType  # 69
+"""FAILED_PRECONDITION: an operator is erasing the user; new likes and unlikes are taken again afterwards."""
 ERROR_REASON_NO_CREDENTIAL: ErrorReason.ValueType  # 70
 """UNAUTHENTICATED and PERMISSION_DENIED.
 

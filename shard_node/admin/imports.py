@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from likering.errors import ShardOverloaded
-from likering.shard.v1.shard_service_pb2 import OP_CODE_POST_BEING_PURGED, OpCode
+from likering.shard.v1.shard_service_pb2 import (
+    OP_CODE_POST_BEING_PURGED,
+    OP_CODE_USER_BEING_PURGED,
+    OpCode,
+)
 from shard_node import store
 from shard_node.arrays import int_array, nullable_int_array, text_array
 from shard_node.commit import Batch
@@ -18,6 +22,7 @@ from shard_node.maintenance import Transaction
 from shard_node.ownership import Ownership
 from shard_node.purge_marks import PurgeMarks
 from shard_node.store import Connection, PostCount
+from shard_node.user_purge_marks import UserPurgeMarks
 from shard_node.writer import Writer
 
 MAX_LIKES: Final = 2000
@@ -37,6 +42,7 @@ class InsertLikes(Transaction):
         epochs: Sequence[int],
         like_times: Sequence[int],
         marks: PurgeMarks,
+        user_marks: UserPurgeMarks,
     ) -> None:
         """``like_times`` in µs, 0 for none; empty for none at all."""
         super().__init__()
@@ -46,6 +52,7 @@ class InsertLikes(Transaction):
         self._epochs = epochs
         self._like_times = like_times
         self._marks = marks
+        self._user_marks = user_marks
         self.revisions = len(post_ids)
         self.refused: dict[int, OpCode.ValueType] = {}
         """Position → why."""
@@ -60,6 +67,9 @@ class InsertLikes(Transaction):
         if self._marks:
             for position in self._marks.refused([True] * len(self._post_ids), self._post_ids):
                 self.refused.setdefault(position, OP_CODE_POST_BEING_PURGED)
+        if self._user_marks:
+            for position in self._user_marks.refused(self._user_ids, self._slots):
+                self.refused.setdefault(position, OP_CODE_USER_BEING_PURGED)
 
     async def execute(self, connection: Connection, base_rev: int) -> None:
         # Partition by partition and post by post, as the indexes are; the likes of a post keep their order.
@@ -132,6 +142,7 @@ class Imports:
             epochs,
             like_times,
             self._writer.purge_marks,
+            self._writer.user_purge_marks,
         )
         self._waiting += 1
         try:

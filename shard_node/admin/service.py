@@ -24,6 +24,8 @@ from shard_node.admin.exports import MAX_PAGE, SlotPlace, export
 from shard_node.admin.imports import MAX_LIKES, Imports
 from shard_node.admin.purge import Purges
 from shard_node.admin.slot_reads import SlotReads
+from shard_node.admin.user_purge import MAX_POSTS as MAX_POSTS_LOOKED_AT
+from shard_node.admin.user_purge import Place, UserPurges
 from shard_node.load import Load
 from shard_node.maintenance import SlotRefused
 
@@ -36,6 +38,7 @@ class ShardAdminService:
         cluster_id: str,
         counts: Counts,
         purges: Purges,
+        user_purges: UserPurges,
         imports: Imports,
         reads: SlotReads,
         load: Load,
@@ -44,6 +47,7 @@ class ShardAdminService:
         self._cluster_id = cluster_id
         self._counts = counts
         self._purges = purges
+        self._user_purges = user_purges
         self._imports = imports
         self._reads = reads
         self._load = load
@@ -161,6 +165,44 @@ class ShardAdminService:
                 response.next.CopyFrom(pb.LikePlace(**last._asdict()))
         return response
 
+    async def PurgeUser(self, request: pb.PurgeUserRequest, call: Call) -> pb.PurgeUserResponse:
+        """One step of erasing a user in one slot."""
+        self._accept(request.cluster_id, request.request_id, call)
+        if not request.user_id or "\0" in request.user_id + request.after_post_id:
+            raise MessageMalformed("a user id is not empty, and ids have no NUL")
+        purges = self._user_purges
+        work = {
+            pb.USER_PURGE_STEP_COUNT: purges.count,
+            pb.USER_PURGE_STEP_MARK: purges.mark,
+            pb.USER_PURGE_STEP_END_LIKES: purges.end_likes,
+            pb.USER_PURGE_STEP_ERASE_EDGES: purges.erase_edges,
+            pb.USER_PURGE_STEP_ERASE_LIST: purges.erase_list,
+            pb.USER_PURGE_STEP_RELEASE: purges.release,
+        }.get(request.step)
+        limit = request.limit or 1
+        if work is None or not 0 < limit <= MAX_POSTS_LOOKED_AT:
+            raise MessageMalformed(f"a step is known, and looks at 1 to {MAX_POSTS_LOOKED_AT} posts")
+        response = pb.PurgeUserResponse(topology_version=self._topology_version)
+        async with _answered(response):
+            done = await work(
+                Place(
+                    request.slot,
+                    request.epoch,
+                    request.user_id,
+                    request.purge,
+                    request.after_post_id,
+                    limit,
+                )
+            )
+            response.purge = done.purge
+            response.posts, response.likes = done.looked.posts, done.looked.likes
+            response.edges = len(done.looked.edges)
+            response.edges_erased, response.list_rows = done.edges_erased, done.list_rows
+            response.purge_time, response.waits_for = done.purge_time, done.waits_for
+            if done.looked.last is not None:
+                response.next_post_id = done.looked.last
+        return response
+
     @property
     def _topology_version(self) -> int:
         topology = self._topology()
@@ -180,7 +222,8 @@ async def _answered(
     | pb.RepairCountsResponse
     | pb.PurgePostResponse
     | pb.ImportLikesResponse
-    | pb.ExportLikesResponse,
+    | pb.ExportLikesResponse
+    | pb.PurgeUserResponse,
 ) -> AsyncIterator[None]:
     """Says in the response that the slot is elsewhere; a database that is away is an error."""
     try:

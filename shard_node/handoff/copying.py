@@ -25,7 +25,16 @@ _HEADER = 19
 _TRAILER = b"\xff\xff"
 _COLUMNS = {
     "edges": ("rev", "intent", "first_rev", "slot", "liked", "post_id", "user_id", "liked_at"),
-    "posts": ("version", "like_count", "slot", "post_id", "purge_began", "purge_erased", "purged_rev"),
+    "posts": (
+        "version",
+        "like_count",
+        "slot",
+        "post_id",
+        "purge_began",
+        "purge_erased",
+        "purged_rev",
+        "erased_rev",
+    ),
     "user_likes": ("rev", "slot", "liked", "user_id", "post_id", "liked_at"),
 }
 

@@ -4,8 +4,9 @@ The source's copy stands still, the target's rows go on changing. Rows are compa
 source's, less those whose keys have changed on the target since, must be the target's that have not changed since.
 Sums can be subtracted, so no snapshot must be held while it lasts.
 
-A purge leaves no rows that say what has changed. So posts that the target has been purging since are left out, on both
-sides; that their counts are right is looked at like all others'.
+A purge leaves no rows that say what has changed. So posts that the target has been purging since, or whose edges it has
+erased with their users, are left out, on both sides; that their counts are right is looked at like all others'. So are
+users who have been purged since, where what users like is compared.
 
 A like that is repeated with a newer intent leaves its edge's revision alone. So intents are no part of the hashes; of
 the edges that have not changed since, they can only have grown.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from psycopg.sql import SQL, Composable, Identifier
 
 from likering.topology.move_names import kept, partition
+from shard_node.purge_marks import user_mark_key
 from shard_node.store import Connection
 
 _PIECE = 10_000
@@ -65,7 +67,7 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
     cursor = await target.execute(
         SQL(
             "WITH purged AS MATERIALIZED (SELECT post_id FROM {posts}"
-            " WHERE purge_began IS NOT NULL OR purged_rev > %(rev)s)"
+            " WHERE purge_began IS NOT NULL OR purged_rev > %(rev)s OR erased_rev > %(rev)s)"
             " SELECT count(*) FILTER (WHERE rev <= %(rev)s),"
             " coalesce(sum({hash}::numeric) FILTER (WHERE rev <= %(rev)s), 0),"
             " coalesce(sum(intent) FILTER (WHERE rev <= %(rev)s), 0),"
@@ -95,7 +97,7 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
     wrong = await _wrong_counts(target, slot)
     problem = f"{wrong} posts of the target have a count that is not their number of likes" if wrong else ""
     if not problem:
-        problem = await _user_likes_problem(source, target, slot, move)
+        problem = await _user_likes_problem(source, target, slot, move, last_rev)
     return Verdict(kept_here.rows, len(changed), problem)
 
 
@@ -125,7 +127,9 @@ async def _digest_of(connection: Connection, table: Composable, keys: list[tuple
     return Digest(*map(int, row))
 
 
-async def _user_likes_problem(source: Connection, target: Connection, slot: int, move: int) -> str:
+async def _user_likes_problem(
+    source: Connection, target: Connection, slot: int, move: int, last_rev: int
+) -> str:
     """Compares the likes of the slot's users, page by page; empty when all that the source keeps is there.
 
     Their revisions are of other nodes' clocks, so none tells what has changed since: each may only have grown.
@@ -141,15 +145,19 @@ async def _user_likes_problem(source: Connection, target: Connection, slot: int,
     differing = SQL(
         "SELECT count(*) FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::boolean[])"
         " AS kept (user_id, post_id, rev, liked) LEFT JOIN {} AS here USING (user_id, post_id)"
-        " WHERE here.rev IS NULL OR here.rev < kept.rev OR (here.rev = kept.rev AND here.liked <> kept.liked)"
-    ).format(here)
+        " WHERE (here.rev IS NULL OR here.rev < kept.rev OR (here.rev = kept.rev AND here.liked <> kept.liked))"
+        # In the same statement: rows go only while their user is marked.
+        " AND NOT EXISTS (SELECT FROM {} AS mark WHERE mark.post_id = %s || kept.user_id"
+        " AND (mark.purge_began IS NOT NULL OR mark.purged_rev > %s))"
+    ).format(here, Identifier(partition("posts", slot)))
     last = ("", "")
     while True:
         cursor = await source.execute(page, [*last, _PIECE])
         rows = await cursor.fetchall()
         if not rows:
             return ""
-        cursor = await target.execute(differing, [list(column) for column in zip(*rows, strict=True)])
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        cursor = await target.execute(differing, [*columns, user_mark_key(""), last_rev])
         row = await cursor.fetchone()
         if row is None or row[0]:
             return (

@@ -15,6 +15,7 @@ from shard_node.admin.counts import Counts
 from shard_node.admin.drift import Drift
 from shard_node.admin.purge import Consumed, Purges, nobody_reads
 from shard_node.admin.slot_reads import SlotReads
+from shard_node.admin.user_purge import UserPurges
 from shard_node.commit import Batch, WriteUnit
 from shard_node.database import read_pool
 from shard_node.leadership import Leadership
@@ -46,6 +47,7 @@ class AdminNode:
         self.registry = CollectorRegistry()
         self.counts = Counts(reads, self.ownership, self.leadership, self.writer, Drift(self.registry))
         self.purges = Purges(reads, self.ownership, self.writer, lambda slot: self.consumed(slot))
+        self.user_purges = UserPurges(reads, self.ownership, self.writer, lambda slot: self.consumed(slot))
         self._running = asyncio.create_task(self.writer.run())
         await until(self.writer.led.is_set)
 

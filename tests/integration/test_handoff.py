@@ -21,6 +21,7 @@ from shard_node.handoff.replication import Sums
 from shard_node.handoff.source import detach
 from shard_node.handoff.verification import verify
 from shard_node.partitions import PARENTS, create_partitions, rename_unowned
+from shard_node.purge_marks import user_mark_key
 from shard_node.store import Connection, FenceLost
 from tests.integration.node_database import prepared
 from tests.parts.moves import slot_move
@@ -263,8 +264,30 @@ async def test_a_purge_since_the_move_is_no_difference(both: tuple[Connection, C
         ("purge_began = 5, purged_rev = NULL", ""),
         (f"purge_began = NULL, purged_rev = {LAST_REV + 1}", ""),
         (f"purge_began = NULL, purged_rev = {LAST_REV}", "digest"),
+        (f"purged_rev = NULL, erased_rev = {LAST_REV + 1}", ""),
+        (f"purged_rev = NULL, erased_rev = {LAST_REV}", "digest"),
     ):
         await target.execute(f"UPDATE posts SET {mark} WHERE post_id = 'p1'".encode())
+        verdict = await verify(*both, SLOT, ATTEMPT.move, LAST_REV)
+        assert problem in verdict.problem
+        assert bool(verdict.problem) is bool(problem), verdict
+
+
+async def test_a_user_purged_since_the_move_is_no_difference(both: tuple[Connection, Connection]) -> None:
+    """What the user likes is gone, but for the mark, or the receipt. One of before the move explains nothing."""
+    target = both[1]
+    await target.execute("DELETE FROM user_likes WHERE user_id = 'u1'")
+    for mark, problem in (
+        ("5, NULL", ""),
+        (f"NULL, {LAST_REV + 1}", ""),
+        (f"NULL, {LAST_REV}", "likes of the slot's users"),
+    ):
+        await target.execute("DELETE FROM posts WHERE post_id = %s", [user_mark_key("u1")])
+        await target.execute(
+            "INSERT INTO posts (version, like_count, slot, post_id, purge_began, purged_rev)"
+            f" VALUES (0, 0, {SLOT}, %s, {mark})".encode(),
+            [user_mark_key("u1")],
+        )
         verdict = await verify(*both, SLOT, ATTEMPT.move, LAST_REV)
         assert problem in verdict.problem
         assert bool(verdict.problem) is bool(problem), verdict

@@ -1,4 +1,4 @@
-"""LikeAdminService on a cluster, through ``likering counts`` and ``likering posts``."""
+"""LikeAdminService on a cluster, through ``likering counts``, ``likering posts`` and ``likering users``."""
 
 from __future__ import annotations
 
@@ -158,6 +158,56 @@ def test_a_post_is_purged_after_a_question(cluster: EmbeddedCluster, run: Run) -
     assert any("post purged" in log for log in logs)
 
 
+def rows_of(cluster: EmbeddedCluster, user: str) -> tuple[int, int]:
+    """Edges, and rows of what users like, that any node's database has of a user."""
+    edges = listed = 0
+    for node in cluster.nodes.values():
+        with psycopg.connect(node.postgres_dsn, options="-csearch_path=likering") as connection:
+            row = connection.execute(
+                "SELECT (SELECT count(*) FROM edges WHERE user_id = %(user)s),"
+                " (SELECT count(*) FROM user_likes WHERE user_id = %(user)s)",
+                {"user": user},
+            ).fetchone()
+            assert row is not None
+            edges, listed = edges + row[0], listed + row[1]
+    return edges, listed
+
+
+def test_a_user_is_purged_after_a_question(cluster: EmbeddedCluster, run: Run) -> None:
+    posts = [f"of-user-{number}" for number in range(90)]
+    with LikeTracker(cluster.address) as tracker:
+        tracker.mutate([Mutation.like(user, post) for post in posts for user in ("leaver", "stayer")])
+        tracker.unlike("leaver", posts[0])
+        before = [tracker.like_count(post) for post in posts]
+        estimates = output_of(run("users", "purge", "leaver", "--dry-run", "-o", "json"))["estimates"]
+        assert {one["node"] for one in estimates} == set(cluster.nodes)
+        assert [sum(one[name] for one in estimates) for name in ("slots", "likes", "edges")] == [64, 89, 90]
+        assert "89 likes and 1 remembered unlikes" in run("users", "purge", "leaver", "--dry-run").stdout
+        refused = run("users", "purge", "leaver")
+        assert refused.exit_code == 4
+        assert "Erase them for good?" in refused.stderr
+        assert [tracker.like_count(post) for post in posts] == before == [1] + [2] * 89
+        assert rows_of(cluster, "leaver")[0] == 90
+        receipts = output_of(run("users", "purge", "leaver", "--yes", "-o", "json"))["receipts"]
+        assert {one["node"] for one in receipts} == set(cluster.nodes)
+        assert [sum(one[name] for one in receipts) for name in ("slots", "edges_erased")] == [64, 90]
+        assert sum(one["list_rows_erased"] for one in receipts) == 90
+        assert all(one["purge_time"] for one in receipts)
+        assert rows_of(cluster, "leaver") == (0, 0)
+        assert rows_of(cluster, "stayer") == (90, 90)
+        assert [tracker.like_count(post) for post in posts] == [1] * 90
+        assert list(tracker.liked_posts("leaver")) == []
+        assert not tracker.has_liked("leaver", posts[1])
+        again = run("users", "purge", "leaver", "--yes", "-o", "json")
+        assert [one["edges_erased"] for one in output_of(again, code=3)["receipts"]] == [0, 0, 0]
+        assert tracker.like("leaver", posts[1])
+        assert tracker.like_count(posts[1]) == 2
+    assert run("counts", "verify", "--rate", "0").exit_code == 0
+    assert run("users", "purge", "x" * 129, "--yes").exit_code == 4
+    logs = [log.read_text() for log in (cluster.directory / "logs").glob("router*.log")]
+    assert any("user purged" in log for log in logs)
+
+
 def test_what_is_no_post_is_refused(stub: LikeAdminServiceStub) -> None:
     with pytest.raises(grpc.RpcError) as failure:
         list(stub.PurgePost(api.PurgePostRequest(post_id="x" * 129)))
@@ -165,7 +215,12 @@ def test_what_is_no_post_is_refused(stub: LikeAdminServiceStub) -> None:
 
 
 def test_a_router_that_is_away_is_told(run: Run) -> None:
-    for arguments in (("counts", "verify"), ("posts", "hot"), ("posts", "purge", "p", "--yes")):
+    for arguments in (
+        ("counts", "verify"),
+        ("posts", "hot"),
+        ("posts", "purge", "p", "--yes"),
+        ("users", "purge", "u"),
+    ):
         result = likering(f"127.0.0.1:{free_port()}", *arguments)
         assert result.exit_code == 1
         assert "operators are served where --admin-listen says" in result.stderr

@@ -1,6 +1,6 @@
-"""Whoever dies while a post is purged or counts are mended, and wherever the slot goes: the same end.
+"""Whoever dies while a post or a user is purged or counts are mended, and wherever the slot goes: the same end.
 
-Each test lets the owner of a post stand still at a step, and ends its process or moves the slot there.
+Each test lets the owner of a slot stand still at a step, and ends its process or moves the slot there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from likering import AsyncLikes, Mutation
 from likering.admin.v1 import like_admin_service_pb2 as api
 from likering.admin.v1.like_admin_service_pb2_grpc import LikeAdminServiceStub
-from likering.errors import PostBeingPurged
+from likering.errors import PostBeingPurged, UserBeingPurged
 from likering.ring.hashing import slot_of
 from likering.serving.status import from_rpc_error
 from tests.parts.one_handoff import SLOTS, Handoff, connect
@@ -161,3 +161,130 @@ async def test_the_owner_dies_while_it_mends_counts(handoff: Handoff, purged: Pu
     assert (await purged.row(handoff.source) or ())[:2] == (version + 1, count)
     assert await repair() == []
     assert await purged.likes.like_count(purged.post) == count
+
+
+class PurgedUser:
+    """Of the slot that moves, as some of the posts; likes all of them, as another user does."""
+
+    def __init__(
+        self, handoff: Handoff, name: str, likes: AsyncLikes, admin: LikeAdminServiceAsyncStub
+    ) -> None:
+        self._handoff = handoff
+        self._likes = likes
+        self._admin = admin
+        self.user = next(
+            user for number in range(1000) if slot_of(user := f"{name}-{number}", SLOTS) == handoff.slot
+        )
+        candidates = [f"{name}-post-{number}" for number in range(300)]
+        self.posts = [post for post in candidates if slot_of(post, SLOTS) == handoff.slot][:25]
+        self.posts += [post for post in candidates if slot_of(post, SLOTS) != handoff.slot][:25]
+
+    async def like_all(self) -> None:
+        users = (self.user, f"{self.user}-stays")
+        await self._likes.mutate([Mutation.like(user, post) for user in users for post in self.posts])
+        await self._likes.unlike(self.user, self.posts[0])
+
+    async def purge(self) -> list[api.UserPurgeReceipt]:
+        """As an operator does: the call is repeated when it fails."""
+        for _ in range(10):
+            try:
+                async for response in self._admin.PurgeUser(api.PurgeUserRequest(user_id=self.user)):
+                    if response.receipts:
+                        return list(response.receipts)
+            except grpc.aio.AioRpcError as failure:
+                if from_rpc_error(failure).code is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+        raise AssertionError("no receipt")
+
+    async def is_refused(self) -> None:
+        """In its own slot and elsewhere, likes and unlikes."""
+        for post in (self.posts[0], self.posts[-1]):
+            with pytest.raises(UserBeingPurged):
+                await self._likes.like(self.user, post)
+        with pytest.raises(UserBeingPurged):
+            await self._likes.unlike(self.user, "never-liked")
+
+    async def is_gone(self) -> None:
+        """From both sides of all nodes, with exact counts, the other user's likes as they were, and may come back."""
+        left: list[int] = []
+        for node in self._handoff.cluster.nodes.values():
+            async with await connect(node.postgres_dsn) as connection:
+                cursor = await connection.execute(
+                    "SELECT (SELECT count(*) FROM edges WHERE user_id = %(user)s),"
+                    " (SELECT count(*) FROM user_likes WHERE user_id = %(user)s),"
+                    " (SELECT count(*) FROM posts WHERE position(%(user)s IN post_id) > 1"
+                    "  AND purge_began IS NOT NULL)",
+                    {"user": self.user},
+                )
+                left += await cursor.fetchone() or ()
+        assert left == [0] * 3 * len(self._handoff.cluster.nodes)
+        page = await self._likes.summaries(self.posts, f"{self.user}-stays")
+        # Each was liked twice, and once no longer: by the purge, or, the first, by an unlike.
+        seen = {
+            (one.like_count.count, one.like_count.version, one.viewer_has_liked) for one in page.summaries
+        }
+        assert seen == {(1, 3, True)}
+        assert await self._likes.like(self.user, self.posts[0])
+
+
+@pytest.fixture
+async def purged_user(handoff: Handoff, request: pytest.FixtureRequest) -> AsyncIterator[PurgedUser]:
+    """With fifty likes, one of which is undone."""
+    async with operator(handoff) as admin, AsyncLikes(handoff.cluster.address, timeout=15.0) as likes:
+        purged = PurgedUser(handoff, request.node.name, likes, admin)
+        await purged.like_all()
+        yield purged
+
+
+@pytest.mark.parametrize("step", ["user's likes ended", "user's edges erased", "user released"])
+async def test_an_owner_dies_while_it_erases_a_user(
+    handoff: Handoff, purged_user: PurgedUser, step: str
+) -> None:
+    """Its next process knows of the purge, and the call that waited is brought to its end."""
+    handoff.failpoints.arm(handoff.source, step)
+    purging = asyncio.create_task(purged_user.purge())
+    await handoff.failpoints.held(handoff.source)
+    handoff.kill(handoff.source)
+    if step != "user released":
+        await purged_user.is_refused()
+    receipts = await purging
+    assert sum(one.edges_erased for one in receipts) == len(purged_user.posts)
+    assert sum(one.slots for one in receipts) == SLOTS
+    await purged_user.is_gone()
+    await handoff.callers.stop()
+    await handoff.users_told()
+
+
+async def test_a_slot_moves_while_a_user_is_erased(handoff: Handoff, purged_user: PurgedUser) -> None:
+    """The new owner goes on, and the copies are found equal."""
+    handoff.failpoints.arm(handoff.source, "user's likes ended")
+    purging = asyncio.create_task(purged_user.purge())
+    await handoff.failpoints.held(handoff.source)
+    # Marked, with half of the likes ended: so it is copied, and the purge goes on while the slot changes its owner.
+    moving = asyncio.create_task(handoff.begin_until(handoff.target, "catching_up"))
+    handoff.release(handoff.source)
+    await moving
+    handoff.release(handoff.target)
+    receipts = await purging
+    assert sum(one.edges_erased for one in receipts) == len(purged_user.posts)
+    await purged_user.is_gone()
+    await handoff.ends()
+
+
+async def test_a_user_that_nobody_goes_on_erasing_moves_with_the_slot(
+    handoff: Handoff, purged_user: PurgedUser
+) -> None:
+    """Half erased: the new owner refuses the user, and a repeated call ends it there."""
+    handoff.failpoints.arm(handoff.source, "user's likes ended")
+    purging = asyncio.create_task(purged_user.purge())
+    await handoff.failpoints.held(handoff.source)
+    purging.cancel()
+    await asyncio.wait((purging,))
+    await handoff.kill_and_await(handoff.source)
+    await handoff.begin_until(handoff.target, "active")
+    handoff.release(handoff.target)
+    await purged_user.is_refused()
+    receipts = await purged_user.purge()
+    assert sum(one.edges_erased for one in receipts) == len(purged_user.posts)
+    await purged_user.is_gone()
+    await handoff.ends()

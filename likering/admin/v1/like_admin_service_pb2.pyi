@@ -72,6 +72,42 @@ IMPORT_OUTCOME_REFUSED: ImportOutcome.ValueType  # 3
 """It cannot be taken: see refusals."""
 global___ImportOutcome = ImportOutcome
 
+class _UserPurgePhase:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _UserPurgePhaseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_UserPurgePhase.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    USER_PURGE_PHASE_UNSPECIFIED: _UserPurgePhase.ValueType  # 0
+    """Never sent."""
+    USER_PURGE_PHASE_COUNTING: _UserPurgePhase.ValueType  # 1
+    """A dry run counts."""
+    USER_PURGE_PHASE_MARKING: _UserPurgePhase.ValueType  # 2
+    """The slots are told to refuse the user."""
+    USER_PURGE_PHASE_ENDING_LIKES: _UserPurgePhase.ValueType  # 3
+    """The user's likes are ended, as by unlikes."""
+    USER_PURGE_PHASE_ERASING: _UserPurgePhase.ValueType  # 4
+    """The rows are deleted."""
+    USER_PURGE_PHASE_RELEASING: _UserPurgePhase.ValueType  # 5
+    """The slots take likes of the user again."""
+
+class UserPurgePhase(_UserPurgePhase, metaclass=_UserPurgePhaseEnumTypeWrapper):
+    """What a purge of a user is at."""
+
+USER_PURGE_PHASE_UNSPECIFIED: UserPurgePhase.ValueType  # 0
+"""Never sent."""
+USER_PURGE_PHASE_COUNTING: UserPurgePhase.ValueType  # 1
+"""A dry run counts."""
+USER_PURGE_PHASE_MARKING: UserPurgePhase.ValueType  # 2
+"""The slots are told to refuse the user."""
+USER_PURGE_PHASE_ENDING_LIKES: UserPurgePhase.ValueType  # 3
+"""The user's likes are ended, as by unlikes."""
+USER_PURGE_PHASE_ERASING: UserPurgePhase.ValueType  # 4
+"""The rows are deleted."""
+USER_PURGE_PHASE_RELEASING: UserPurgePhase.ValueType  # 5
+"""The slots take likes of the user again."""
+global___UserPurgePhase = UserPurgePhase
+
 @typing.final
 class VerifyCountsRequest(google.protobuf.message.Message):
     """Request of VerifyCounts."""
@@ -665,3 +701,144 @@ class ExportLikesResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["cursor", b"cursor", "like_times", b"like_times", "post_ids", b"post_ids", "slots_done", b"slots_done", "slots_total", b"slots_total", "user_ids", b"user_ids"]) -> None: ...
 
 global___ExportLikesResponse = ExportLikesResponse
+
+@typing.final
+class PurgeUserRequest(google.protobuf.message.Message):
+    """Request of PurgeUser."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: builtins.int
+    DRY_RUN_FIELD_NUMBER: builtins.int
+    POSTS_PER_SECOND_FIELD_NUMBER: builtins.int
+    user_id: builtins.str
+    """The user."""
+    dry_run: builtins.bool
+    """Only say how much there is to erase."""
+    posts_per_second: builtins.int
+    """Most posts to look at in a second. 0: no limit."""
+    def __init__(
+        self,
+        *,
+        user_id: builtins.str = ...,
+        dry_run: builtins.bool = ...,
+        posts_per_second: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dry_run", b"dry_run", "posts_per_second", b"posts_per_second", "user_id", b"user_id"]) -> None: ...
+
+global___PurgeUserRequest = PurgeUserRequest
+
+@typing.final
+class PurgeUserResponse(google.protobuf.message.Message):
+    """How far it is, slot by slot, and at last the receipts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: builtins.int
+    SLOTS_DONE_FIELD_NUMBER: builtins.int
+    SLOTS_TOTAL_FIELD_NUMBER: builtins.int
+    WAITS_FOR_FIELD_NUMBER: builtins.int
+    RECEIPTS_FIELD_NUMBER: builtins.int
+    ESTIMATES_FIELD_NUMBER: builtins.int
+    phase: global___UserPurgePhase.ValueType
+    """What it is at."""
+    slots_done: builtins.int
+    """Slots that are done with in this phase."""
+    slots_total: builtins.int
+    """Slots of this phase."""
+    waits_for: builtins.str
+    """What the phase waits for; empty: for nothing."""
+    @property
+    def receipts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___UserPurgeReceipt]:
+        """One for each shard, when all is done."""
+
+    @property
+    def estimates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___UserPurgeEstimate]:
+        """One for each shard, at the end of a dry run."""
+
+    def __init__(
+        self,
+        *,
+        phase: global___UserPurgePhase.ValueType = ...,
+        slots_done: builtins.int = ...,
+        slots_total: builtins.int = ...,
+        waits_for: builtins.str = ...,
+        receipts: collections.abc.Iterable[global___UserPurgeReceipt] | None = ...,
+        estimates: collections.abc.Iterable[global___UserPurgeEstimate] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["estimates", b"estimates", "phase", b"phase", "receipts", b"receipts", "slots_done", b"slots_done", "slots_total", b"slots_total", "waits_for", b"waits_for"]) -> None: ...
+
+global___PurgeUserResponse = PurgeUserResponse
+
+@typing.final
+class UserPurgeReceipt(google.protobuf.message.Message):
+    """What a shard has erased."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    SLOTS_FIELD_NUMBER: builtins.int
+    EDGES_ERASED_FIELD_NUMBER: builtins.int
+    LIST_ROWS_ERASED_FIELD_NUMBER: builtins.int
+    PURGE_TIME_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    """The node, as the owner of its slots at the end."""
+    slots: builtins.int
+    """How many slots it has finished."""
+    edges_erased: builtins.int
+    """How many likes, and remembered unlikes, of the user were erased in them, by earlier calls too that were interrupted
+    before they released slots.
+    """
+    list_rows_erased: builtins.int
+    """How many rows of what the user likes were erased by this call."""
+    @property
+    def purge_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the purge was done."""
+
+    def __init__(
+        self,
+        *,
+        node: builtins.str = ...,
+        slots: builtins.int = ...,
+        edges_erased: builtins.int = ...,
+        list_rows_erased: builtins.int = ...,
+        purge_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["purge_time", b"purge_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["edges_erased", b"edges_erased", "list_rows_erased", b"list_rows_erased", "node", b"node", "purge_time", b"purge_time", "slots", b"slots"]) -> None: ...
+
+global___UserPurgeReceipt = UserPurgeReceipt
+
+@typing.final
+class UserPurgeEstimate(google.protobuf.message.Message):
+    """What a shard would erase."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    SLOTS_FIELD_NUMBER: builtins.int
+    LIKES_FIELD_NUMBER: builtins.int
+    EDGES_FIELD_NUMBER: builtins.int
+    LIST_ROWS_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    """The node."""
+    slots: builtins.int
+    """How many slots were looked at."""
+    likes: builtins.int
+    """Likes of the user."""
+    edges: builtins.int
+    """Likes and what is remembered of unlikes."""
+    list_rows: builtins.int
+    """Rows of what the user likes, and has liked."""
+    def __init__(
+        self,
+        *,
+        node: builtins.str = ...,
+        slots: builtins.int = ...,
+        likes: builtins.int = ...,
+        edges: builtins.int = ...,
+        list_rows: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["edges", b"edges", "likes", b"likes", "list_rows", b"list_rows", "node", b"node", "slots", b"slots"]) -> None: ...
+
+global___UserPurgeEstimate = UserPurgeEstimate

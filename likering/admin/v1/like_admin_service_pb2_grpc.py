@@ -65,6 +65,11 @@ class LikeAdminServiceStub(object):
                 request_serializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesRequest.SerializeToString,
                 response_deserializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesResponse.FromString,
                 _registered_method=True)
+        self.PurgeUser = channel.unary_stream(
+                '/likering.admin.v1.LikeAdminService/PurgeUser',
+                request_serializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgeUserRequest.SerializeToString,
+                response_deserializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgeUserResponse.FromString,
+                _registered_method=True)
 
 
 class LikeAdminServiceServicer(object):
@@ -120,6 +125,16 @@ class LikeAdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PurgeUser(self, request, context):
+        """Erases a user: every like that the user has on any post, what is remembered of unlikes, and what the user likes.
+        Likes and unlikes of the user are refused with USER_BEING_PURGED until the end. Goes over the posts of all slots.
+        What was interrupted is gone on with when the call is repeated; until then they stay refused. Ends with the
+        response that has the receipts, or, of a dry run, the estimates.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LikeAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -152,6 +167,11 @@ def add_LikeAdminServiceServicer_to_server(servicer, server):
                     servicer.ExportLikes,
                     request_deserializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesRequest.FromString,
                     response_serializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesResponse.SerializeToString,
+            ),
+            'PurgeUser': grpc.unary_stream_rpc_method_handler(
+                    servicer.PurgeUser,
+                    request_deserializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgeUserRequest.FromString,
+                    response_serializer=likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgeUserResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -317,6 +337,33 @@ class LikeAdminService(object):
             '/likering.admin.v1.LikeAdminService/ExportLikes',
             likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesRequest.SerializeToString,
             likering_dot_admin_dot_v1_dot_like__admin__service__pb2.ExportLikesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/likering.admin.v1.LikeAdminService/PurgeUser',
+            likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgeUserRequest.SerializeToString,
+            likering_dot_admin_dot_v1_dot_like__admin__service__pb2.PurgeUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

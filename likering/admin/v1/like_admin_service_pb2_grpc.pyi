@@ -68,6 +68,16 @@ class LikeAdminServiceStub:
     change while the call lasts. Goes on behind a cursor, in another call too.
     """
 
+    PurgeUser: grpc.UnaryStreamMultiCallable[
+        likering.admin.v1.like_admin_service_pb2.PurgeUserRequest,
+        likering.admin.v1.like_admin_service_pb2.PurgeUserResponse,
+    ]
+    """Erases a user: every like that the user has on any post, what is remembered of unlikes, and what the user likes.
+    Likes and unlikes of the user are refused with USER_BEING_PURGED until the end. Goes over the posts of all slots.
+    What was interrupted is gone on with when the call is repeated; until then they stay refused. Ends with the
+    response that has the receipts, or, of a dry run, the estimates.
+    """
+
 class LikeAdminServiceAsyncStub:
     """Looks after the likes themselves: proves and mends counts, names hot posts, erases likes."""
 
@@ -116,6 +126,16 @@ class LikeAdminServiceAsyncStub:
     ]
     """All likes, slot by slot, those of a post one after the other and the oldest first. Has every like that does not
     change while the call lasts. Goes on behind a cursor, in another call too.
+    """
+
+    PurgeUser: grpc.aio.UnaryStreamMultiCallable[
+        likering.admin.v1.like_admin_service_pb2.PurgeUserRequest,
+        likering.admin.v1.like_admin_service_pb2.PurgeUserResponse,
+    ]
+    """Erases a user: every like that the user has on any post, what is remembered of unlikes, and what the user likes.
+    Likes and unlikes of the user are refused with USER_BEING_PURGED until the end. Goes over the posts of all slots.
+    What was interrupted is gone on with when the call is repeated; until then they stay refused. Ends with the
+    response that has the receipts, or, of a dry run, the estimates.
     """
 
 class LikeAdminServiceServicer(metaclass=abc.ABCMeta):
@@ -178,6 +198,18 @@ class LikeAdminServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[likering.admin.v1.like_admin_service_pb2.ExportLikesResponse], collections.abc.AsyncIterator[likering.admin.v1.like_admin_service_pb2.ExportLikesResponse]]:
         """All likes, slot by slot, those of a post one after the other and the oldest first. Has every like that does not
         change while the call lasts. Goes on behind a cursor, in another call too.
+        """
+
+    @abc.abstractmethod
+    def PurgeUser(
+        self,
+        request: likering.admin.v1.like_admin_service_pb2.PurgeUserRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[likering.admin.v1.like_admin_service_pb2.PurgeUserResponse], collections.abc.AsyncIterator[likering.admin.v1.like_admin_service_pb2.PurgeUserResponse]]:
+        """Erases a user: every like that the user has on any post, what is remembered of unlikes, and what the user likes.
+        Likes and unlikes of the user are refused with USER_BEING_PURGED until the end. Goes over the posts of all slots.
+        What was interrupted is gone on with when the call is repeated; until then they stay refused. Ends with the
+        response that has the receipts, or, of a dry run, the estimates.
         """
 
 def add_LikeAdminServiceServicer_to_server(servicer: LikeAdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

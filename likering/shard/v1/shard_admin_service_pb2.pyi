@@ -44,6 +44,50 @@ HOT_POSTS_ORDER_READS: HotPostsOrder.ValueType  # 2
 """Most reads first."""
 global___HotPostsOrder = HotPostsOrder
 
+class _UserPurgeStep:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _UserPurgeStepEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_UserPurgeStep.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    USER_PURGE_STEP_UNSPECIFIED: _UserPurgeStep.ValueType  # 0
+    """Never sent."""
+    USER_PURGE_STEP_COUNT: _UserPurgeStep.ValueType  # 1
+    """Only counts: the user's edges in the next posts of the slot."""
+    USER_PURGE_STEP_MARK: _UserPurgeStep.ValueType  # 2
+    """Marks the slot: it takes no likes or unlikes of the user from then on. The user's own slot begins a purge, or
+    answers the one that is under way; any other is marked for the purge that is given.
+    """
+    USER_PURGE_STEP_END_LIKES: _UserPurgeStep.ValueType  # 3
+    """Ends the user's likes of the next posts of the slot."""
+    USER_PURGE_STEP_ERASE_EDGES: _UserPurgeStep.ValueType  # 4
+    """Deletes the user's edges of the next posts of the slot."""
+    USER_PURGE_STEP_ERASE_LIST: _UserPurgeStep.ValueType  # 5
+    """Deletes what the user likes, in the user's own slot."""
+    USER_PURGE_STEP_RELEASE: _UserPurgeStep.ValueType  # 6
+    """Takes the mark away."""
+
+class UserPurgeStep(_UserPurgeStep, metaclass=_UserPurgeStepEnumTypeWrapper):
+    """What a purge of a user does in a slot."""
+
+USER_PURGE_STEP_UNSPECIFIED: UserPurgeStep.ValueType  # 0
+"""Never sent."""
+USER_PURGE_STEP_COUNT: UserPurgeStep.ValueType  # 1
+"""Only counts: the user's edges in the next posts of the slot."""
+USER_PURGE_STEP_MARK: UserPurgeStep.ValueType  # 2
+"""Marks the slot: it takes no likes or unlikes of the user from then on. The user's own slot begins a purge, or
+answers the one that is under way; any other is marked for the purge that is given.
+"""
+USER_PURGE_STEP_END_LIKES: UserPurgeStep.ValueType  # 3
+"""Ends the user's likes of the next posts of the slot."""
+USER_PURGE_STEP_ERASE_EDGES: UserPurgeStep.ValueType  # 4
+"""Deletes the user's edges of the next posts of the slot."""
+USER_PURGE_STEP_ERASE_LIST: UserPurgeStep.ValueType  # 5
+"""Deletes what the user likes, in the user's own slot."""
+USER_PURGE_STEP_RELEASE: UserPurgeStep.ValueType  # 6
+"""Takes the mark away."""
+global___UserPurgeStep = UserPurgeStep
+
 @typing.final
 class CountDrift(google.protobuf.message.Message):
     """A post whose count is not the number of its liked edges, as of one moment."""
@@ -585,3 +629,113 @@ class ExportLikesResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["code", b"code", "like_times", b"like_times", "next", b"next", "post_ids", b"post_ids", "topology_version", b"topology_version", "user_ids", b"user_ids"]) -> None: ...
 
 global___ExportLikesResponse = ExportLikesResponse
+
+@typing.final
+class PurgeUserRequest(google.protobuf.message.Message):
+    """Request of PurgeUser."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    USER_ID_FIELD_NUMBER: builtins.int
+    SLOT_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    PURGE_FIELD_NUMBER: builtins.int
+    AFTER_POST_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    """The cluster that the sender belongs to."""
+    request_id: builtins.str
+    """For the logs of both sides: the caller's request id."""
+    user_id: builtins.str
+    """The user."""
+    slot: builtins.int
+    """The slot."""
+    epoch: builtins.int
+    """Its epoch that the sender knows."""
+    step: global___UserPurgeStep.ValueType
+    """What to do."""
+    purge: builtins.int
+    """The purge: the revision at which it began in the user's own slot. 0 in steps that need none."""
+    after_post_id: builtins.str
+    """Of steps that go over posts: only posts whose id is higher, byte by byte."""
+    limit: builtins.int
+    """Of steps that go over posts: how many to look at, 1 to 10000."""
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        user_id: builtins.str = ...,
+        slot: builtins.int = ...,
+        epoch: builtins.int = ...,
+        step: global___UserPurgeStep.ValueType = ...,
+        purge: builtins.int = ...,
+        after_post_id: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_post_id", b"after_post_id", "cluster_id", b"cluster_id", "epoch", b"epoch", "limit", b"limit", "purge", b"purge", "request_id", b"request_id", "slot", b"slot", "step", b"step", "user_id", b"user_id"]) -> None: ...
+
+global___PurgeUserRequest = PurgeUserRequest
+
+@typing.final
+class PurgeUserResponse(google.protobuf.message.Message):
+    """Response of PurgeUser."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    TOPOLOGY_VERSION_FIELD_NUMBER: builtins.int
+    PURGE_FIELD_NUMBER: builtins.int
+    POSTS_FIELD_NUMBER: builtins.int
+    LIKES_FIELD_NUMBER: builtins.int
+    EDGES_FIELD_NUMBER: builtins.int
+    EDGES_ERASED_FIELD_NUMBER: builtins.int
+    LIST_ROWS_FIELD_NUMBER: builtins.int
+    NEXT_POST_ID_FIELD_NUMBER: builtins.int
+    WAITS_FOR_FIELD_NUMBER: builtins.int
+    PURGE_TIME_FIELD_NUMBER: builtins.int
+    code: likering.shard.v1.shard_service_pb2.OpCode.ValueType
+    """Success or failure."""
+    topology_version: builtins.int
+    """The version of the topology that the node acts on."""
+    purge: builtins.int
+    """The purge that the slot is marked for; 0: for none. Another one than was asked for: nothing was done."""
+    posts: builtins.int
+    """Posts that were looked at."""
+    likes: builtins.int
+    """Likes of the user that were found."""
+    edges: builtins.int
+    """Edges of the user that were found, likes too."""
+    edges_erased: builtins.int
+    """Edges of the slot that this purge has erased so far."""
+    list_rows: builtins.int
+    """Rows of what the user likes: of COUNT, in the user's own slot, those there are; of ERASE_LIST those just erased."""
+    next_post_id: builtins.str
+    """Go on behind this post; absent: that was all."""
+    waits_for: builtins.str
+    """Why not all of it could be done yet: ask again for the same. Empty: nothing is left."""
+    purge_time: builtins.int
+    """Of RELEASE, in the user's own slot: when the last purge was done, in µs since 1970."""
+    def __init__(
+        self,
+        *,
+        code: likering.shard.v1.shard_service_pb2.OpCode.ValueType = ...,
+        topology_version: builtins.int = ...,
+        purge: builtins.int = ...,
+        posts: builtins.int = ...,
+        likes: builtins.int = ...,
+        edges: builtins.int = ...,
+        edges_erased: builtins.int = ...,
+        list_rows: builtins.int = ...,
+        next_post_id: builtins.str | None = ...,
+        waits_for: builtins.str = ...,
+        purge_time: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_next_post_id", b"_next_post_id", "next_post_id", b"next_post_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_next_post_id", b"_next_post_id", "code", b"code", "edges", b"edges", "edges_erased", b"edges_erased", "likes", b"likes", "list_rows", b"list_rows", "next_post_id", b"next_post_id", "posts", b"posts", "purge", b"purge", "purge_time", b"purge_time", "topology_version", b"topology_version", "waits_for", b"waits_for"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_next_post_id", b"_next_post_id"]) -> typing.Literal["next_post_id"] | None: ...
+
+global___PurgeUserResponse = PurgeUserResponse

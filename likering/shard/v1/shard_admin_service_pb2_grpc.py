@@ -66,6 +66,11 @@ class ShardAdminServiceStub(object):
                 request_serializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesRequest.SerializeToString,
                 response_deserializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesResponse.FromString,
                 _registered_method=True)
+        self.PurgeUser = channel.unary_unary(
+                '/likering.shard.v1.ShardAdminService/PurgeUser',
+                request_serializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgeUserRequest.SerializeToString,
+                response_deserializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgeUserResponse.FromString,
+                _registered_method=True)
 
 
 class ShardAdminServiceServicer(object):
@@ -115,6 +120,13 @@ class ShardAdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PurgeUser(self, request, context):
+        """One step of erasing a user in one slot, or a piece of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -147,6 +159,11 @@ def add_ShardAdminServiceServicer_to_server(servicer, server):
                     servicer.ExportLikes,
                     request_deserializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesRequest.FromString,
                     response_serializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesResponse.SerializeToString,
+            ),
+            'PurgeUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeUser,
+                    request_deserializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgeUserRequest.FromString,
+                    response_serializer=likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgeUserResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -313,6 +330,33 @@ class ShardAdminService(object):
             '/likering.shard.v1.ShardAdminService/ExportLikes',
             likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesRequest.SerializeToString,
             likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.ExportLikesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.shard.v1.ShardAdminService/PurgeUser',
+            likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgeUserRequest.SerializeToString,
+            likering_dot_shard_dot_v1_dot_shard__admin__service__pb2.PurgeUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,12 @@ class ShardAdminServiceStub:
     ]
     """Likes of a slot, from a place on."""
 
+    PurgeUser: grpc.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_admin_service_pb2.PurgeUserRequest,
+        likering.shard.v1.shard_admin_service_pb2.PurgeUserResponse,
+    ]
+    """One step of erasing a user in one slot, or a piece of it."""
+
 class ShardAdminServiceAsyncStub:
     """What a shard node does for operators, asked by a router. Each call is a bounded piece of work on one slot, and may be
     repeated: whatever is to be gone on with is in the node's database, and moves with the slot.
@@ -99,6 +105,12 @@ class ShardAdminServiceAsyncStub:
         likering.shard.v1.shard_admin_service_pb2.ExportLikesResponse,
     ]
     """Likes of a slot, from a place on."""
+
+    PurgeUser: grpc.aio.UnaryUnaryMultiCallable[
+        likering.shard.v1.shard_admin_service_pb2.PurgeUserRequest,
+        likering.shard.v1.shard_admin_service_pb2.PurgeUserResponse,
+    ]
+    """One step of erasing a user in one slot, or a piece of it."""
 
 class ShardAdminServiceServicer(metaclass=abc.ABCMeta):
     """What a shard node does for operators, asked by a router. Each call is a bounded piece of work on one slot, and may be
@@ -152,5 +164,13 @@ class ShardAdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[likering.shard.v1.shard_admin_service_pb2.ExportLikesResponse, collections.abc.Awaitable[likering.shard.v1.shard_admin_service_pb2.ExportLikesResponse]]:
         """Likes of a slot, from a place on."""
+
+    @abc.abstractmethod
+    def PurgeUser(
+        self,
+        request: likering.shard.v1.shard_admin_service_pb2.PurgeUserRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.shard.v1.shard_admin_service_pb2.PurgeUserResponse, collections.abc.Awaitable[likering.shard.v1.shard_admin_service_pb2.PurgeUserResponse]]:
+        """One step of erasing a user in one slot, or a piece of it."""
 
 def add_ShardAdminServiceServicer_to_server(servicer: ShardAdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -108,6 +108,8 @@ class _OpCodeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """Not executed: the slot is about to change its owner; ask again in a moment."""
     OP_CODE_POST_BEING_PURGED: _OpCode.ValueType  # 8
     """Not executed: the post's likes are being erased."""
+    OP_CODE_USER_BEING_PURGED: _OpCode.ValueType  # 9
+    """Not executed: the user is being erased."""
 
 class OpCode(_OpCode, metaclass=_OpCodeEnumTypeWrapper):
     """What became of one operation."""
@@ -130,6 +132,8 @@ OP_CODE_MOVING: OpCode.ValueType  # 7
 """Not executed: the slot is about to change its owner; ask again in a moment."""
 OP_CODE_POST_BEING_PURGED: OpCode.ValueType  # 8
 """Not executed: the post's likes are being erased."""
+OP_CODE_USER_BEING_PURGED: OpCode.ValueType  # 9
+"""Not executed: the user is being erased."""
 global___OpCode = OpCode
 
 class _OpOutcome:

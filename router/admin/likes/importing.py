@@ -22,6 +22,7 @@ from likering.errors import (
     ShardOverloaded,
     ShardUnavailable,
     SlotMoving,
+    UserBeingPurged,
 )
 from likering.importing import faults
 from likering.ring.topology import Topology
@@ -178,8 +179,9 @@ class ImportRun:
                 case codes.OP_CODE_UNSPECIFIED:
                     pass
                 case codes.OP_CODE_POST_BEING_PURGED:
-                    error = PostBeingPurged()
-                    self._refuse(position, error.reason, error.message)
+                    self._refuse(position, PostBeingPurged.reason, PostBeingPurged().message)
+                case codes.OP_CODE_USER_BEING_PURGED:
+                    self._refuse(position, UserBeingPurged.reason, UserBeingPurged().message)
                 case _:
                     back.append(position)
         if back:

@@ -24,6 +24,7 @@ from router.admin.likes.exporting import ExportRun
 from router.admin.likes.hot import merge
 from router.admin.likes.importing import Imports
 from router.admin.likes.owners import ANSWER_SECONDS, SlotOwners, SlotUnreachable
+from router.admin.likes.user_purge import UserPurge
 
 DEFAULT_HOT_POSTS: Final = 20
 MAX_HOT_POSTS: Final = 1000
@@ -148,6 +149,31 @@ class LikeAdminService:
             version=receipt.version,
         )
         yield api.PurgePostResponse(likes=state.likes, edges_erased=state.edges_erased, receipts=[receipt])
+
+    async def PurgeUser(
+        self, request: api.PurgeUserRequest, call: Call
+    ) -> AsyncGenerator[api.PurgeUserResponse, None]:
+        user_id = request.user_id
+        if violations := list_violations("user_id", user_id, 0):
+            raise InvalidArgument.of(violations)
+        if request.posts_per_second < 0:
+            raise InvalidArgument("posts_per_second is not negative")
+        run = UserPurge(self._watch, self._owners, call.request_id, user_id, request.posts_per_second)
+        if not request.dry_run:
+            _audit.info("user purge asked for", user_id=user_id, request_id=call.request_id)
+        async with aclosing(run.estimate() if request.dry_run else run.purge()) as responses:
+            async for response in responses:
+                for receipt in response.receipts:
+                    _audit.info(
+                        "user purged",
+                        user_id=user_id,
+                        request_id=call.request_id,
+                        node=receipt.node,
+                        slots=receipt.slots,
+                        edges_erased=receipt.edges_erased,
+                        list_rows_erased=receipt.list_rows_erased,
+                    )
+                yield response
 
     # What several of them need
 
