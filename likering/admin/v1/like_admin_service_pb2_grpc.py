@@ -99,7 +99,9 @@ class LikeAdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PurgePost(self, request, context):
-        """Erases all that is stored of who liked a post. Likes of it are refused with POST_BEING_PURGED until the end.
+        """Erases who liked a post, at the post's owner. Likes of it are refused with POST_BEING_PURGED until the end. Lists
+        of what users like lose it; that each of these users once liked the post stays in their own rows until they are
+        erased. Who streams events while it runs is told of each like's end; who is not, is not told of it later.
         What was interrupted is gone on with when the call is repeated; until then likes stay refused. Ends with the
         response that has the receipts.
         """

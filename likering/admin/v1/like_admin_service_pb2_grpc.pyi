@@ -45,7 +45,9 @@ class LikeAdminServiceStub:
         likering.admin.v1.like_admin_service_pb2.PurgePostRequest,
         likering.admin.v1.like_admin_service_pb2.PurgePostResponse,
     ]
-    """Erases all that is stored of who liked a post. Likes of it are refused with POST_BEING_PURGED until the end.
+    """Erases who liked a post, at the post's owner. Likes of it are refused with POST_BEING_PURGED until the end. Lists
+    of what users like lose it; that each of these users once liked the post stays in their own rows until they are
+    erased. Who streams events while it runs is told of each like's end; who is not, is not told of it later.
     What was interrupted is gone on with when the call is repeated; until then likes stay refused. Ends with the
     response that has the receipts.
     """
@@ -105,7 +107,9 @@ class LikeAdminServiceAsyncStub:
         likering.admin.v1.like_admin_service_pb2.PurgePostRequest,
         likering.admin.v1.like_admin_service_pb2.PurgePostResponse,
     ]
-    """Erases all that is stored of who liked a post. Likes of it are refused with POST_BEING_PURGED until the end.
+    """Erases who liked a post, at the post's owner. Likes of it are refused with POST_BEING_PURGED until the end. Lists
+    of what users like lose it; that each of these users once liked the post stays in their own rows until they are
+    erased. Who streams events while it runs is told of each like's end; who is not, is not told of it later.
     What was interrupted is gone on with when the call is repeated; until then likes stay refused. Ends with the
     response that has the receipts.
     """
@@ -173,7 +177,9 @@ class LikeAdminServiceServicer(metaclass=abc.ABCMeta):
         request: likering.admin.v1.like_admin_service_pb2.PurgePostRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[likering.admin.v1.like_admin_service_pb2.PurgePostResponse], collections.abc.AsyncIterator[likering.admin.v1.like_admin_service_pb2.PurgePostResponse]]:
-        """Erases all that is stored of who liked a post. Likes of it are refused with POST_BEING_PURGED until the end.
+        """Erases who liked a post, at the post's owner. Likes of it are refused with POST_BEING_PURGED until the end. Lists
+        of what users like lose it; that each of these users once liked the post stays in their own rows until they are
+        erased. Who streams events while it runs is told of each like's end; who is not, is not told of it later.
         What was interrupted is gone on with when the call is repeated; until then likes stay refused. Ends with the
         response that has the receipts.
         """
