@@ -116,9 +116,9 @@ if (address === undefined) {
 const client = connect(address);
 const post = `post-${randomUUID()}`;
 try {
-  await like(client, post, ["ada", "ben", "cleo", "dan", "eve"]);
+  await like(client, post, ["mia", "noah", "olga", "pia", "quinn"]);
   await page(client, post);
-  await watch(client, post, "eve");
+  await watch(client, post, "quinn");
 } catch (error) {
   console.error(String(error));
   process.exitCode = 1;

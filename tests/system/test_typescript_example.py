@@ -31,14 +31,14 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_likes_pages_watches_and_ends(cluster: EmbeddedCluster, example: Path) -> None:
     said = run(example, "npm", "start", "--silent", "--", cluster.address).splitlines()
-    users = ["ada", "ben", "cleo", "dan", "eve"]
+    users = ["mia", "noah", "olga", "pia", "quinn"]
     assert said == [
         *(f"{user} likes: MUTATION_OUTCOME_CHANGED, {count} likes" for count, user in enumerate(users, 1)),
-        "page: eve, dan of 5",
-        "page: cleo, ben of 5",
-        "page: ada of 5",
+        "page: quinn, pia of 5",
+        "page: olga, noah of 5",
+        "page: mia of 5",
         "watched: 5 likes",
-        "eve unlikes: MUTATION_OUTCOME_CHANGED",
+        "quinn unlikes: MUTATION_OUTCOME_CHANGED",
         "watched: 4 likes",
     ]
 
