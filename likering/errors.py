@@ -61,6 +61,7 @@ class InvalidArgument(LikeringError):
     """The request is not valid."""
 
     code = StatusCode.INVALID_ARGUMENT
+    reason = "ARGUMENT_INVALID"
 
     @staticmethod
     def of(violations: Sequence[FieldViolation]) -> InvalidArgument:
@@ -313,6 +314,6 @@ def _concrete(base: type[LikeringError]) -> list[type[LikeringError]]:
 
 
 ERRORS_BY_REASON: Mapping[str, type[LikeringError]] = {
-    error.reason: error for error in _concrete(LikeringError) if error not in (LikeringError, InvalidArgument)
+    error.reason: error for error in _concrete(LikeringError) if error is not LikeringError
 }
 """Reason (without the enum's prefix) → class."""

@@ -282,9 +282,10 @@ class ServiceHandlers(grpc.GenericRpcHandler):
     ) -> bytes:
         # Not context.abort: it raises inside the handler, and stop(grace) then returned before the handler's end.
         error.request_id = call.request_id
+        status = to_status(error)
         call.context.set_code(error.code)
-        call.context.set_details(error.message)
-        call.context.set_trailing_metadata(((DETAILS_KEY, to_status(error).SerializeToString()),))
+        call.context.set_details(status.message)
+        call.context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
         if bug is not None:
             _log.error("call failed by a bug", method=name, request_id=call.request_id, exc_info=bug)
         else:

@@ -21,11 +21,14 @@ from likering.errors import (
 DETAILS_KEY = "grpc-status-details-bin"
 MAX_VIOLATIONS = 32
 """More than these are left out: the details travel as metadata, of which callers accept 8 KiB."""
+MAX_MESSAGE_BYTES = 1024
+"""Of UTF-8; what is behind is left out. A message may name what the caller sent, and travels twice, once with three
+characters for each byte."""
 
 
 def to_status(error: LikeringError) -> status_pb2.Status:
     """The status of an error: always an ErrorInfo, and BadRequest, RetryInfo and RequestInfo where they apply."""
-    status = status_pb2.Status(code=error.code.value[0], message=error.message)
+    status = status_pb2.Status(code=error.code.value[0], message=_bounded(error.message))
     _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
     if error.violations:
         _pack(
@@ -87,6 +90,13 @@ def from_rpc_error(error: grpc.RpcError) -> LikeringError:
     if code is grpc.StatusCode.UNAVAILABLE:
         return ShardUnavailable("The service is not reachable")
     return LikeringError(f"{code.name}: {error.details()}")
+
+
+def _bounded(message: str) -> str:
+    data = message.encode()
+    if len(data) <= MAX_MESSAGE_BYTES:
+        return message
+    return f"{data[:MAX_MESSAGE_BYTES].decode(errors='ignore')}…"
 
 
 def _pack(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo) -> None:

@@ -324,10 +324,11 @@ async def _is_news(connection: Connection, registration: NodeRegistration) -> bo
 
 
 async def _check_known(connection: Connection, name: str) -> None:
-    cursor = await connection.execute("SELECT FROM nodes WHERE name = %s", [name])
-    if await cursor.fetchone() is None:
-        cursor = await connection.execute("SELECT name FROM nodes ORDER BY name")
-        raise NodeUnknown.of(name, [row[0] for row in await cursor.fetchall()])
+    # Not asked for by its name, which may be anything: Postgres takes no text with a NUL.
+    cursor = await connection.execute("SELECT name FROM nodes ORDER BY name")
+    names = [row[0] for row in await cursor.fetchall()]
+    if name not in names:
+        raise NodeUnknown.of(name, names)
 
 
 async def _check_free(connection: Connection, name: str) -> None:

@@ -53,6 +53,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """A min_version is negative."""
     ERROR_REASON_MESSAGE_MALFORMED: _ErrorReason.ValueType  # 13
     """The bytes are not a message of the request's type."""
+    ERROR_REASON_ARGUMENT_INVALID: _ErrorReason.ValueType  # 14
+    """Something else of the request is not valid; the message says what."""
     ERROR_REASON_SLOT_UNKNOWN: _ErrorReason.ValueType  # 18
     """The cluster, or the cursor, has no such slot, or the list names it twice."""
     ERROR_REASON_LIKE_TIME_INVALID: _ErrorReason.ValueType  # 19
@@ -156,6 +158,8 @@ ERROR_REASON_VERSION_NEGATIVE: ErrorReason.ValueType  # 12
 """A min_version is negative."""
 ERROR_REASON_MESSAGE_MALFORMED: ErrorReason.ValueType  # 13
 """The bytes are not a message of the request's type."""
+ERROR_REASON_ARGUMENT_INVALID: ErrorReason.ValueType  # 14
+"""Something else of the request is not valid; the message says what."""
 ERROR_REASON_SLOT_UNKNOWN: ErrorReason.ValueType  # 18
 """The cluster, or the cursor, has no such slot, or the list names it twice."""
 ERROR_REASON_LIKE_TIME_INVALID: ErrorReason.ValueType  # 19

@@ -146,6 +146,17 @@ def check_current(plan: api.Plan, topology: Topology) -> None:
         )
 
 
+def check_made(plan: api.Plan) -> None:
+    """Raises InvalidArgument for a plan that cannot have been made here: the store would choke on it."""
+    slots = [move.slot for move in plan.moves]
+    if len(set(slots)) < len(slots):
+        raise InvalidArgument("The plan moves a slot twice")
+    shares = (share.node for balance in (plan.before, plan.after) for share in balance)
+    nodes = (name for move in plan.moves for name in (move.source, move.target))
+    if any("\0" in name for name in (*shares, *nodes)):
+        raise InvalidArgument("The plan has a node with a NUL in its name")
+
+
 def planned_moves(plan: api.Plan) -> list[ring.Move]:
     """The moves of a plan, for the store."""
     return [

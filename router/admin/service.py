@@ -93,6 +93,7 @@ class RingService:
         plan = request.plan
         topology = await self._store.get()
         planning.check_current(plan, topology)
+        planning.check_made(plan)
         weights = planning.changed_weights(topology, plan.weights)
         if not plan.moves:
             for name, weight in weights.items():

@@ -228,6 +228,9 @@ async def test_an_unknown_node_is_named_with_those_known(store: PostgresTopology
     for call in (store.set_node("x", weight=2), store.remove_node("x")):
         with pytest.raises(NodeUnknown, match="No node x has registered; known are: a, b"):
             await call
+    for call in (store.set_node("a\0", weight=2), store.remove_node("\0")):
+        with pytest.raises(NodeUnknown, match="has registered; known are: a, b"):
+            await call
     assert await store.get() == topology
 
 

@@ -1,4 +1,4 @@
-"""Calls through a real cluster, as a client sends them that has no stubs, or means no good."""
+"""Calls through a real cluster, as a client sends them that means no good."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from likering.dev.cluster import EmbeddedCluster
 from likering.serving.status import from_rpc_error, from_status
@@ -36,24 +33,6 @@ async def test_router_and_nodes_say_that_they_serve(
     for node in cluster.nodes.values():
         async with grpc.aio.insecure_channel(node.address) as of_node:
             assert await health(of_node, "likering.shard.v1.ShardService") == "SERVING"
-
-
-async def test_a_client_without_stubs_calls_by_reflection(channel: grpc.aio.Channel) -> None:
-    """What grpcurl does: asks for the description of the service, makes a message by it, and calls."""
-    pool = descriptor_pool.DescriptorPool()
-    stub: Any = ServerReflectionStub(channel)  # type: ignore[arg-type]  # typed for blocking channels
-    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE)
-    (answer,) = [answer async for answer in stub.ServerReflectionInfo(iter([request]))]
-    for data in reversed(answer.file_descriptor_response.file_descriptor_proto):
-        pool.Add(descriptor_pb2.FileDescriptorProto.FromString(data))
-    method = pool.FindServiceByName(SERVICE).FindMethodByName("Like")
-    request_class = message_factory.GetMessageClass(method.input_type)
-    response_class = message_factory.GetMessageClass(method.output_type)
-    call: Any = channel.unary_unary(f"/{SERVICE}/Like")
-    post = str(uuid4())
-    data = await call(request_class(user_id="u", post_id=post).SerializeToString())
-    response: Any = response_class.FromString(data)
-    assert (response.like_count.post_id, response.like_count.count) == (post, 1)
 
 
 @pytest.mark.parametrize(

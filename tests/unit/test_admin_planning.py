@@ -16,6 +16,7 @@ from router.admin.planning import (
     SlotSize,
     changed_weights,
     check_current,
+    check_made,
     draft,
     expected_seconds,
     from_json,
@@ -76,6 +77,18 @@ def test_a_draining_node_is_emptied() -> None:
     plan = made(topology(draining="a"))
     assert {move.source for move in plan.moves} == {"a"}
     assert {share.node: share.slots for share in plan.after} == {"b": 4, "c": 4}
+
+
+def test_a_plan_that_was_not_made_here_is_refused() -> None:
+    plan = made(topology())
+    check_made(plan)
+    twice, source, share = (api.Plan.FromString(plan.SerializeToString()) for _ in range(3))
+    twice.moves.add().CopyFrom(plan.moves[0])
+    source.moves[0].source = "a\0"
+    share.after[0].node = "\0"
+    for broken, what in ((twice, "a slot twice"), (source, "NUL"), (share, "NUL")):
+        with pytest.raises(InvalidArgument, match=what):
+            check_made(broken)
 
 
 def test_only_weights_that_differ_are_changes() -> None:

@@ -22,6 +22,7 @@ from likering.serving import logging
 from likering.serving.handlers import Call, ServiceHandlers
 from likering.serving.server import Server, ServerSettings
 from likering.serving.status import DETAILS_KEY, from_rpc_error
+from likering.topology.store import NodeUnknown
 from likering.v1 import like_service_pb2 as api
 from tests.parts.stubs import like_stub, ring_stub
 
@@ -143,6 +144,19 @@ async def test_more_violations_than_metadata_can_carry_are_left_out() -> None:
             await like_stub(channel).FilterLikers(api.FilterLikersRequest())
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert len(from_rpc_error(caught.value).violations) == 32
+
+
+async def test_a_message_longer_than_metadata_can_carry_is_cut() -> None:
+    """It names what the caller has sent; in the status each of these bytes takes three characters."""
+    async with serving(raising(NodeUnknown.of("é" * 8192, []))) as (_, channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await like_stub(channel).Like(api.LikeRequest())
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    message = from_rpc_error(caught.value).message
+    assert caught.value.details() == message
+    assert message.startswith("No node éé")
+    assert message.endswith("é…")
+    assert 1000 < len(message.encode()) < 1030
 
 
 async def test_a_bug_is_logged_with_its_trace_and_told_nobody(capsys: pytest.CaptureFixture[str]) -> None:

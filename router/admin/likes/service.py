@@ -235,7 +235,8 @@ class LikeAdminService:
 
 def _slots(wanted: Sequence[int], topology: Topology) -> Sequence[int]:
     """The slots that a request names, or all. Raises InvalidArgument."""
-    for slot in wanted:
+    for place, slot in enumerate(wanted):
         if not 0 <= slot < topology.slot_count:
-            raise InvalidArgument(f"a slot is 0 to {topology.slot_count - 1}, not {slot}")
+            description = f"a slot is 0 to {topology.slot_count - 1}, not {slot}"
+            raise InvalidArgument.of([FieldViolation(f"slots[{place}]", "SLOT_UNKNOWN", description)])
     return sorted(set(wanted)) or range(topology.slot_count)
