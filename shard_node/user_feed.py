@@ -23,6 +23,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 from likering.errors import LikeringError
 from likering.ring.hashing import slot_of
 from likering.ring.topology import Topology
+from likering.shard.v1.shard_service_pb2 import OP_CODE_MOVING, OP_CODE_NOT_OWNER, OP_CODE_UNSPECIFIED
 from shard_node import user_store
 from shard_node.database import within
 from shard_node.leadership import Leadership
@@ -30,7 +31,7 @@ from shard_node.ownership import Ownership
 from shard_node.store import Connection, Fence, SlotMoment
 from shard_node.user_likes import Codes
 from shard_node.user_marks import Routes, accepted, digest, rerouted, restored
-from shard_node.user_parcels import Destination, Parcel, Portion
+from shard_node.user_parcels import Destination, Detour, Parcel, Portion
 from shard_node.user_store import Marks, ToldEdge, UserChange
 from shard_node.writer import Writer
 
@@ -49,6 +50,9 @@ FULL_LOOK_INTERVAL: Final = 10.0
 MARKS_INTERVAL: Final = 3.0
 """Seconds between two notes of the marks: so much is told again after a crash."""
 _RETRY: Final = 0.25
+
+_OF_SLOTS: Final = frozenset((OP_CODE_UNSPECIFIED, OP_CODE_MOVING, OP_CODE_NOT_OWNER))
+"""What is said of one slot of users, and is no reason to tell the others nothing."""
 
 Rows = Sequence[ToldEdge]
 Deliver = Callable[[str, Rows, Sequence[int]], Awaitable[Codes]]
@@ -204,6 +208,7 @@ class UserFeed:
         names = {owner for owner in topology.owners if owner is not None}
         for destination in self._destinations.values():
             destination.not_before = 0.0  # what it refused may be another one's now
+            destination.detours.clear()
         for name in names - self._destinations.keys():
             self._destinations[name] = Destination(name)
         for name in self._destinations.keys() - names:
@@ -229,7 +234,7 @@ class UserFeed:
                 del destination.pending[slot]  # not this node's any more
         wanted = dict.fromkeys(slot for destination in ready for slot in destination.pending)
         positions = {
-            slot: min(self._marks[slot][one.name] for one in ready if slot in one.pending)
+            slot: min(one.position(slot, self._marks[slot][one.name]) for one in ready if slot in one.pending)
             for slot in islice(wanted, SLOTS_AT_ONCE)
         }
         if not positions:
@@ -250,12 +255,12 @@ class UserFeed:
             if complete and moment.owned:
                 end = max(end, moment.last_rev)
             for destination in ready:
-                mark = self._marks[slot][destination.name]
-                if slot not in destination.pending or (mark >= end and not complete):
+                start = destination.position(slot, self._marks[slot][destination.name])
+                if slot not in destination.pending or (start >= end and not complete):
                     continue
                 # While this page is under way, what comes is noted anew.
                 since = destination.pending.pop(slot)
-                portion = Portion(slot, moment.epoch, mark, max(mark, end), complete, since)
+                portion = Portion(slot, moment.epoch, start, max(start, end), complete, since)
                 parcels[destination.name].portions.append(portion)
         self._address(parcels, changes, routes, epochs)
         if not any(parcel.portions for parcel in parcels.values()):
@@ -282,15 +287,15 @@ class UserFeed:
             for portion in parcel.portions:
                 by_slot.setdefault(portion.slot, []).append((name, parcel, portion))
         for slot, wanting in by_slot.items():
-            addressed: dict[str, list[tuple[UserChange, int]]] = {name: [] for name, _, _ in wanting}
+            addressed: dict[str, list[tuple[UserChange, int, int]]] = {name: [] for name, _, _ in wanting}
             for change in changes[slot]:
                 if change.was_liked:
                     user_slot = slot_of(change.user_id, len(routes))
                     rows = addressed.get(routes[user_slot] or "")
                     if rows is not None:
-                        rows.append((change, epochs[user_slot]))
+                        rows.append((change, user_slot, epochs[user_slot]))
             for name, parcel, portion in wanting:
-                parcel.add(portion, addressed[name])
+                parcel.add(portion, addressed[name], self._destinations[name].detours.get(slot))
 
     async def _know_slots(self) -> None:
         """Takes up the marks of slots that have come, and forgets those that have gone."""
@@ -298,6 +303,8 @@ class UserFeed:
         for slot in [slot for slot, epoch in self._epochs.items() if held.get(slot) != epoch]:
             del self._epochs[slot], self._marks[slot]
             self._unsaved.discard(slot)
+            for destination in self._destinations.values():
+                destination.detours.pop(slot, None)
         new = {slot: epoch for slot, epoch in held.items() if slot not in self._epochs}
         if not new or not self._routes:
             return
@@ -343,17 +350,41 @@ class UserFeed:
 
     def _answered(self, destination: Destination, parcel: Parcel, codes: Codes, at: float) -> None:
         destination.parcel = None
+        # A node that has no room is not asked to accept what follows either.
+        well = passable = _OF_SLOTS.issuperset(codes)
         for portion in parcel.portions:
+            slot = portion.slot
+            if self._epochs.get(slot) != portion.epoch:
+                destination.owes(slot, portion.since)  # it has gone, and may have come again
+                continue
             refused = [bool(code) for code in codes[portion.first : portion.first + len(portion.revs)]]
-            mark = accepted(portion.start, portion.end, portion.revs, refused)
-            if self._epochs.get(portion.slot) == portion.epoch and mark > portion.start:
-                self._marks[portion.slot][destination.name] = mark
-                self._unsaved.add(portion.slot)
-            if any(refused):
-                destination.owes(portion.slot, portion.since)
+            detour = destination.detours.get(slot)
+            if detour is None:
+                self._accepted(destination, portion, refused)
+                if any(refused) and passable:
+                    detour = destination.detours[slot] = Detour(portion.since)
+            if detour is not None and (passable or not any(refused)):
+                if detour.answered(portion, refused):
+                    del destination.detours[slot]
+                    self._raise_mark(destination, portion, portion.end)
+                    continue
+                destination.owes(slot, detour.since)
+                if portion.complete:
+                    well = False  # once more from the mark on, but after a while
+            elif any(refused):
+                destination.owes(slot, portion.since)
             elif not portion.complete:
-                destination.owes(portion.slot, min(portion.end / 1e6, at))
-        destination.answered(well=not any(codes))
+                destination.owes(slot, min(portion.end / 1e6, at))
+        destination.answered(well=well)
+
+    def _accepted(self, destination: Destination, portion: Portion, refused: Sequence[bool]) -> None:
+        mark = accepted(portion.start, portion.end, portion.revs, refused)
+        if mark > portion.start:
+            self._raise_mark(destination, portion, mark)
+
+    def _raise_mark(self, destination: Destination, portion: Portion, mark: int) -> None:
+        self._marks[portion.slot][destination.name] = mark
+        self._unsaved.add(portion.slot)
 
     # How far
 

@@ -18,7 +18,7 @@ MOST_BACKOFF: Final = 2.0
 class Portion:
     """A page of one slot for one destination: from ``start`` to ``end``; ``complete``: there was no more."""
 
-    __slots__ = ("complete", "end", "epoch", "first", "revs", "since", "slot", "start")
+    __slots__ = ("complete", "end", "epoch", "first", "revs", "since", "slot", "start", "user_slots")
 
     def __init__(self, slot: int, epoch: int, start: int, end: int, complete: bool, since: float) -> None:
         self.slot = slot
@@ -29,6 +29,44 @@ class Portion:
         self.since = since
         self.first = 0
         self.revs: list[int] = []
+        self.user_slots: list[int] = []
+
+
+class Detour:
+    """The way on through a slot's changes past those that were refused, while the mark stays before these.
+
+    One slot of users that takes nothing for a while is not to keep all other users of its node waiting. So the pages go
+    on to the end, and then again from the mark with what concerns the slots that refused, until none does.
+    """
+
+    __slots__ = ("again", "position", "refused", "since", "told")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.position = 0
+        """Where the next page begins, if that is above the mark."""
+        self.told = 0
+        """Up to here the node has accepted everything, but for users in the slots of ``again``."""
+        self.again: frozenset[int] = frozenset()
+        self.refused: set[int] = set()
+        """Slots of users that have refused on this way through."""
+
+    def lacks(self, rev: int, user_slot: int) -> bool:
+        """Whether the node may not have this change."""
+        return rev > self.told or user_slot in self.again
+
+    def answered(self, portion: Portion, refused: Sequence[bool]) -> bool:
+        """Notes an answer. True when this was the end of a way on which nothing was refused."""
+        self.refused.update(
+            slot for slot, was_refused in zip(portion.user_slots, refused, strict=False) if was_refused
+        )
+        self.position = portion.end
+        self.told = max(self.told, portion.end)
+        if not portion.complete:
+            return False
+        self.position = 0
+        self.again, self.refused = frozenset(self.refused), set()
+        return not self.again
 
 
 class Parcel:
@@ -41,16 +79,19 @@ class Parcel:
         self.rows: list[ToldEdge] = []
         self.epochs: list[int] = []
 
-    def add(self, portion: Portion, changes: Sequence[tuple[UserChange, int]]) -> None:
-        """Puts in those of the changes, each with the epoch of its user's slot, that the destination lacks."""
+    def add(
+        self, portion: Portion, changes: Sequence[tuple[UserChange, int, int]], detour: Detour | None
+    ) -> None:
+        """Puts in those of the changes, each with its user's slot and that one's epoch, that the destination lacks."""
         portion.first = len(self.rows)
-        for change, epoch in changes:
-            if change.rev > portion.start:
+        for change, user_slot, epoch in changes:
+            if change.rev > portion.start and (detour is None or detour.lacks(change.rev, user_slot)):
                 self.rows.append(
                     ToldEdge(change.user_id, change.post_id, change.rev, change.liked, change.like_time)
                 )
                 self.epochs.append(epoch)
                 portion.revs.append(change.rev)
+                portion.user_slots.append(user_slot)
         if portion.revs:
             portion.since = portion.revs[0] / 1e6
 
@@ -63,6 +104,8 @@ class Destination:
         self.pending: dict[int, float] = {}
         self.sending: asyncio.Task[None] | None = None
         self.parcel: Parcel | None = None
+        self.detours: dict[int, Detour] = {}
+        """By slot, where something was refused."""
         self.failures = 0
         self.not_before = 0.0
 
@@ -72,6 +115,11 @@ class Destination:
     def owes(self, slot: int, since: float) -> None:
         """There may be something of the slot that it lacks."""
         self.pending[slot] = min(self.pending.get(slot, since), since)
+
+    def position(self, slot: int, mark: int) -> int:
+        """After which revision the next page of the slot begins."""
+        detour = self.detours.get(slot)
+        return mark if detour is None else max(mark, detour.position)
 
     def take_back(self, parcel: Parcel) -> None:
         """What was not accepted is still to be told."""

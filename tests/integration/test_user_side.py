@@ -225,6 +225,32 @@ async def test_a_slot_that_freezes_while_rows_wait_does_not_get_them(pair: Pair)
     assert await node.rows() == []
 
 
+async def test_a_frozen_slot_of_users_holds_up_nobody_else(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though what it refuses fills whole pages; and it is told once it takes writes again."""
+    monkeypatch.setattr(user_feed_module, "PAGE", 50)
+    frozen_user, others = users([UPPER[0]])[0], users(UPPER[1:], 4)
+
+    async def become(state: str) -> None:
+        async def change(connection: Connection) -> None:
+            await connection.execute(
+                "UPDATE slots SET state = %s, move = 1, attempt = 1 WHERE slot = %s", [state, UPPER[0]]
+            )
+
+        await pair.nodes["b"].writer.change_slots(change)
+
+    await become("frozen")
+    posts = [f"p{n}" for n in range(100)]  # in all slots
+    await pair.nodes["a"].act(*[(True, frozen_user, post) for post in posts])
+    for post in posts:
+        await pair.nodes["a"].act(*[(True, user, post) for user in others])
+    told = {(user, post) for user in others for post in posts}
+    await pair.told(told)
+    await become("owner")
+    await pair.told(told | {(frozen_user, post) for post in posts})
+
+
 async def test_likes_and_unlikes_reach_the_owners_of_the_users(pair: Pair) -> None:
     edges = [(user, f"p{n}") for n, user in enumerate(users(range(SLOTS), 20))]
     node = pair.nodes["a"]

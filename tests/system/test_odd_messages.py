@@ -4,13 +4,12 @@ Each method gets some hundred odd messages. A quarter of an hour finds a leak of
 
     LIKERING_ODD_MESSAGES=10000 scripts/test tests/system/test_odd_messages.py
 
-LIKERING_ODD_SEED repeats a run with the seed that a failed one has printed.
+LIKERING_ODD_SEED=2 sends others.
 """
 
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -32,7 +31,7 @@ from tests.parts.cluster_logs import complaints
 from tests.parts.odd_messages import Known, OddMessages
 
 MESSAGES: Final = int(os.environ.get("LIKERING_ODD_MESSAGES", "100"))
-SEED: Final = int(os.environ.get("LIKERING_ODD_SEED", random.randrange(2**32)))  # another one each time
+SEED: Final = int(os.environ.get("LIKERING_ODD_SEED", "1"))
 SLOTS: Final = 8
 TIMEOUT: Final = 30.0
 NOISE: Final = 6_000_000
@@ -42,7 +41,7 @@ KEPT: Final = 800
 
 pytestmark = pytest.mark.timeout(60 + MESSAGES // 10)
 
-LAST: Final = ("PurgePost", "DrainNode", "ApplyPlan")
+LAST: Final = ("PurgePost", "PurgeUser", "DrainNode", "ApplyPlan")
 """What the others would suffer from."""
 METHODS: Final = sorted(
     (
