@@ -74,6 +74,7 @@ class UserLikes:
         return await unit.codes
 
     async def _write(self) -> None:
+        units: list[_Unit] = []
         try:
             while self._queue:
                 with suppress(TimeoutError):
@@ -91,9 +92,12 @@ class UserLikes:
                     for unit, codes in zip(units, commit.codes, strict=True):
                         unit.answer(codes)
         finally:
+            # Whatever ended this: nobody waits for an answer that does not come.
             self._writing = None
-            for unit in self._queue:
+            for unit in (*units, *self._queue):
                 unit.refuse()
+            self._queue.clear()
+            self._queued = 0
 
     def _next(self) -> list[_Unit]:
         units: list[_Unit] = []
