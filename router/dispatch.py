@@ -17,11 +17,12 @@ import structlog
 from likering.errors import LikeringError, ShardUnavailable, TopologyUnavailable
 from likering.ring.hashing import slot_of
 from likering.ring.topology import Topology
-from router.lane import Fate, Fragment, Lane, LaneLimits, Row
+from router.lane import Fate, Fragment, Lane, LaneLimits, Row, Way
 from router.node_client import NodeClient
 from router.operations import TRAFFIC, Operations
 from router.pace import Pace
 from router.patience import MARGIN
+from router.replicas import Replicas
 from router.undertaking import Undertaking
 
 _log = structlog.get_logger(__name__)
@@ -45,9 +46,10 @@ class Dispatch:
         self._nodes: dict[str, NodeClient] = {}
         self._lanes: dict[str, Sequence[Lane]] = {}
         # By kind of traffic, then by slot. Before the first topology: one slot, which leads nowhere.
-        self._routes: Sequence[Sequence[Lane | None]] = [[None] for _ in TRAFFIC]
+        self._routes: Sequence[Sequence[Way | None]] = [[None] for _ in TRAFFIC]
         self._slot_count = 1
         self._epochs: Sequence[int] = (0,)
+        self._replicas = Replicas(self._session_id, self._limits, self._pace, self._beat)
         self._leaving: set[asyncio.Task[None]] = set()
         self.pulse = asyncio.Event()
         """Set at the next change of the topology or of a connection; then there is another one."""
@@ -78,8 +80,13 @@ class Dispatch:
             self._leave(name)
         self._slot_count = topology.slot_count
         self._epochs = topology.epochs
+        self._replicas.use(topology)
+        ways = {
+            name: self._replicas.ways(topology.replicas.get(name, ()), lanes)
+            for name, lanes in self._lanes.items()
+        }
         self._routes = [
-            [self._lanes[owner][kind] if owner else None for owner in topology.owners] for kind in TRAFFIC
+            [ways[owner][kind] if owner else None for owner in topology.owners] for kind in TRAFFIC
         ]
         if before is not None:
             for name in _losers(before, topology) & self._lanes.keys():
@@ -144,7 +151,7 @@ class Dispatch:
 
     def split(
         self, operations: Operations, positions: Sequence[int]
-    ) -> list[tuple[Lane | None, Sequence[int], Sequence[int]]]:
+    ) -> list[tuple[Way | None, Sequence[int], Sequence[int]]]:
         """Lane, positions and their epochs, for each node that owns some of the operations."""
         count, routes, epochs = self._slot_count, self._routes[operations.traffic], self._epochs
         post_ids = operations.post_ids
@@ -154,7 +161,7 @@ class Dispatch:
         lanes = [routes[slot] for slot in slots]
         if len(set(lanes)) == 1:
             return [(lanes[0], positions, [epochs[slot] for slot in slots])]
-        parts: dict[Lane | None, tuple[list[int], list[int]]] = {lane: ([], []) for lane in lanes}
+        parts: dict[Way | None, tuple[list[int], list[int]]] = {lane: ([], []) for lane in lanes}
         for position, slot, lane in zip(positions, slots, lanes, strict=True):
             part = parts[lane]
             part[0].append(position)
@@ -201,6 +208,7 @@ class Dispatch:
             self._leave(name)
         if self._leaving:
             await asyncio.wait(self._leaving)
+        await self._replicas.close()
 
     def _leave(self, name: str) -> None:
         client = self._nodes.pop(name)

@@ -73,6 +73,14 @@ class Answer:
         if len(self.rows) != operations or (self.codes is not None and len(self.codes) != operations):
             raise BatchLost
 
+    @classmethod
+    def of(cls, rows: Sequence[Row], codes: Sequence[int], topology_version: int) -> Answer:
+        """One put together from parts of others."""
+        answer = cls.__new__(cls)
+        answer.rows, answer.topology_version = rows, topology_version
+        answer.codes = codes if any(codes) else None
+        return answer
+
 
 class Fragment:
     """The operations of one call for one node, column by column, and what became of them.
@@ -149,6 +157,18 @@ class NodePort(Protocol):
 
     async def execute(self, request: shard.ExecuteRequest, timeout: float) -> shard.ExecuteResponse:
         """Numbers the batch and sends it. Raises BatchNotSent, BatchLost or BatchRefused."""
+        ...
+
+
+class Way(Protocol):
+    """Where fragments go: a lane, or what stands before one."""
+
+    def has_room(self, operations: int) -> bool:
+        """Whether so many operations may still be queued."""
+        ...
+
+    def submit(self, fragment: Fragment) -> None:
+        """Takes a fragment, whose ``future`` says what becomes of it. Raises RouterOverloaded."""
         ...
 
 

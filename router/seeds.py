@@ -68,6 +68,14 @@ class SeededStore:
         """See TopologyStore."""
         return await self._store.remove_node(name)
 
+    async def register_replica(self, cluster_id: str, node: str, address: str) -> Topology:
+        """See TopologyStore."""
+        return await self._store.register_replica(cluster_id, node, address)
+
+    async def remove_replica(self, address: str) -> Topology:
+        """See TopologyStore."""
+        return await self._store.remove_replica(address)
+
     def changes(self) -> AsyncGenerator[TopologyChange, None]:
         """See TopologyStore."""
         return self._store.changes()

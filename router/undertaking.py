@@ -29,7 +29,7 @@ from likering.errors import (
     WrongCluster,
 )
 from likering.shard.v1 import shard_service_pb2 as shard
-from router.lane import Fate, Fragment, Lane, Row
+from router.lane import Fate, Fragment, Row, Way
 from router.operations import WRITES, Operations
 from router.patience import (
     FIRST_MOVING_BACKOFF,
@@ -55,7 +55,7 @@ class Router(Surroundings, Protocol):
 
     def split(
         self, operations: Operations, positions: Sequence[int]
-    ) -> list[tuple[Lane | None, Sequence[int], Sequence[int]]]:
+    ) -> list[tuple[Way | None, Sequence[int], Sequence[int]]]:
         """Lane, positions and their epochs, for each node that owns some of the operations."""
         ...
 

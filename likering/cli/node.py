@@ -150,6 +150,23 @@ def remove(
     _show(topology, output)
 
 
+@app.command("remove-replica")
+def remove_replica(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where it was, as node list shows it.")],
+    admin: Admin = DEFAULT_ADMIN,
+    yes: Yes = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Forget a replica that is gone for good; one that is stopped in order takes itself out.
+
+    Exit code 4: none has registered at that address.
+    """
+    confirm(f"Remove the replica at {address} from the cluster?", yes)
+    with ring_at(admin) as ring:
+        topology = ring.call(ring.stub.RemoveReplica, api.RemoveReplicaRequest(address=address)).topology
+    _show(topology, output)
+
+
 @app.command()
 def weight(
     name: Name,

@@ -15,9 +15,14 @@ _NUMBERS = ("weight", "generation", "slots", "quota")
 
 
 def show_nodes(nodes: Iterable[api.Node], console: Console) -> None:
-    """Prints one line for each."""
+    """Prints one line for each; with the replicas, if there are any."""
+    nodes = list(nodes)
     table = Table("node", "address", "state", *(Column(name, justify="right") for name in _NUMBERS))
+    replicated = any(node.replicas for node in nodes)
+    if replicated:
+        table.add_column("replicas")
     for node in nodes:
+        replicas = (", ".join(node.replicas),) if replicated else ()
         table.add_row(
             node.name,
             node.address,
@@ -26,6 +31,7 @@ def show_nodes(nodes: Iterable[api.Node], console: Console) -> None:
             str(node.generation),
             str(node.slots),
             f"{node.quota:.2f}",
+            *replicas,
         )
     console.print(table)
 

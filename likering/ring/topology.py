@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -42,7 +42,9 @@ class Topology:
     """The nodes and the slot map of one version. ``nodes`` is by name, in the order of the names.
 
     ``owners`` holds each slot's node name, None before the first assignment; ``epochs`` how often each slot was
-    given an owner, so 0 for one that never had any. Raises ValueError when the parts contradict each other.
+    given an owner, so 0 for one that never had any. ``replicas`` holds, by a node's name, the sorted host:port of those
+    that answer stale reads from a copy of its database; a node without any is left out. Raises ValueError when the
+    parts contradict each other.
     """
 
     cluster_id: str
@@ -51,6 +53,7 @@ class Topology:
     nodes: Mapping[str, Node]
     owners: tuple[str | None, ...]
     epochs: tuple[int, ...]
+    replicas: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_slot_count(self.slot_count)
@@ -64,7 +67,13 @@ class Topology:
         for slot, (owner, epoch) in enumerate(zip(self.owners, self.epochs, strict=True)):
             if epoch < 0 or (owner is None) != (epoch == 0):
                 raise ValueError(f"Slot {slot} has owner {owner!r} at epoch {epoch}")
+        if strange := self.replicas.keys() - self.nodes.keys():
+            raise ValueError(f"There are replicas of unknown nodes: {', '.join(sorted(strange))}")
         object.__setattr__(self, "nodes", MappingProxyType(dict(sorted(self.nodes.items()))))
+        replicas = {
+            name: tuple(sorted(addresses)) for name, addresses in sorted(self.replicas.items()) if addresses
+        }
+        object.__setattr__(self, "replicas", MappingProxyType(replicas))
 
     def __repr__(self) -> str:
         return f"Topology(version={self.version}, slots={self.slot_count}, nodes=[{', '.join(self.nodes)}])"
@@ -100,7 +109,7 @@ class Topology:
 
     def to_json(self) -> bytes:
         """The canonical form: equal topologies give equal bytes, so a checksum of them compares."""
-        value = {
+        value: dict[str, Any] = {
             "cluster_id": self.cluster_id,
             "version": self.version,
             "slot_count": self.slot_count,
@@ -108,6 +117,8 @@ class Topology:
             "owners": self.owners,
             "epochs": self.epochs,
         }
+        if self.replicas:  # without any: the bytes that programs give which know of none
+            value["replicas"] = dict(self.replicas)
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod
@@ -133,6 +144,9 @@ class Topology:
                 nodes=nodes,
                 owners=tuple(value["owners"]),
                 epochs=tuple(value["epochs"]),
+                replicas={
+                    name: tuple(addresses) for name, addresses in dict(value.get("replicas", {})).items()
+                },
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"This JSON is no topology: {error}") from error

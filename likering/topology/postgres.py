@@ -12,21 +12,20 @@ import psycopg
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedColumn, UndefinedTable
 from psycopg.rows import dict_row
 
-from likering.errors import NodeOwnsSlots, TopologyChanged, TopologyUnavailable, WrongCluster
+from likering.errors import TopologyChanged, TopologyUnavailable, WrongCluster
 from likering.postgres.migrations import migrate
 from likering.postgres.session import Connection, Session, conninfo
 from likering.ring.hashing import check_slot_count
 from likering.ring.topology import Node, NodeState, Topology
+from likering.topology import node_rows, replica_rows
 from likering.topology.store import (
     ClusterExists,
     ClusterMissing,
     NewOwner,
-    NodeRefused,
     NodeRegistration,
-    NodeSuperseded,
-    NodeUnknown,
     SchemaOutdated,
     TopologyChange,
+    check_address,
     check_weight,
 )
 
@@ -44,30 +43,17 @@ SELECT cluster_id::text, version, slot_count, changed,
                       'state', state, 'generation', generation)), '[]')
            FROM nodes) END AS nodes,
        CASE WHEN changed THEN (SELECT array_agg(owner ORDER BY slot) FROM slots) END AS owners,
-       CASE WHEN changed THEN (SELECT array_agg(epoch ORDER BY slot) FROM slots) END AS epochs
+       CASE WHEN changed THEN (SELECT array_agg(epoch ORDER BY slot) FROM slots) END AS epochs,
+       CASE WHEN changed THEN (
+           SELECT coalesce(jsonb_object_agg(node, addresses), '{}')
+           FROM (SELECT node, jsonb_agg(address) AS addresses FROM replicas GROUP BY node) AS r) END AS replicas
 FROM (SELECT *, (cluster_id::text, version) IS DISTINCT FROM (%(cluster_id)s, %(version)s) AS changed FROM cluster) AS c
 """
 _LOCK_CLUSTER = "SELECT cluster_id::text, version FROM cluster FOR UPDATE"
-_SAME_NODES = """
-SELECT name, uuid::text, address, generation, system_identifier
-FROM nodes WHERE name = %(name)s OR uuid = %(uuid)s
-"""
-_UPSERT_NODE = """
-INSERT INTO nodes (name, uuid, address, weight, generation, system_identifier)
-VALUES (%(name)s, %(uuid)s, %(address)s, %(weight)s, %(generation)s, %(system_identifier)s)
-ON CONFLICT (name) DO UPDATE
-SET address = excluded.address, generation = excluded.generation,
-    system_identifier = excluded.system_identifier, updated_at = now()
-"""
 _SET_NODE = """
 UPDATE nodes SET weight = coalesce(%(weight)s, weight), state = coalesce(%(state)s, state), updated_at = now()
 WHERE name = %(name)s
   AND (weight, state) IS DISTINCT FROM (coalesce(%(weight)s, weight), coalesce(%(state)s, state))
-"""
-_TIES = """
-SELECT (SELECT count(*) FROM slots WHERE owner = %(name)s),
-       (SELECT array_agg(move || ' of slot ' || slot || ', which is ' || state ORDER BY move) FROM moves
-        WHERE %(name)s IN (source, target) AND state NOT IN ('retired', 'cancelled', 'reverted'))
 """
 _ASSIGN = """
 UPDATE slots SET owner = given.owner, epoch = 1
@@ -113,8 +99,7 @@ class PostgresTopologyStore:
                         f" database is of cluster {cluster_id}: give the node its own cluster's topology database,"
                         " or an empty Postgres"
                     )
-                if await _is_news(connection, registration):
-                    await connection.execute(_UPSERT_NODE, _parameters(registration))
+                if await node_rows.registered(connection, registration):
                     await connection.execute(RAISE_VERSION)
             return await _read(connection)
 
@@ -130,7 +115,7 @@ class PostgresTopologyStore:
                     raise TopologyChanged(
                         f"The topology is at version {version} by now, not at {expected_version}; read it again"
                     )
-                await _check_active(connection, set(owners.values()))
+                await node_rows.check_active(connection, set(owners.values()))
                 cursor = await connection.execute(_ASSIGN, [list(owners.keys()), list(owners.values())])
                 if cursor.rowcount != len(owners):
                     raise ValueError(
@@ -151,7 +136,7 @@ class PostgresTopologyStore:
         async def work(connection: Connection) -> Topology:
             async with connection.transaction():
                 await lock_cluster(connection)
-                await _check_known(connection, name)
+                await node_rows.check_known(connection, name)
                 cursor = await connection.execute(_SET_NODE, {"name": name, "weight": weight, "state": state})
                 if cursor.rowcount:
                     await connection.execute(RAISE_VERSION)
@@ -166,9 +151,39 @@ class PostgresTopologyStore:
             async with connection.transaction():
                 # Whoever begins a move or changes an owner takes this lock as well, so nothing new ties the node now.
                 await lock_cluster(connection)
-                await _check_known(connection, name)
-                await _check_free(connection, name)
+                await node_rows.check_known(connection, name)
+                await node_rows.check_free(connection, name)
                 await connection.execute("DELETE FROM nodes WHERE name = %s", [name])
+                await connection.execute(RAISE_VERSION)
+            return await _read(connection)
+
+        return await self._run(work)
+
+    async def register_replica(self, cluster_id: str, node: str, address: str) -> Topology:
+        """See TopologyStore. An address that was another node's replica is this one's from now on."""
+        check_address(address)
+
+        async def work(connection: Connection) -> Topology:
+            async with connection.transaction():
+                known, _ = await lock_cluster(connection)
+                if known != cluster_id:
+                    raise WrongCluster(
+                        f"This replica belongs to cluster {cluster_id}, but the topology database is of cluster {known}"
+                    )
+                await node_rows.check_known(connection, node)
+                if await replica_rows.registered(connection, node, address):
+                    await connection.execute(RAISE_VERSION)
+            return await _read(connection)
+
+        return await self._run(work)
+
+    async def remove_replica(self, address: str) -> Topology:
+        """See TopologyStore."""
+
+        async def work(connection: Connection) -> Topology:
+            async with connection.transaction():
+                await lock_cluster(connection)
+                await replica_rows.remove(connection, address)
                 await connection.execute(RAISE_VERSION)
             return await _read(connection)
 
@@ -298,70 +313,6 @@ async def lock_cluster(connection: Connection) -> tuple[str, int]:
     return row[0], row[1]
 
 
-async def _is_news(connection: Connection, registration: NodeRegistration) -> bool:
-    """Whether a registration changes anything; raises when it must not."""
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(_SAME_NODES, _parameters(registration))
-        rows = await cursor.fetchall()
-    for row in rows:
-        if row["uuid"] != registration.uuid:
-            raise NodeRefused(
-                f"The name {registration.name} belongs to another node (uuid {row['uuid']}, at {row['address']}), not"
-                f" to this database (uuid {registration.uuid}): choose another name, or give the node its own database"
-            )
-        if row["name"] != registration.name:
-            raise NodeRefused(
-                f"This database (uuid {registration.uuid}) is registered as node {row['name']} and cannot become"
-                f" {registration.name}: keep the name, or begin with an empty database"
-            )
-        if row["generation"] > registration.generation:
-            raise NodeSuperseded(
-                f"Another process writes for node {registration.name} by now (generation {row['generation']}, this one"
-                f" has {registration.generation})"
-            )
-    given = _parameters(registration)
-    return not rows or any(given[key] != value for key, value in rows[0].items())
-
-
-async def _check_known(connection: Connection, name: str) -> None:
-    # Not asked for by its name, which may be anything: Postgres takes no text with a NUL.
-    cursor = await connection.execute("SELECT name FROM nodes ORDER BY name")
-    names = [row[0] for row in await cursor.fetchall()]
-    if name not in names:
-        raise NodeUnknown.of(name, names)
-
-
-async def _check_free(connection: Connection, name: str) -> None:
-    cursor = await connection.execute(_TIES, {"name": name})
-    slots, moves = await cursor.fetchone() or (0, None)
-    if slots:
-        raise NodeOwnsSlots(f"Node {name} owns {slots} of the slots: drain it, and wait until it owns none")
-    if moves:
-        more = f" and {len(moves) - 1} more" if len(moves) > 1 else ""
-        raise NodeOwnsSlots(
-            f"Node {name} takes part in move {moves[0]}{more}: wait until they have ended (a move that is verified"
-            " ends with its grace period)"
-        )
-
-
-async def _check_active(connection: Connection, names: set[str]) -> None:
-    cursor = await connection.execute("SELECT name FROM nodes WHERE state = %s", [NodeState.ACTIVE])
-    active = {row[0] for row in await cursor.fetchall()}
-    if names - active:
-        raise ValueError(f"Not an active node of the cluster: {', '.join(sorted(names - active))}")
-
-
-def _parameters(registration: NodeRegistration) -> dict[str, Any]:
-    return {
-        "name": registration.name,
-        "uuid": registration.uuid,
-        "address": registration.address,
-        "weight": registration.weight,
-        "generation": registration.generation,
-        "system_identifier": registration.system_identifier,
-    }
-
-
 async def _read(connection: Connection, known: Topology | None = None) -> Topology:
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
@@ -389,4 +340,5 @@ def _topology(row: Mapping[str, Any]) -> Topology:
         nodes={node["name"]: Node(**{**node, "state": NodeState(node["state"])}) for node in row["nodes"]},
         owners=tuple(row["owners"]),
         epochs=tuple(row["epochs"]),
+        replicas={name: tuple(addresses) for name, addresses in row["replicas"].items()},
     )

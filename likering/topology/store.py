@@ -43,6 +43,17 @@ class NodeUnknown(NotFound):
         return NodeUnknown(f"No node {name} has registered; known are: {', '.join(known) or 'none'}")
 
 
+class ReplicaUnknown(NotFound):
+    """No replica of that address has registered."""
+
+    @staticmethod
+    def of(address: str, known: Iterable[str]) -> ReplicaUnknown:
+        """The error that names the replicas that are known."""
+        return ReplicaUnknown(
+            f"No replica at {address} has registered; known are: {', '.join(known) or 'none'}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class NodeRegistration:
     """What a node says about itself when it becomes the writer.
@@ -66,13 +77,18 @@ class NodeRegistration:
                 f"A node's name has 1 to 63 letters, digits, dots, dashes and underscores, not {self.name!r}"
             )
         check_weight(self.weight)
-        host, _, port = self.address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"A node's address is host:port, not {self.address!r}")
+        check_address(self.address)
         if self.generation < 0:
             raise ValueError(f"A node's generation is not negative: {self.generation}")
         # One spelling, the one that the database answers with.
         object.__setattr__(self, "uuid", str(uuid.UUID(self.uuid)))
+
+
+def check_address(address: str) -> None:
+    """Raises ValueError unless others can call a node or a replica at this address."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"A node's address is host:port, not {address!r}")
 
 
 def check_weight(weight: int) -> None:
@@ -101,8 +117,9 @@ class TopologyChange:
 class TopologyStore(Protocol):
     """Keeps the topology. Every call raises TopologyUnavailable, in bounded time, when the store does not answer.
 
-    After that the outcome of a change is unknown: ``register`` and ``set_node`` may be repeated as they are, before
-    ``assign`` the topology is to be read again, and after ``remove_node`` a repetition may find no such node.
+    After that the outcome of a change is unknown: ``register``, ``register_replica`` and ``set_node`` may be repeated
+    as they are, before ``assign`` the topology is to be read again, and after ``remove_node`` and ``remove_replica`` a
+    repetition may find no such thing.
     """
 
     async def get(self, known: Topology | None = None) -> Topology:
@@ -136,6 +153,15 @@ class TopologyStore(Protocol):
 
         Raises NodeUnknown, and NodeOwnsSlots while it owns a slot or takes part in a move that has not ended.
         """
+
+    async def register_replica(self, cluster_id: str, node: str, address: str) -> Topology:
+        """Add a replica of a node: who answers stale reads at this host:port. Registering it again changes nothing.
+
+        Raises WrongCluster, NodeUnknown, and ValueError for what is no address.
+        """
+
+    async def remove_replica(self, address: str) -> Topology:
+        """Forget a replica. Raises ReplicaUnknown."""
 
     def changes(self) -> AsyncGenerator[TopologyChange, None]:
         """The present version, then each new one that the store tells of; some may be left out, the newest is not.

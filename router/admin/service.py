@@ -199,6 +199,10 @@ class RingService:
         topology = await self._store.remove_node(request.name)
         return api.RemoveNodeResponse(topology=translate.topology_message(topology))
 
+    async def RemoveReplica(self, request: api.RemoveReplicaRequest, call: Call) -> api.RemoveReplicaResponse:
+        topology = await self._store.remove_replica(request.address)
+        return api.RemoveReplicaResponse(topology=translate.topology_message(topology))
+
     # What several of them need
 
     async def _known(self, name: str) -> Topology:

@@ -38,6 +38,7 @@ def node_messages(topology: Topology) -> list[api.Node]:
             generation=node.generation,
             slots=spread.slots.get(name, 0),
             quota=spread.shares.get(name, 0.0),
+            replicas=topology.replicas.get(name, ()),
         )
         for name, node in topology.nodes.items()
     ]

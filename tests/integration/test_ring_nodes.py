@@ -35,6 +35,19 @@ def test_nodes_are_listed_with_their_slots(server: RingServer, run: Run) -> None
     assert "127.0.0.1:1" in run("node", "list").stdout
 
 
+def test_a_replica_is_listed_and_removed(server: RingServer, run: Run) -> None:
+    set_up(server)
+    cluster = topology_of(server).cluster_id
+    server.run(server.store.register_replica(cluster, "b", "127.0.0.1:7"))
+    nodes = output_of(run("node", "list", "-o", "json"))
+    assert [node["replicas"] for node in nodes] == [[], ["127.0.0.1:7"], []]
+    assert "127.0.0.1:7" in run("node", "list").stdout
+    assert "known are: 127.0.0.1:7" in refusal(run("node", "remove-replica", "127.0.0.1:8", "--yes"))
+    assert run("node", "remove-replica", "127.0.0.1:7", "--yes").exit_code == 0
+    assert not topology_of(server).replicas
+    assert "replicas" not in run("node", "list").stdout
+
+
 def test_a_weight_is_set_once(server: RingServer, run: Run) -> None:
     set_up(server)
     assert run("node", "weight", "c", "3").exit_code == 0

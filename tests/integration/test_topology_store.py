@@ -31,6 +31,7 @@ from likering.topology.store import (
     NodeRegistration,
     NodeSuperseded,
     NodeUnknown,
+    ReplicaUnknown,
     SchemaOutdated,
     TopologyChange,
 )
@@ -108,6 +109,8 @@ async def test_without_a_cluster_every_call_says_so(database: str, emptied: bool
             store.assign(1, {0: "a"}),
             store.set_node("a", weight=2),
             store.remove_node("a"),
+            store.register_replica("", "a", "replica:1"),
+            store.remove_replica("replica:1"),
             anext(store.changes()),
         ):
             with pytest.raises(ClusterMissing, match="likering cluster init"):
@@ -234,16 +237,60 @@ async def test_an_unknown_node_is_named_with_those_known(store: PostgresTopology
     assert await store.get() == topology
 
 
+async def test_a_replica_is_registered_and_forgotten(store: PostgresTopologyStore, cluster: str) -> None:
+    await store.register(registration("a"))
+    before = await store.register(registration("b"))
+    one = await store.register_replica(cluster, "a", "replica-2:1")
+    both = await store.register_replica(cluster, "a", "replica-1:1")
+    assert (one.version, both.version) == (before.version + 1, before.version + 2)
+    assert both.replicas == {"a": ("replica-1:1", "replica-2:1")}
+    assert await store.register_replica(cluster, "a", "replica-1:1") == both
+    moved = await store.register_replica(cluster, "b", "replica-2:1")
+    assert moved.replicas == {"a": ("replica-1:1",), "b": ("replica-2:1",)}
+    after = await store.remove_replica("replica-2:1")
+    assert (after.version, after.replicas) == (moved.version + 1, {"a": ("replica-1:1",)})
+    assert await store.get() == after
+
+
+async def test_readers_hear_of_a_replica(store: PostgresTopologyStore, cluster: str) -> None:
+    known = await store.register(registration("a"))
+    async with aclosing(store.changes()) as changes:
+        assert await anext(changes) == TopologyChange(known.version)
+        await store.register_replica(cluster, "a", "replica:1")
+        assert await anext(changes) == TopologyChange(known.version + 1)
+    assert (await store.get(known)).replicas == {"a": ("replica:1",)}
+
+
+async def test_a_replica_goes_with_its_node(store: PostgresTopologyStore, cluster: str) -> None:
+    await store.register(registration("a"))
+    await store.register_replica(cluster, "a", "replica:1")
+    assert not (await store.remove_node("a")).replicas
+
+
+async def test_a_replica_that_cannot_be_is_refused(store: PostgresTopologyStore, cluster: str) -> None:
+    topology = await store.register(registration("a"))
+    with pytest.raises(NodeUnknown, match="No node x has registered; known are: a"):
+        await store.register_replica(cluster, "x", "replica:1")
+    with pytest.raises(WrongCluster, match="belongs to cluster 5"):
+        await store.register_replica("5", "a", "replica:1")
+    with pytest.raises(ValueError, match="host:port"):
+        await store.register_replica(cluster, "a", "replica")
+    for address in ("replica:1", "\0"):
+        with pytest.raises(ReplicaUnknown, match="known are: none"):
+            await store.remove_replica(address)
+    assert await store.get() == topology
+
+
 async def test_a_cluster_of_an_older_version_is_upgraded(store: PostgresTopologyStore, database: str) -> None:
     topology = await store.register(registration("a"))
-    await execute(database, "DROP TABLE move_events, moves, resizes, move_limits")
+    await execute(database, "DROP TABLE move_events, moves, resizes, move_limits, replicas")
     await execute(database, "DELETE FROM schema_migrations WHERE version >= 2")
     moves = PostgresMoveStore(database)
     try:
-        for call in (store.remove_node("a"), moves.moves(), moves.limits(), moves.resizes(1)):
+        for call in (store.get(), store.remove_node("a"), moves.moves(), moves.limits(), moves.resizes(1)):
             with pytest.raises(SchemaOutdated, match="likering cluster upgrade"):
                 await call
-        assert await upgrade_cluster(database) == ["0002_moves", "0003_quieter_moves"]
+        assert await upgrade_cluster(database) == ["0002_moves", "0003_quieter_moves", "0004_replicas"]
         assert await upgrade_cluster(database) == []
         assert await moves.moves() == []
     finally:

@@ -1,4 +1,4 @@
-"""A synchronous streaming standby of an embedded Postgres, which takes its place at the same address."""
+"""A streaming standby of an embedded Postgres, which may take its place at the same address."""
 
 from __future__ import annotations
 
@@ -24,8 +24,16 @@ class Standby:
         self._primary = primary
         self._server = PostgresServer(directory, database=primary.database, what="the standby")
 
-    def follow(self) -> None:
-        """Copies the primary and streams from it; from the return on the primary's commits wait for the standby."""
+    @property
+    def dsn(self) -> str:
+        """Of the node's database, as the standby has it."""
+        return self._server.dsn
+
+    def follow(self, *, synchronous: bool = True) -> None:
+        """Copies the primary and streams from it; from the return on the primary's commits wait for the standby.
+
+        Unless it is not to be ``synchronous``: then they never wait.
+        """
         data = self._server.data
         self._server.directory.mkdir(parents=True, exist_ok=True)
         program = find_postgres().bin / "pg_basebackup"
@@ -43,20 +51,31 @@ class Standby:
         (self._server.directory / "server.json").write_text(json.dumps({**known, "port": 0}))
         self._server.start()
         with psycopg.connect(self._primary.dsn, autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            connection.execute("SELECT pg_reload_conf()")
+            state = "state = 'streaming'"
+            if synchronous:
+                connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+                connection.execute("SELECT pg_reload_conf()")
+                state = "sync_state = 'sync'"
             deadline = time.monotonic() + _DEADLINE
-            query = "SELECT FROM pg_stat_replication WHERE application_name = 'walreceiver' AND sync_state = 'sync'"
+            query = f"SELECT FROM pg_stat_replication WHERE application_name = 'walreceiver' AND {state}"
             while connection.execute(query).fetchone() is None:
                 assert time.monotonic() < deadline, "the standby does not stream"
                 time.sleep(0.05)
+
+    def promote(self) -> None:
+        """It takes writes from now on, where it is."""
+        with psycopg.connect(self._server.dsn, autocommit=True) as connection:
+            assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
+
+    def stop(self) -> None:
+        """Ends it in order."""
+        self._server.stop()
 
     def take_over(self, part: Part) -> None:
         """The primary, which ``part`` runs, is gone at once; the standby is promoted and serves at its address."""
         self._primary.kill()
         part.stop()
-        with psycopg.connect(self._server.dsn, autocommit=True) as connection:
-            assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
+        self.promote()
         self._server.stop()
         self._primary.data.rename(self._primary.directory / f"data.{time.monotonic_ns()}")
         self._server.data.rename(self._primary.data)

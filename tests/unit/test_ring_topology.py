@@ -26,6 +26,16 @@ def test_the_json_is_canonical() -> None:
     assert Topology.from_json(JSON) == TOPOLOGY
 
 
+def test_the_json_has_replicas_if_there_are_any() -> None:
+    replicated = dataclasses.replace(TOPOLOGY, replicas={"b": ("h:2", "h:1"), "a": ()})
+    assert replicated.replicas == {"b": ("h:1", "h:2")}
+    assert replicated.to_json() == JSON.replace(
+        b'"slot_count"', b'"replicas":{"b":["h:1","h:2"]},"slot_count"'
+    )
+    assert Topology.from_json(replicated.to_json()) == replicated
+    assert replicated != TOPOLOGY
+
+
 def test_who_owns_what() -> None:
     assert TOPOLOGY.slots_of("a") == {0: 1, 3: 2}
     assert TOPOLOGY.slots_of("b") == {2: 3}
@@ -67,6 +77,7 @@ def test_what_does_not_follow_is_refused(versions_on: int, slot: int, owner: str
     [
         ({"slot_count": 3}, "power of two"),
         ({"owners": ("a", "b")}, "4 slots with 2 owners and 4 epochs"),
+        ({"replicas": {"x": ("h:1",)}}, "replicas of unknown nodes: x"),
         ({"epochs": (1,)}, "4 slots with 4 owners and 1 epochs"),
         ({"owners": ("a", None, "b", "x")}, "unknown nodes: x"),
         ({"epochs": (1, 1, 3, 2)}, "Slot 1 has owner None at epoch 1"),
@@ -79,7 +90,16 @@ def test_parts_that_contradict_each_other_are_refused(part: dict[str, object], m
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b"{}", b"nothing", JSON.replace(b'"active"', b'"gone"'), JSON[:-1]]
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"nothing",
+        JSON.replace(b'"active"', b'"gone"'),
+        JSON[:-1],
+        JSON[:-1] + b',"replicas":5}',
+    ],
 )
 def test_other_bytes_are_no_topology(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - of json, of the enum, or ours

@@ -47,7 +47,7 @@ class LikeAdminServiceStub:
     ]
     """Erases who liked a post, at the post's owner. Likes of it are refused with POST_BEING_PURGED until the end. Lists
     of what users like lose it; that each of these users once liked the post stays in their own rows until they are
-    erased. Who streams events while it runs is told of each like's end; who is not, is not told of it later.
+    erased. Who streams events is told of it when it is done, and before that of the likes' ends that are come by.
     What was interrupted is gone on with when the call is repeated; until then likes stay refused. Ends with the
     response that has the receipts.
     """
@@ -76,6 +76,7 @@ class LikeAdminServiceStub:
     ]
     """Erases a user: every like that the user has on any post, what is remembered of unlikes, and what the user likes.
     Likes and unlikes of the user are refused with USER_BEING_PURGED until the end. Goes over the posts of all slots.
+    Who streams events is told of it by each slot where the user had edges, when it is done there.
     What was interrupted is gone on with when the call is repeated; until then they stay refused. Ends with the
     response that has the receipts, or, of a dry run, the estimates.
     """
@@ -109,7 +110,7 @@ class LikeAdminServiceAsyncStub:
     ]
     """Erases who liked a post, at the post's owner. Likes of it are refused with POST_BEING_PURGED until the end. Lists
     of what users like lose it; that each of these users once liked the post stays in their own rows until they are
-    erased. Who streams events while it runs is told of each like's end; who is not, is not told of it later.
+    erased. Who streams events is told of it when it is done, and before that of the likes' ends that are come by.
     What was interrupted is gone on with when the call is repeated; until then likes stay refused. Ends with the
     response that has the receipts.
     """
@@ -138,6 +139,7 @@ class LikeAdminServiceAsyncStub:
     ]
     """Erases a user: every like that the user has on any post, what is remembered of unlikes, and what the user likes.
     Likes and unlikes of the user are refused with USER_BEING_PURGED until the end. Goes over the posts of all slots.
+    Who streams events is told of it by each slot where the user had edges, when it is done there.
     What was interrupted is gone on with when the call is repeated; until then they stay refused. Ends with the
     response that has the receipts, or, of a dry run, the estimates.
     """
@@ -179,7 +181,7 @@ class LikeAdminServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[likering.admin.v1.like_admin_service_pb2.PurgePostResponse], collections.abc.AsyncIterator[likering.admin.v1.like_admin_service_pb2.PurgePostResponse]]:
         """Erases who liked a post, at the post's owner. Likes of it are refused with POST_BEING_PURGED until the end. Lists
         of what users like lose it; that each of these users once liked the post stays in their own rows until they are
-        erased. Who streams events while it runs is told of each like's end; who is not, is not told of it later.
+        erased. Who streams events is told of it when it is done, and before that of the likes' ends that are come by.
         What was interrupted is gone on with when the call is repeated; until then likes stay refused. Ends with the
         response that has the receipts.
         """
@@ -214,6 +216,7 @@ class LikeAdminServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[likering.admin.v1.like_admin_service_pb2.PurgeUserResponse], collections.abc.AsyncIterator[likering.admin.v1.like_admin_service_pb2.PurgeUserResponse]]:
         """Erases a user: every like that the user has on any post, what is remembered of unlikes, and what the user likes.
         Likes and unlikes of the user are refused with USER_BEING_PURGED until the end. Goes over the posts of all slots.
+        Who streams events is told of it by each slot where the user had edges, when it is done there.
         What was interrupted is gone on with when the call is repeated; until then they stay refused. Ends with the
         response that has the receipts, or, of a dry run, the estimates.
         """

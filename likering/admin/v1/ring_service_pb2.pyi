@@ -125,6 +125,7 @@ class Node(google.protobuf.message.Message):
     GENERATION_FIELD_NUMBER: builtins.int
     SLOTS_FIELD_NUMBER: builtins.int
     QUOTA_FIELD_NUMBER: builtins.int
+    REPLICAS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     address: builtins.str
@@ -139,6 +140,10 @@ class Node(google.protobuf.message.Message):
     """How many slots it owns."""
     quota: builtins.float
     """How many it is to own by its weight, exactly."""
+    @property
+    def replicas(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """host:port of each of its replicas, which answer stale reads while it is gone."""
+
     def __init__(
         self,
         *,
@@ -149,8 +154,9 @@ class Node(google.protobuf.message.Message):
         generation: builtins.int = ...,
         slots: builtins.int = ...,
         quota: builtins.float = ...,
+        replicas: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "generation", b"generation", "name", b"name", "quota", b"quota", "slots", b"slots", "state", b"state", "weight", b"weight"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "generation", b"generation", "name", b"name", "quota", b"quota", "replicas", b"replicas", "slots", b"slots", "state", b"state", "weight", b"weight"]) -> None: ...
 
 global___Node = Node
 
@@ -1327,6 +1333,45 @@ class RemoveNodeResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["topology", b"topology"]) -> None: ...
 
 global___RemoveNodeResponse = RemoveNodeResponse
+
+@typing.final
+class RemoveReplicaRequest(google.protobuf.message.Message):
+    """Request of RemoveReplica."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: builtins.int
+    address: builtins.str
+    """Its host:port."""
+    def __init__(
+        self,
+        *,
+        address: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address"]) -> None: ...
+
+global___RemoveReplicaRequest = RemoveReplicaRequest
+
+@typing.final
+class RemoveReplicaResponse(google.protobuf.message.Message):
+    """Response of RemoveReplica."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOPOLOGY_FIELD_NUMBER: builtins.int
+    @property
+    def topology(self) -> global___Topology:
+        """The topology."""
+
+    def __init__(
+        self,
+        *,
+        topology: global___Topology | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["topology", b"topology"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["topology", b"topology"]) -> None: ...
+
+global___RemoveReplicaResponse = RemoveReplicaResponse
 
 @typing.final
 class CheckTopologyRequest(google.protobuf.message.Message):

@@ -115,6 +115,11 @@ class RingServiceStub(object):
                 request_serializer=likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveNodeRequest.SerializeToString,
                 response_deserializer=likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveNodeResponse.FromString,
                 _registered_method=True)
+        self.RemoveReplica = channel.unary_unary(
+                '/likering.admin.v1.RingService/RemoveReplica',
+                request_serializer=likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveReplicaRequest.SerializeToString,
+                response_deserializer=likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveReplicaResponse.FromString,
+                _registered_method=True)
         self.CheckTopology = channel.unary_unary(
                 '/likering.admin.v1.RingService/CheckTopology',
                 request_serializer=likering_dot_admin_dot_v1_dot_ring__service__pb2.CheckTopologyRequest.SerializeToString,
@@ -238,6 +243,13 @@ class RingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveReplica(self, request, context):
+        """Forgets a replica that is gone. One that runs registers again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckTopology(self, request, context):
         """Compares the topology with what each node's database holds.
         """
@@ -327,6 +339,11 @@ def add_RingServiceServicer_to_server(servicer, server):
                     servicer.RemoveNode,
                     request_deserializer=likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveNodeRequest.FromString,
                     response_serializer=likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveNodeResponse.SerializeToString,
+            ),
+            'RemoveReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveReplica,
+                    request_deserializer=likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveReplicaRequest.FromString,
+                    response_serializer=likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveReplicaResponse.SerializeToString,
             ),
             'CheckTopology': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckTopology,
@@ -767,6 +784,33 @@ class RingService(object):
             '/likering.admin.v1.RingService/RemoveNode',
             likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveNodeRequest.SerializeToString,
             likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likering.admin.v1.RingService/RemoveReplica',
+            likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveReplicaRequest.SerializeToString,
+            likering_dot_admin_dot_v1_dot_ring__service__pb2.RemoveReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

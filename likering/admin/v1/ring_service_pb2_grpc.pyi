@@ -117,6 +117,12 @@ class RingServiceStub:
     ]
     """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move."""
 
+    RemoveReplica: grpc.UnaryUnaryMultiCallable[
+        likering.admin.v1.ring_service_pb2.RemoveReplicaRequest,
+        likering.admin.v1.ring_service_pb2.RemoveReplicaResponse,
+    ]
+    """Forgets a replica that is gone. One that runs registers again."""
+
     CheckTopology: grpc.UnaryUnaryMultiCallable[
         likering.admin.v1.ring_service_pb2.CheckTopologyRequest,
         likering.admin.v1.ring_service_pb2.CheckTopologyResponse,
@@ -221,6 +227,12 @@ class RingServiceAsyncStub:
         likering.admin.v1.ring_service_pb2.RemoveNodeResponse,
     ]
     """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move."""
+
+    RemoveReplica: grpc.aio.UnaryUnaryMultiCallable[
+        likering.admin.v1.ring_service_pb2.RemoveReplicaRequest,
+        likering.admin.v1.ring_service_pb2.RemoveReplicaResponse,
+    ]
+    """Forgets a replica that is gone. One that runs registers again."""
 
     CheckTopology: grpc.aio.UnaryUnaryMultiCallable[
         likering.admin.v1.ring_service_pb2.CheckTopologyRequest,
@@ -358,6 +370,14 @@ class RingServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[likering.admin.v1.ring_service_pb2.RemoveNodeResponse, collections.abc.Awaitable[likering.admin.v1.ring_service_pb2.RemoveNodeResponse]]:
         """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move."""
+
+    @abc.abstractmethod
+    def RemoveReplica(
+        self,
+        request: likering.admin.v1.ring_service_pb2.RemoveReplicaRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[likering.admin.v1.ring_service_pb2.RemoveReplicaResponse, collections.abc.Awaitable[likering.admin.v1.ring_service_pb2.RemoveReplicaResponse]]:
+        """Forgets a replica that is gone. One that runs registers again."""
 
     @abc.abstractmethod
     def CheckTopology(
