@@ -4,7 +4,8 @@
 
 Each of MEMBERS consumers (numbered from 0) takes its share of the slots, and keeps notifications and cursor in a
 SQLite database of its own in DIRECTORY. Both change in one transaction: after a kill -9 it goes on where its database
-says, so no like is told of twice, and none is forgotten. Ends with SIGTERM or Ctrl-C.
+says, so no like is told of twice, and none is forgotten. When a post or a user is purged, the notifications of those
+likes are deleted, however long the consumer was away meanwhile. Ends with SIGTERM or Ctrl-C.
 
 Whoever sends something into the world instead (an e-mail, a push) does it from such a table, with the like (post and
 user) as the key by which the receiver knows a repetition.
@@ -18,10 +19,14 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from likering import EventBatch, LikeTracker
+from likering import EventBatch, EventKind, LikeTracker
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS notifications (post_id TEXT NOT NULL, user_id TEXT NOT NULL, likes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS notifications (
+    post_id TEXT NOT NULL, user_id TEXT NOT NULL, slot INTEGER NOT NULL, likes INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_post ON notifications (post_id);
+CREATE INDEX IF NOT EXISTS by_user ON notifications (user_id, slot);
 CREATE TABLE IF NOT EXISTS cursor (one_row INTEGER PRIMARY KEY CHECK (one_row = 1), cursor TEXT NOT NULL);
 """
 
@@ -43,11 +48,19 @@ def consume(address: str, database: sqlite3.Connection, member: int, members: in
 def store(database: sqlite3.Connection, batch: EventBatch) -> None:
     """What a batch leads to, and the cursor after it: all or nothing."""
     with database:
-        database.executemany(
-            "INSERT INTO notifications VALUES (?, ?, ?)",
-            # The first like comes once only, so a like that was taken back meanwhile is told of, too.
-            [(event.post_id, event.user_id, event.like_count.count) for event in batch if event.first_like],
-        )
+        for event in batch:  # in their order: who was purged may like anew
+            match event.kind:
+                case EventKind.EDGE:
+                    # The first like comes once only, so a like that was taken back meanwhile is told of, too.
+                    if event.first_like:
+                        row = event.post_id, event.user_id, event.slot, event.like_count.count
+                        database.execute("INSERT INTO notifications VALUES (?, ?, ?, ?)", row)
+                case EventKind.POST_PURGED:
+                    database.execute("DELETE FROM notifications WHERE post_id = ?", [event.post_id])
+                case EventKind.USER_PURGED:
+                    # Of posts of this slot. The others' slots tell it themselves, and may be another member's.
+                    whose = event.user_id, event.slot
+                    database.execute("DELETE FROM notifications WHERE user_id = ? AND slot = ?", whose)
         database.execute("INSERT OR REPLACE INTO cursor VALUES (1, ?)", [batch.cursor])
 
 

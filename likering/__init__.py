@@ -10,6 +10,7 @@ from likering.client.feed import EventBatch, LikeEvent
 from likering.client.model import (
     Action,
     Consistency,
+    EventKind,
     Exactness,
     IntentTime,
     LikeCount,
@@ -78,6 +79,7 @@ __all__ = [
     "DeadlineExceeded",
     "EnumUnknown",
     "EventBatch",
+    "EventKind",
     "Exactness",
     "FieldViolation",
     "IdEmpty",

@@ -73,7 +73,7 @@ class MergedFeed:
         """The consumer's stream. Raises LikeringError for what will not pass by itself."""
         routing = asyncio.create_task(self._route(), name="events: routing")
         try:
-            await self._resolve()
+            await self._resolve(routing)
             slot_count = self._owners.slot_count
             response = api.StreamLikeEventsResponse()
             while True:
@@ -81,22 +81,34 @@ class MergedFeed:
                 response.slot_count = slot_count
                 yield response
                 response = await self._next(monotonic() + PROGRESS_INTERVAL)
-                for task in (routing, *(stream.task for stream in self._streams.values())):
-                    if task.done():
-                        task.result()  # a bug ends the consumer's stream instead of holding it up
+                self._raise_bugs(routing)
         finally:
-            tasks = [routing, *(stream.task for stream in self._streams.values())]
+            tasks = self._tasks(routing)
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _resolve(self) -> None:
+    def _tasks(self, routing: asyncio.Task[None]) -> list[asyncio.Task[None]]:
+        return [routing, *(stream.task for stream in self._streams.values())]
+
+    def _raise_bugs(self, routing: asyncio.Task[None]) -> None:
+        """A bug ends the consumer's stream instead of holding it up."""
+        for task in self._tasks(routing):
+            if task.done():
+                task.result()
+
+    async def _resolve(self, routing: asyncio.Task[None]) -> None:
         """Has the nodes say where "now" is. A cursor before that would be one of other changes each time it is used."""
         unresolved = {slot for slot, position in self._positions.items() if position == FROM_NOW}
         if not unresolved:
             return
         while unresolved:
-            stream, page = await self._pages.get()
+            try:
+                async with asyncio.timeout(PROGRESS_INTERVAL):
+                    stream, page = await self._pages.get()
+            except TimeoutError:
+                self._raise_bugs(routing)
+                continue
             if not stream.live:
                 continue
             if isinstance(page, LikeringError):

@@ -4,6 +4,9 @@ A *place* in a slot's feed is a revision. Each edge has one at its last change (
 was first liked, one at ``first_rev``, which stays there for good. So whatever happens to an edge while a consumer is on
 its way, the consumer comes by its first like exactly once.
 
+A purge deletes edges, and with them their places. It has a place of its own, at the revision at which it was done, and
+that one stays: what it voids had lower ones, and what comes after it has higher ones.
+
 Why a position never passes a change that is still to come: revisions are issued by one writer, which commits one
 transaction at a time and gives each revisions above all that it gave before (and a process that takes over waits, by
 the lock on the writer row, for whatever the one before it has begun). So what one snapshot shows are the changes of the
@@ -20,34 +23,40 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
-from shard_node.store import ChangedEdge, SlotMoment
+from shard_node.store import Change, SlotMoment
 
 _place: Final = attrgetter("place")
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Changes of one slot in order, and the position after them. ``first``: whether each edge is a first like.
+    """Changes of one slot in order, and the position after them. ``first``: whether each is a first like.
 
     ``complete``: nothing more had changed at that moment.
     """
 
-    edges: Sequence[ChangedEdge]
+    told: Sequence[Change]
     first: Sequence[bool]
     position: int
     complete: bool
 
 
-def changes_after(position: int, moment: SlotMoment, found: Iterable[ChangedEdge], limit: int) -> Changes:
-    """What follows on a position, of the edges that a look found for the slot with this limit."""
-    by_rev: list[ChangedEdge] = []
-    by_first_rev: list[ChangedEdge] = []
-    for edge in found:
-        (by_rev if edge.place == edge.rev else by_first_rev).append(edge)
-    # Where one of the two lists was cut off, the other one may not be followed any further.
-    cuts = [max(map(_place, edges)) for edges in (by_rev, by_first_rev) if len(edges) >= limit]
+def changes_after(position: int, moment: SlotMoment, found: Iterable[Change], limit: int) -> Changes:
+    """What follows on a position, of the changes that a look found for the slot with this limit."""
+    by_rev: list[Change] = []
+    by_first_rev: list[Change] = []
+    purges: list[Change] = []
+    for change in found:
+        if change.place != change.rev:
+            by_first_rev.append(change)
+        elif change.first_rev is None and change.is_purge:
+            purges.append(change)
+        else:
+            by_rev.append(change)
+    # Where one of the lists was cut off, the others may not be followed any further.
+    cuts = [max(map(_place, kind)) for kind in (by_rev, by_first_rev, purges) if len(kind) >= limit]
     end = min(cuts) if cuts else None
-    places = sorted((*by_rev, *by_first_rev), key=_place)
+    places = sorted((*by_rev, *by_first_rev, *purges), key=_place)
     if end is not None:
         while places and places[-1].place > end:
             places.pop()
@@ -58,17 +67,19 @@ def changes_after(position: int, moment: SlotMoment, found: Iterable[ChangedEdge
     if end is None:
         highest = places[-1].place if places else position
         end = max(highest, position, moment.last_rev) if moment.owned else max(highest, position)
-    edges: list[ChangedEdge] = []
+    told: list[Change] = []
     first: list[bool] = []
-    for edge in places:
-        if edge.first_rev is None:
-            continue  # a tombstone of what was never liked: nothing has changed for anybody
-        if edge.place == edge.rev:
+    for change in places:
+        if change.first_rev is None:
+            if not change.is_purge:
+                continue  # a tombstone of what was never liked: nothing has changed for anybody
+            first.append(False)
+        elif change.place == change.rev:
             # An imported like has a time of its own. It was news long ago, elsewhere.
-            first.append(edge.first_rev > position and edge.like_time == edge.rev)
-        elif edge.rev <= end:
+            first.append(change.first_rev > position and change.like_time == change.rev)
+        elif change.rev <= end:
             continue  # told of at its last change
         else:
             first.append(True)
-        edges.append(edge)
-    return Changes(edges, first, end, complete)
+        told.append(change)
+    return Changes(told, first, end, complete)

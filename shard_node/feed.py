@@ -27,14 +27,14 @@ from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_UNSPECIFIED,
     StreamChangesResponse,
 )
-from likering.v1.like_service_pb2 import EXACTNESS_EXACT, LikeCount
+from likering.v1.like_service_pb2 import EXACTNESS_EXACT, LikeCount, LikeEvent
 from shard_node import store
 from shard_node.changes import Changes, changes_after
 from shard_node.database import within
 from shard_node.leadership import Leadership
 from shard_node.ownership import Ownership
 from shard_node.queries import FEW_SLOTS
-from shard_node.store import ChangedEdge, Connection, SlotMoment
+from shard_node.store import Change, Connection, SlotMoment
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +61,8 @@ class Feed:
         self._leadership = leadership
         self._followers: set[Follower] = set()
         self._turn = asyncio.Semaphore(1)
+        self._purged: dict[int, int] = {}
+        """Slot → the revision above which nothing was purged there when it was looked at last: a hint."""
         ownership.on_replaced.append(self._look_again)
 
     def __repr__(self) -> str:
@@ -106,10 +108,10 @@ class Feed:
         if found is None:
             follower.touch(slots)
             return response
-        moments, edges = found
-        by_slot: dict[int, list[ChangedEdge]] = defaultdict(list)
-        for edge in edges:
-            by_slot[edge.slot].append(edge)
+        moments, changed = found
+        by_slot: dict[int, list[Change]] = defaultdict(list)
+        for change in changed:
+            by_slot[change.slot].append(change)
         codes = []
         for slot in slots:
             moment = moments.get(slot)
@@ -149,7 +151,7 @@ class Feed:
 
     async def _read(
         self, positions: Mapping[int, int], limit: int
-    ) -> tuple[dict[int, SlotMoment], list[ChangedEdge]] | None:
+    ) -> tuple[dict[int, SlotMoment], list[Change]] | None:
         """None when there is no connection for it just now."""
         above = {
             slot: _NOTHING_ABOVE if position == FROM_NOW else position for slot, position in positions.items()
@@ -172,9 +174,18 @@ class Feed:
 
     async def _read_page(
         self, positions: Mapping[int, int], limit: int
-    ) -> tuple[dict[int, SlotMoment], list[ChangedEdge]]:
+    ) -> tuple[dict[int, SlotMoment], list[Change]]:
+        # Hardly ever are there purges behind a position, and to look for them takes as long as all the rest.
+        purges = self._may_have_purges(positions)
         async with self._pool.connection() as connection:
-            return await store.read_changes(connection, positions, limit)
+            found = await store.read_changes(connection, positions, limit, purges=purges)
+            self._purged.update((slot, moment.purged_rev) for slot, moment in found[0].items())
+            if not purges and self._may_have_purges(positions):
+                found = await store.read_changes(connection, positions, limit, purges=True)
+        return found
+
+    def _may_have_purges(self, positions: Mapping[int, int]) -> bool:
+        return any(self._purged.get(slot, 0) > position for slot, position in positions.items())
 
 
 class Follower:
@@ -250,15 +261,22 @@ def _add_events(response: StreamChangesResponse, changes: Changes) -> None:
     count = LikeCount(exactness=EXACTNESS_EXACT)
     count.as_of_time.seconds = now // _SECOND
     count.as_of_time.nanos = now % _SECOND * 1000
-    for edge, first in zip(changes.edges, changes.first, strict=True):
+    for change, first in zip(changes.told, changes.first, strict=True):
         event = add()
-        _, _, _, _, event.liked, post_id, event.user_id, version, like_count, since = edge
+        event.slot, _, _, first_rev, event.liked, post_id, event.user_id, version, like_count, since = change
+        event.kind = LikeEvent.KIND_EDGE if first_rev is not None else _purge_kind(post_id)
         event.post_id = post_id
         event.first_like = first
         like_time = event.like_time
         like_time.seconds, micros = divmod(since, _SECOND)
         like_time.nanos = micros * 1000
+        if not post_id:
+            continue
         count.post_id = post_id
         count.count = like_count
         count.version = version
         event.like_count.CopyFrom(count)
+
+
+def _purge_kind(post_id: str) -> LikeEvent.Kind.ValueType:
+    return LikeEvent.KIND_POST_PURGED if post_id else LikeEvent.KIND_USER_PURGED

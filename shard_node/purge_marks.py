@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
+from shard_node.purge_keys import ABOVE_ALL, PLACES
 from shard_node.store import Connection, execute_for_slots
-
-ABOVE_ALL: Final = "\U0010ffff" * 33
-"""Behind every id of at most 128 bytes, byte by byte."""
 
 
 class PurgeMark(NamedTuple):
@@ -22,14 +20,14 @@ class PurgeMark(NamedTuple):
     began: int
 
 
-def mark_key(post_id: str) -> str:
-    """The post_id of the row that says that a purge of the post is under way: no post can have it."""
-    return ABOVE_ALL + post_id
+class Purges(NamedTuple):
+    """The purges under way of some slots, by post and by user."""
+
+    posts: Sequence[tuple[str, PurgeMark]]
+    users: Sequence[tuple[str, PurgeMark]]
 
 
-def user_mark_key(user_id: str) -> str:
-    """The post_id of the row that marks a slot for the purge of a user: no post, and no post's mark, can have it."""
-    return ABOVE_ALL + ABOVE_ALL + user_id
+NO_PURGES: Final = Purges((), ())
 
 
 class PurgeMarks:
@@ -57,6 +55,10 @@ class PurgeMarks:
         """A purge has ended."""
         self._marks.pop(post_id, None)
 
+    def of_slot(self, slot: int) -> list[tuple[str, PurgeMark]]:
+        """The marks of one slot."""
+        return [entry for entry in self._marks.items() if entry[1].slot == slot]
+
     def replace(self, keep: Collection[int], loaded: Iterable[tuple[str, PurgeMark]]) -> None:
         """Keeps the marks of these slots, forgets all others, and takes over what was loaded."""
         self._marks = {post_id: mark for post_id, mark in self._marks.items() if mark.slot in keep}
@@ -72,13 +74,11 @@ class PurgeMarks:
         ]
 
 
-async def load_marks(
-    connection: Connection, slots: Sequence[int]
-) -> tuple[list[tuple[str, PurgeMark]], list[tuple[str, PurgeMark]]]:
-    """The marks of posts, and those of users, in the rows of these slots."""
+async def load_marks(connection: Connection, slots: Sequence[int]) -> Purges:
+    """What the rows of these slots say."""
     if not slots:
-        return [], []
-    cursor = await execute_for_slots(connection, "purging", {"behind": ABOVE_ALL}, slots)
+        return NO_PURGES
+    cursor = await execute_for_slots(connection, "purging", {"behind": ABOVE_ALL, "before": PLACES}, slots)
     posts: list[tuple[str, PurgeMark]] = []
     users: list[tuple[str, PurgeMark]] = []
     for key, slot, began in await cursor.fetchall():
@@ -87,4 +87,4 @@ async def load_marks(
             users.append((name.removeprefix(ABOVE_ALL), PurgeMark(slot, began)))
         else:
             posts.append((name, PurgeMark(slot, began)))
-    return posts, users
+    return Purges(posts, users)

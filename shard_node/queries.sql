@@ -158,9 +158,10 @@ DELETE FROM slots WHERE slot = %(slot)s AND state = 'moved' AND move = %(move)s
 
 -- name: take_slot
 -- From the end of the transaction on the slot is this database's. It may have been here before.
-INSERT INTO slots (slot, epoch, state) VALUES (%(slot)s, %(epoch)s, 'owner')
+-- It may have been purged in up to what its revisions go on above.
+INSERT INTO slots (slot, epoch, state, purged_rev) SELECT %(slot)s, %(epoch)s, 'owner', last_rev FROM writer
 ON CONFLICT (slot) DO UPDATE
-SET epoch = excluded.epoch, state = 'owner', move = NULL, attempt = NULL
+SET epoch = excluded.epoch, state = 'owner', move = NULL, attempt = NULL, purged_rev = excluded.purged_rev
 WHERE slots.state = 'moved' AND slots.epoch < excluded.epoch
 
 -- name: raise_slots_seq
@@ -202,10 +203,11 @@ WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relnam
 
 -- name: read_changes
 -- Changes of each slot after a position, all of one moment: per slot a row without a post, with its epoch (as rev), whether it
--- is owned (as liked) and the highest revision issued (as place); then, by place, edges that changed there last, and edges
--- first liked there that have changed since.
+-- is owned (as liked), the highest revision issued (as place) and one above which nothing was purged (as first_rev); then, by
+-- place, edges that changed there last, edges first liked there that have changed since, and, in read_changes_and_purges, purges
+-- that were done there, of a post (without a user) or of a user (without a post).
 -- The limits as numbers tell the planner that an index is the way; the parameter is what is wanted. "AND few slots": see queries.py.
-SELECT slots.slot, writer.last_rev AS place, slots.epoch AS rev, NULL::bigint AS first_rev, slots.state = 'owner' AS liked,
+SELECT slots.slot, writer.last_rev AS place, slots.epoch AS rev, slots.purged_rev AS first_rev, slots.state = 'owner' AS liked,
        NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count, NULL::bigint AS like_time
 FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
 UNION ALL
@@ -226,6 +228,7 @@ CROSS JOIN LATERAL (
       AND few slots
         ORDER BY edges.first_rev LIMIT 2000
     ) AS liked_before LIMIT %(limit)s)
+    AND purges
 ) AS edge
 LEFT JOIN LATERAL (
     SELECT version, like_count FROM posts
@@ -233,6 +236,18 @@ LEFT JOIN LATERAL (
       AND few slots
     OFFSET 0
 ) AS post ON true
+
+-- name: purges
+-- A part of read_changes_and_purges: see queries.py.
+    UNION ALL
+    (SELECT place, place, NULL, false, CASE kind WHEN 'p' THEN id ELSE '' END, CASE kind WHEN 'u' THEN id ELSE '' END, NULL
+    FROM (
+        SELECT purged_rev AS place, substr(post_id, %(kind_at)s, 1) AS kind, substr(post_id, %(kind_at)s + 1) AS id FROM posts
+        WHERE posts.slot = wanted.slot
+          AND posts.post_id > %(places)s::text || lpad(wanted.position::text, 19, '0') || '~' -- behind those of the position itself
+      AND few slots
+        ORDER BY posts.post_id LIMIT 2000
+    ) AS purged LIMIT %(limit)s)
 
 -- name: verify_counts
 -- Posts behind a given one whose count is not their number of liked edges, up to the post in which the given number of
@@ -289,7 +304,7 @@ RETURNING post_id, version, like_count
 -- name: purging
 -- The marks of posts and of users. What is not under way any more is the receipt of a user.
 SELECT post_id, slot, purge_began FROM posts
-WHERE post_id > %(behind)s AND purge_began IS NOT NULL
+WHERE post_id > %(behind)s AND post_id < %(before)s AND purge_began IS NOT NULL
       AND few slots
       AND slot = ANY(%(slots)s::smallint[])
 
@@ -352,6 +367,10 @@ RETURNING (SELECT count(*) FROM erased)
 -- The count is 0 already, but for one that was wrong before.
 WITH unmarked AS (
     DELETE FROM posts WHERE slot = %(slot)s AND post_id = %(mark)s
+), placed AS (
+    INSERT INTO posts (version, like_count, slot, post_id, purged_rev) VALUES (0, 0, %(slot)s, %(place)s, %(rev)s)
+), noted AS (
+    UPDATE slots SET purged_rev = %(rev)s WHERE slot = %(slot)s
 )
 UPDATE posts
 SET purge_began = NULL, purged_rev = %(rev)s, like_count = 0, version = version + (like_count <> 0)::int
@@ -529,10 +548,31 @@ SELECT count(*) FROM erased
 
 -- name: end_user_purge
 -- In the user's own slot the row stays, as the receipt.
-UPDATE posts SET purge_began = NULL, purged_rev = %(rev)s WHERE slot = %(slot)s AND post_id = %(mark)s
+WITH ended AS (
+    UPDATE posts SET purge_began = NULL, purged_rev = %(rev)s WHERE slot = %(slot)s AND post_id = %(mark)s
+    RETURNING purge_erased
+), noted AS (
+    UPDATE slots SET purged_rev = %(rev)s WHERE slot = %(slot)s AND EXISTS (SELECT FROM ended WHERE purge_erased > 0)
+)
+INSERT INTO posts (version, like_count, slot, post_id, purged_rev)
+SELECT 0, 0, %(slot)s, %(place)s, %(rev)s FROM ended WHERE purge_erased > 0
 
 -- name: remove_user_mark
-DELETE FROM posts WHERE slot = %(slot)s AND post_id = %(mark)s
+WITH ended AS (
+    DELETE FROM posts WHERE slot = %(slot)s AND post_id = %(mark)s RETURNING purge_erased
+), noted AS (
+    UPDATE slots SET purged_rev = %(rev)s WHERE slot = %(slot)s AND EXISTS (SELECT FROM ended WHERE purge_erased > 0)
+)
+INSERT INTO posts (version, like_count, slot, post_id, purged_rev)
+SELECT 0, 0, %(slot)s, %(place)s, %(rev)s FROM ended WHERE purge_erased > 0
 
 -- name: read_user_purge
 SELECT coalesce(purged_rev, 0) FROM posts WHERE slot = %(slot)s AND post_id = %(mark)s
+
+-- name: replayed_until
+-- Of a replica: the time of the last commit that it has replayed, in µs since 1970, NULL when it has not replayed any
+-- since it began. No row: it is no replica.
+SELECT (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint WHERE pg_is_in_recovery()
+
+-- name: slots_among
+SELECT slot, epoch, state FROM slots WHERE slot = ANY (%(slots)s::smallint[])

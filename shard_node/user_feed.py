@@ -30,7 +30,7 @@ from shard_node.leadership import Leadership
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, Fence, SlotMoment
 from shard_node.user_likes import Codes
-from shard_node.user_marks import Routes, accepted, digest, rerouted, restored
+from shard_node.user_marks import Routes, accepted, digest, rerouted, restored, successions
 from shard_node.user_parcels import Destination, Detour, Parcel, Portion
 from shard_node.user_store import Marks, ToldEdge, UserChange
 from shard_node.writer import Writer
@@ -96,7 +96,7 @@ class UserFeed:
         self._next_look = 0.0
         self._next_full_look = 0.0
         self._wake = asyncio.Event()
-        ownership.on_replaced.append(self._look_at_all)
+        ownership.on_replaced.append(self._look_at_new)
 
     def __repr__(self) -> str:
         return f"<UserFeed of {len(self._marks)} slots to {list(self._destinations.values())}>"
@@ -154,6 +154,11 @@ class UserFeed:
     def _look_at_all(self) -> None:
         self._next_full_look = 0.0
         self._wake.set()
+
+    def _look_at_new(self) -> None:
+        # Each move changes the slots several times, on both nodes; a look at all of them is for callers to feel.
+        known = self._epochs
+        self.committed([slot for slot, epoch in self._ownership.epochs.items() if known.get(slot) != epoch])
 
     async def _watch_topology(self) -> None:
         version = -1
@@ -215,8 +220,9 @@ class UserFeed:
             # What it is being told is not waited for: its users are others' by now.
             self._destinations.pop(name).give_up()
         now = time.time()
+        changed = successions(before, self._routes) if before else ()
         for slot, marks in self._marks.items():
-            self._marks[slot] = new = rerouted(marks, before, self._routes)
+            self._marks[slot] = new = rerouted(marks, changed)
             self._unsaved.add(slot)
             for name in names:
                 if new[name] != marks.get(name):

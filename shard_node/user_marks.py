@@ -7,7 +7,7 @@ must never be ahead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from xxhash import xxh3_64_intdigest
 
@@ -23,16 +23,21 @@ def digest(routes: Routes) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
-def rerouted(marks: Mapping[str, int], before: Routes, after: Routes) -> dict[str, int]:
-    """The marks once slots have other owners.
+def successions(before: Routes, after: Routes) -> frozenset[tuple[str, str]]:
+    """Who came after whom: owner of before and of now, for all slots. A few, however many slots there are."""
+    return frozenset((old or "", new or "") for old, new in set(zip(before, after, strict=True)))
+
+
+def rerouted(marks: Mapping[str, int], changed: Collection[tuple[str, str]]) -> dict[str, int]:
+    """The marks once slots have other owners, by the ``successions``.
 
     What the owner of before has accepted went with the slot. So a node has been told as much as the least that any
     owner of before of its slots had been. Owners in between, unheard of, were told nothing from here.
     """
     lowest: dict[str, int] = {}
-    for old, new in set(zip(before, after, strict=True)):
-        mark = marks.get(old or "", 0)
-        lowest[new or ""] = min(mark, lowest.get(new or "", mark))
+    for old, new in changed:
+        mark = marks.get(old, 0)
+        lowest[new] = min(mark, lowest.get(new, mark))
     return lowest
 
 

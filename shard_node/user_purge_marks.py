@@ -38,6 +38,12 @@ class UserPurgeMarks:
         if not marks:
             self._marks.pop(user_id, None)
 
+    def of_slot(self, slot: int) -> list[tuple[str, PurgeMark]]:
+        """The marks of one slot."""
+        return [
+            (user_id, PurgeMark(slot, marks[slot])) for user_id, marks in self._marks.items() if slot in marks
+        ]
+
     def replace(self, keep: Collection[int], loaded: Iterable[tuple[str, PurgeMark]]) -> None:
         """Keeps the marks of these slots, forgets all others, and takes over what was loaded."""
         before, self._marks = self._marks, {}

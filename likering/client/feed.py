@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 from likering.client.calls import exactness_of, refuse
 from likering.client.memory import MemoryLikes
 from likering.client.memory_feed import SLOTS
-from likering.client.model import EPOCH, LikeCount
+from likering.client.model import EPOCH, EventKind, Exactness, LikeCount
 from likering.client.retry import RetryPolicy, is_transient
-from likering.errors import LikeringError
+from likering.errors import InternalError, LikeringError
 from likering.v1 import like_service_pb2 as pb
 from likering.validation import MAX_BATCH, events_violations
 
@@ -23,19 +23,29 @@ PROGRESS_INTERVAL: Final = 5.0
 """Seconds after which the service in memory says where a consumer stands, even if nothing has changed."""
 
 
+_OF_NO_POST: Final = LikeCount("", 0, 0, Exactness.EXACT, EPOCH)
+_KINDS: Final = {int(kind): kind for kind in EventKind}
+
+
 class LikeEvent(NamedTuple):
-    """A change of an edge (user, post), as the edge is by now."""
+    """A change of an edge (user, post), as the edge is by now; or, see ``kind``, that edges were erased."""
 
     user_id: str
+    """Empty when a post was purged."""
     post_id: str
+    """Empty when a user was purged."""
     liked: bool
     first_like: bool
     """The edge had never been liked before the cursor of the batch before. Comes exactly once per edge for whoever goes
     on from cursor to cursor; with ``liked`` False if the like was taken back meanwhile."""
     like_time: datetime
-    """Since when the edge is so."""
+    """Since when the edge is so; of a purge: when it was done in this slot."""
     like_count: LikeCount
-    """The likes of the post by now; this change is in it, and later ones may be."""
+    """The likes of the post by now; this change is in it, and later ones may be. Of no post when a user was purged."""
+    kind: EventKind = EventKind.EDGE
+    """What has happened: whoever keeps what events tell looks here first."""
+    slot: int = 0
+    """The slot of the post; when a user was purged, that of the posts which it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class StreamLikeEvents:
         events: list[LikeEvent] = []
         moment, as_of_time = (0, 0), EPOCH
         for event in response.events:
-            count, since = event.like_count, event.like_time
+            count, since, kind = event.like_count, event.like_time, event.kind
             as_of = count.as_of_time
             if (as_of.seconds, as_of.nanos) != moment:
                 moment = as_of.seconds, as_of.nanos
@@ -91,10 +101,22 @@ class StreamLikeEvents:
                     EPOCH + timedelta(0, since.seconds, since.nanos // 1000),
                     LikeCount(
                         count.post_id, count.count, count.version, exactness_of(count.exactness), as_of_time
-                    ),
+                    )
+                    if event.post_id
+                    else _OF_NO_POST,
+                    EventKind.EDGE if kind <= EventKind.EDGE else _kind_of(kind),
+                    event.slot,
                 )
             )
         return EventBatch(tuple(events), response.cursor, response.slot_count)
+
+
+def _kind_of(kind: int) -> EventKind:
+    """Raises InternalError: whoever passed over a kind that only a newer server knows could miss an end."""
+    known = _KINDS.get(kind)
+    if known is None:
+        raise InternalError(f"The service told of an event of a kind that is not known: {kind}")
+    return known
 
 
 class Resumption:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,10 +12,11 @@ from uuid import uuid4
 
 from likering import validation
 from likering.client.intents import wall_clock
-from likering.client.memory_feed import SLOTS, ChangeLog
+from likering.client.memory_feed import SLOTS, ChangeLog, Purge
 from likering.client.memory_watch import MemoryWatch, WatchedPosts
 from likering.client.model import (
     Action,
+    EventKind,
     Exactness,
     LikeCount,
     LikedPost,
@@ -31,6 +33,7 @@ from likering.client.model import (
 from likering.cursors import FROM_NOW, Cursors
 from likering.errors import InvalidArgument, VersionAhead
 from likering.paging import PageTokens
+from likering.ring.hashing import slot_of
 from likering.validation import (
     Violations,
     count_violations,
@@ -249,20 +252,60 @@ class MemoryLikes:
             raise VersionAhead(metadata={"version": str(version), "min_version": str(min_version)})
         return post
 
+    def purge_post(self, post_id: str) -> None:
+        """LikeAdminService.PurgePost, in one moment."""
+        with self._lock:
+            post = self._posts.get(post_id)
+            edges = [(user_id, post_id) for user_id in post.edges] if post is not None else []
+            self._erase(edges)
+            if edges:
+                self.changes.purged("", post_id, slot_of(post_id, SLOTS), self._revision(), len(edges))
+
+    def purge_user(self, user_id: str) -> None:
+        """LikeAdminService.PurgeUser, in one moment."""
+        with self._lock:
+            edges = [(user_id, post_id) for post_id in self._edges_of_users.get(user_id, ())]
+            self._erase(edges)
+            slots = Counter(slot_of(post_id, SLOTS) for _, post_id in edges)
+            for slot, erased in slots.items():
+                self.changes.purged(user_id, "", slot, self._revision(), erased)
+
+    def _erase(self, edges: Sequence[tuple[str, str]]) -> None:
+        """Of user and post. Those that are liked are ended first, each at a version of its own."""
+        for user_id, post_id in edges:
+            post = self._posts[post_id]
+            edge = post.edges.pop(user_id)
+            del self._edges_of_users[user_id][post_id]
+            if edge.liked:
+                post.count -= 1
+                post.version += 1
+            edge.liked, edge.liked_at, edge.first_revision = False, 0, 0
+        for post_id in dict.fromkeys(post_id for _, post_id in edges):
+            count = self._count(post_id, self._posts[post_id])
+            for watch in self._watched.of(post_id):
+                watch.changed(count)
+
+    def _revision(self) -> int:
+        self._last_revision = max(self._last_revision + 1, self._now())
+        return self._last_revision
+
     def next_events(
         self, positions: dict[int, int], max_batch: int
-    ) -> tuple[list[tuple[str, str, bool, bool, datetime, LikeCount]], str]:
+    ) -> tuple[list[tuple[str, str, bool, bool, datetime, LikeCount, EventKind, int]], str]:
         """The next fields of events of StreamLikeEvents, and the cursor after them. Moves the positions on."""
         with self._lock:
             found, end = self.changes.after(positions, self._last_revision, validation.batch_size(max_batch))
             for slot, position in positions.items():
                 positions[slot] = max(position, end)
             events = []
-            for (user_id, post_id, *_), first in found:
-                post = self._posts[post_id]
-                edge = post.edges[user_id]
-                count = self._count(post_id, post)
-                events.append((user_id, post_id, edge.liked, first, time_of(edge.liked_at), count))
+            for (user_id, post_id, changed, slot), first in found:
+                count = self._count(post_id, self._posts.get(post_id))
+                since = time_of(changed.revision)
+                kind = EventKind.EDGE
+                if isinstance(changed, Purge):
+                    kind = EventKind.POST_PURGED if post_id else EventKind.USER_PURGED
+                liked = self._likes(user_id, post_id)
+                events.append((user_id, post_id, liked, first, since, count, kind, slot))
             return events, self._cursors.make(positions)
 
     def cursor(self, positions: Mapping[int, int]) -> str:

@@ -23,8 +23,15 @@ class Edge(Protocol):
     def first_revision(self) -> int: ...
 
 
+class Purge(NamedTuple):
+    """Stands for the edges of a post, or of a user in a slot, where they were erased."""
+
+    revision: int
+    first_revision: int = 0
+
+
 class Entry(NamedTuple):
-    """An edge at a place of the feed."""
+    """An edge at a place of the feed; or a purge: of a post, then without a user, or of a user, without a post."""
 
     user_id: str
     post_id: str
@@ -33,7 +40,10 @@ class Entry(NamedTuple):
 
 
 class ChangeLog:
-    """Who changed at which revision: each edge at its last change, and at its first like. Its owner locks it."""
+    """Who changed at which revision: each edge at its last change, and at its first like; and each purge.
+
+    An edge that is erased has the revision 0 from then on. Its owner locks the log.
+    """
 
     def __init__(self) -> None:
         self._places: list[int] = []
@@ -46,12 +56,15 @@ class ChangeLog:
 
     def changed(self, user_id: str, post_id: str, edge: Edge, before: int) -> None:
         """The edge has changed to its present revision, the highest of all, from revision ``before`` (0: none)."""
-        self._places.append(edge.revision)
-        self._entries.append(Entry(user_id, post_id, edge, slot_of(post_id, SLOTS)))
+        self._add(Entry(user_id, post_id, edge, slot_of(post_id, SLOTS)))
         if before not in (0, edge.first_revision):
-            self._stale += 1
-            if self._stale > _FEW and self._stale > len(self._places) // 2:
-                self._sweep()
+            self._outdated(1)
+        self.wake()
+
+    def purged(self, user_id: str, post_id: str, slot: int, revision: int, edges: int) -> None:
+        """So many edges of a post, or of a user (the other id is empty), in this slot have been erased."""
+        self._add(Entry(user_id, post_id, Purge(revision), slot))
+        self._outdated(edges)
         self.wake()
 
     def after(
@@ -90,6 +103,15 @@ class ChangeLog:
         """Has all who watch look."""
         for wake in self._watchers:
             wake()
+
+    def _add(self, entry: Entry) -> None:
+        self._places.append(entry.edge.revision)
+        self._entries.append(entry)
+
+    def _outdated(self, entries: int) -> None:
+        self._stale += entries
+        if self._stale > _FEW and self._stale > len(self._places) // 2:
+            self._sweep()
 
     def _sweep(self) -> None:
         kept = [

@@ -56,6 +56,18 @@ class Outcome(IntEnum):
     """A newer intent of the same edge stands; this one had no effect."""
 
 
+class EventKind(IntEnum):
+    """What an event of the change feed tells of. The numbers are those of likering.v1.LikeEvent.Kind."""
+
+    EDGE = 1
+    """The edge of user and post has changed."""
+    POST_PURGED = 2
+    """The post was purged: what earlier events told of its edges is void, nobody of those users likes it. No user."""
+    USER_PURGED = 3
+    """The user was purged: what earlier events told of this user's edges with posts of the event's slot is void. No
+    post. Comes in each slot where the user had edges; of posts of other slots it says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class LikeCount:
     """The likes of one post at one moment. ``version`` grows by exactly 1 with each change that took effect."""

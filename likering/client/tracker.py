@@ -289,8 +289,8 @@ class LikeTracker:
         those that it covers. ``max_batch``: most events of a batch, 2000 the most; 0: as the service likes.
 
         At least once, in order for each post; of several changes of an edge a consumer that is behind may get only
-        the last. The first batch is empty, and so is one now and then. Goes on by itself when the connection breaks,
-        and gives up after a minute without one.
+        the last. What was purged meanwhile is an event, too: see ``LikeEvent.kind``. The first batch is empty, and so
+        is one now and then. Goes on by itself when the connection breaks, and gives up after a minute without one.
         """
         return self._calls.follow(StreamLikeEvents(tuple(slots), from_now, max_batch), cursor)
 

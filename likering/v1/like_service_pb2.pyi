@@ -43,8 +43,9 @@ class _ConsistencyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     the owner. Linearizable.
     """
     CONSISTENCY_STALE_OK: _Consistency.ValueType  # 3
-    """May be served by somebody else than the owner while the owner is gone,
-    and is then marked EXACTNESS_STALE.
+    """As CONSISTENCY_CACHED while the owner is there. While it is gone, served
+    by a replica of its database or from its cache; the count is then marked
+    EXACTNESS_STALE.
     """
 
 class Consistency(_Consistency, metaclass=_ConsistencyEnumTypeWrapper):
@@ -61,8 +62,9 @@ CONSISTENCY_STRONG: Consistency.ValueType  # 2
 the owner. Linearizable.
 """
 CONSISTENCY_STALE_OK: Consistency.ValueType  # 3
-"""May be served by somebody else than the owner while the owner is gone,
-and is then marked EXACTNESS_STALE.
+"""As CONSISTENCY_CACHED while the owner is there. While it is gone, served
+by a replica of its database or from its cache; the count is then marked
+EXACTNESS_STALE.
 """
 global___Consistency = Consistency
 
@@ -149,7 +151,9 @@ class LikeCount(google.protobuf.message.Message):
     """Where the count comes from."""
     @property
     def as_of_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the owner knew this value to be current."""
+        """When the owner knew this value to be current. Of a replica: a time up to
+        which the count has every change.
+        """
 
     def __init__(
         self,
@@ -781,7 +785,7 @@ class StreamLikeEventsRequest(google.protobuf.message.Message):
     MAX_BATCH_FIELD_NUMBER: builtins.int
     cursor: builtins.str
     """Where to go on: the cursor of a response. Empty: from the beginning, which
-    is one event for each edge that there is.
+    is one event for each edge that there is, and those of purges.
     """
     from_now: builtins.bool
     """Without a cursor: begin with what changes from now on."""
@@ -808,9 +812,52 @@ global___StreamLikeEventsRequest = StreamLikeEventsRequest
 
 @typing.final
 class LikeEvent(google.protobuf.message.Message):
-    """A change of an edge (user, post), as the edge is by now."""
+    """A change of an edge (user, post), as the edge is by now; or that edges were
+    erased.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _Kind:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _KindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[LikeEvent._Kind.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: LikeEvent._Kind.ValueType  # 0
+        """Of servers that know no kinds: as KIND_EDGE."""
+        KIND_EDGE: LikeEvent._Kind.ValueType  # 1
+        """The edge of user_id and post_id has changed."""
+        KIND_POST_PURGED: LikeEvent._Kind.ValueType  # 2
+        """The post was purged: all that earlier events told of its edges is void,
+        and none of those users likes it. No user_id.
+        """
+        KIND_USER_PURGED: LikeEvent._Kind.ValueType  # 3
+        """The user was purged: all that earlier events told of this user's edges
+        with posts of this slot is void. No post_id. A purge of a user is such an
+        event in each slot where the user had edges, in the order of that slot's
+        events, so whoever reads some of the slots gets what concerns them. Of
+        other slots it says nothing: there the user may like anew already.
+        """
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What has happened."""
+
+    KIND_UNSPECIFIED: LikeEvent.Kind.ValueType  # 0
+    """Of servers that know no kinds: as KIND_EDGE."""
+    KIND_EDGE: LikeEvent.Kind.ValueType  # 1
+    """The edge of user_id and post_id has changed."""
+    KIND_POST_PURGED: LikeEvent.Kind.ValueType  # 2
+    """The post was purged: all that earlier events told of its edges is void,
+    and none of those users likes it. No user_id.
+    """
+    KIND_USER_PURGED: LikeEvent.Kind.ValueType  # 3
+    """The user was purged: all that earlier events told of this user's edges
+    with posts of this slot is void. No post_id. A purge of a user is such an
+    event in each slot where the user had edges, in the order of that slot's
+    events, so whoever reads some of the slots gets what concerns them. Of
+    other slots it says nothing: there the user may like anew already.
+    """
 
     USER_ID_FIELD_NUMBER: builtins.int
     POST_ID_FIELD_NUMBER: builtins.int
@@ -818,27 +865,40 @@ class LikeEvent(google.protobuf.message.Message):
     FIRST_LIKE_FIELD_NUMBER: builtins.int
     LIKE_TIME_FIELD_NUMBER: builtins.int
     LIKE_COUNT_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    SLOT_FIELD_NUMBER: builtins.int
     user_id: builtins.str
-    """Who."""
+    """Who. Empty: KIND_POST_PURGED."""
     post_id: builtins.str
-    """Which post."""
+    """Which post. Empty: KIND_USER_PURGED."""
     liked: builtins.bool
-    """Whether the user likes the post now."""
+    """Whether the user likes the post now. Of a purge: false."""
     first_like: builtins.bool
     """The user had never liked the post before the cursor that comes before this
     response. Each edge that was ever liked has exactly one such event for
     those who go on from cursor to cursor; if the like was taken back
     meanwhile, that event has liked = false. A like that was imported has none:
-    it was news elsewhere, at its like_time.
+    it was news elsewhere, at its like_time. An edge that was erased is not
+    told of any more, and is a new one when it is liked again.
+    """
+    kind: global___LikeEvent.Kind.ValueType
+    """What has happened. Purges come at the end of a purge, and after the
+    changes before it: who read along was told of each like's end as of an
+    unlike, and gets the purge too. From the beginning all purges come, whether
+    something is known of the post or the user or not.
+    """
+    slot: builtins.int
+    """The slot of the post, or, of KIND_USER_PURGED, of the posts. What is kept
+    of edges should have it, or xxh3_64(post_id) mod slot_count, for these.
     """
     @property
     def like_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Since when the edge is so."""
+        """Since when the edge is so. Of a purge: when it was done in this slot."""
 
     @property
     def like_count(self) -> global___LikeCount:
         """The likes of the post by now, with their version: this event's change is
-        in it, and later ones may be.
+        in it, and later ones may be. Not set: KIND_USER_PURGED.
         """
 
     def __init__(
@@ -850,9 +910,11 @@ class LikeEvent(google.protobuf.message.Message):
         first_like: builtins.bool = ...,
         like_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         like_count: global___LikeCount | None = ...,
+        kind: global___LikeEvent.Kind.ValueType = ...,
+        slot: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["like_count", b"like_count", "like_time", b"like_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["first_like", b"first_like", "like_count", b"like_count", "like_time", b"like_time", "liked", b"liked", "post_id", b"post_id", "user_id", b"user_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["first_like", b"first_like", "kind", b"kind", "like_count", b"like_count", "like_time", b"like_time", "liked", b"liked", "post_id", b"post_id", "slot", b"slot", "user_id", b"user_id"]) -> None: ...
 
 global___LikeEvent = LikeEvent
 

@@ -183,7 +183,8 @@ class LikeServiceServicer(object):
 
         Changes of one post come in their order. A caller that is behind may get
         only the last of several changes of an edge (user, post), and always gets
-        that one.
+        that one. A post or a user that was erased meanwhile is an event of its
+        own, for the edges that it had are there no longer: see LikeEvent.Kind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

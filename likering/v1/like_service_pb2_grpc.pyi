@@ -112,7 +112,8 @@ class LikeServiceStub:
 
     Changes of one post come in their order. A caller that is behind may get
     only the last of several changes of an edge (user, post), and always gets
-    that one.
+    that one. A post or a user that was erased meanwhile is an event of its
+    own, for the edges that it had are there no longer: see LikeEvent.Kind.
     """
 
     ListLikedPosts: grpc.UnaryUnaryMultiCallable[
@@ -212,7 +213,8 @@ class LikeServiceAsyncStub:
 
     Changes of one post come in their order. A caller that is behind may get
     only the last of several changes of an edge (user, post), and always gets
-    that one.
+    that one. A post or a user that was erased meanwhile is an event of its
+    own, for the edges that it had are there no longer: see LikeEvent.Kind.
     """
 
     ListLikedPosts: grpc.aio.UnaryUnaryMultiCallable[
@@ -332,7 +334,8 @@ class LikeServiceServicer(metaclass=abc.ABCMeta):
 
         Changes of one post come in their order. A caller that is behind may get
         only the last of several changes of an edge (user, post), and always gets
-        that one.
+        that one. A post or a user that was erased meanwhile is an event of its
+        own, for the edges that it had are there no longer: see LikeEvent.Kind.
         """
 
     @abc.abstractmethod

@@ -23,7 +23,7 @@ from shard_node.arrays import int_array, nullable_int_array, text_array
 from shard_node.leadership import Leadership
 from shard_node.maintenance import Maintenance, SlotRefused
 from shard_node.ownership import Ownership
-from shard_node.purge_marks import ABOVE_ALL
+from shard_node.purge_keys import ABOVE_ALL
 from shard_node.store import Connection, PostCount, execute, posts_read
 from shard_node.writer import Writer
 

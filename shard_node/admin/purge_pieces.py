@@ -9,7 +9,8 @@ from shard_node import store
 from shard_node.arrays import text_array
 from shard_node.fold import EdgeState, PostChange
 from shard_node.maintenance import Maintenance
-from shard_node.purge_marks import PurgeMark, PurgeMarks, mark_key
+from shard_node.purge_keys import mark_key, post_place_key
+from shard_node.purge_marks import PurgeMark, PurgeMarks
 from shard_node.store import Connection, PostCount, execute
 
 PIECE: Final = 1000
@@ -127,7 +128,7 @@ class EraseEdges(PurgePiece):
 
 
 class EndPurge(PurgePiece):
-    """Takes the mark away."""
+    """Takes the mark away, and gives the purge its place among the changes of the slot."""
 
     revisions = 1
 
@@ -141,6 +142,7 @@ class EndPurge(PurgePiece):
                 "slot": self.slot,
                 "post_id": self._post_id,
                 "mark": mark_key(self._post_id),
+                "place": post_place_key(base_rev + 1, self._post_id),
                 "rev": base_rev + 1,
             },
         )

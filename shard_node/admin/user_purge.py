@@ -34,7 +34,7 @@ from shard_node.admin.user_purge_pieces import (
     ReleaseUser,
 )
 from shard_node.ownership import Ownership
-from shard_node.purge_marks import user_mark_key
+from shard_node.purge_keys import user_mark_key
 from shard_node.store import Connection, execute
 from shard_node.writer import Writer
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from shard_node import store
 from shard_node.admin import purge_pieces
 from shard_node.arrays import text_array
+from shard_node.commit import Batch
 from shard_node.fold import EdgeState, PostChange
 from shard_node.maintenance import Maintenance
-from shard_node.purge_marks import PurgeMark, user_mark_key
+from shard_node.purge_keys import user_mark_key, user_place_key
+from shard_node.purge_marks import PurgeMark
 from shard_node.store import Connection, execute
 from shard_node.user_purge_marks import UserPurgeMarks
 
@@ -158,7 +160,11 @@ class EraseUserList(UserPurgePiece):
 
 
 class ReleaseUser(UserPurgePiece):
-    """Takes the mark away. In the user's own slot what remains of it is the receipt."""
+    """Takes the mark away. In the user's own slot what remains of it is the receipt.
+
+    Where edges were erased, the purge gets a place among the changes of the slot: whatever the slot told of the user is
+    before it, and what it takes of the user from now on behind.
+    """
 
     revisions = 1
 
@@ -174,9 +180,20 @@ class ReleaseUser(UserPurgePiece):
         await execute(
             connection,
             "end_user_purge" if self._own else "remove_user_mark",
-            {"slot": self.slot, "mark": user_mark_key(self._user_id)}
-            | ({"rev": base_rev + 1} if self._own else {}),
+            {
+                "slot": self.slot,
+                "mark": user_mark_key(self._user_id),
+                "place": user_place_key(base_rev + 1, self._user_id),
+                "rev": base_rev + 1,
+            },
         )
+
+    def batch(self, base_rev: int) -> Batch:
+        batch = super().batch(base_rev)
+        # No post has changed, but there may be something to tell of.
+        batch.post_ids.append(user_mark_key(self._user_id))
+        batch.slots.append(self.slot)
+        return batch
 
     def committed(self) -> None:
         if self._under_way:

@@ -24,6 +24,7 @@ from likering import (
     Mutation,
     MutationResult,
 )
+from likering.client.memory import MemoryLikes
 from likering.validation import MAX_PAGE
 
 T = TypeVar("T")
@@ -145,6 +146,14 @@ class Portal:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+
+def memory_of(likes: Any) -> MemoryLikes:
+    """What a client without a server works on."""
+    client = likes._likes if isinstance(likes, Portal) else likes._calls
+    memory = client._memory
+    assert isinstance(memory, MemoryLikes)
+    return memory
 
 
 def fresh(name: str) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -23,7 +24,8 @@ from likering import (
     Mutation,
     MutationResult,
 )
-from tests.conformance.subjects import Likes, fresh
+from tests.conformance.conftest import Operator
+from tests.conformance.subjects import Likes, fresh, memory_of
 
 USERS = st.sampled_from(["u0", "u1", "u2", "ü3"])
 POSTS = st.sampled_from(range(3))
@@ -44,12 +46,14 @@ class Machine(RuleBasedStateMachine):
     """One run: posts that nobody has used before, a subject, and a model that gets the same calls."""
 
     subject: Likes
+    operator: Operator
 
     def __init__(self) -> None:
         super().__init__()
         self.model = LikeTracker()
         self.posts: list[str] = []
         self.latest = 0
+        self.purged = ""
 
     @initialize()
     def begin(self) -> None:
@@ -139,6 +143,21 @@ class Machine(RuleBasedStateMachine):
 
         self.agree(ask)
 
+    @rule(post=POSTS)
+    def purge_post(self, post: int) -> None:
+        """What comes late, by an intent of before, finds a post that nobody has liked."""
+        post_id = self.posts[post]
+        for operator in (self.operator, memory_of(self.model)):
+            operator.purge_post(post_id)
+
+    @precondition(lambda self: not self.purged)
+    @rule(user=USERS)
+    def purge_user(self, user: str) -> None:
+        """Once at most: it goes through all slots."""
+        self.purged = user
+        for operator in (self.operator, memory_of(self.model)):
+            operator.purge_user(user)
+
     def meant(self, user: str, post: int, action: Action, when: tuple[str, int] | None) -> Mutation:
         """The mutation with an intent that both sides get alike."""
         if when is None:
@@ -203,10 +222,11 @@ def seen(result: MutationResult) -> object:
     return result.outcome, result.like_count.post_id, result.like_count.count, result.like_count.version
 
 
-def test_random_sequences_agree_with_memory(likes: Likes) -> None:
+def test_random_sequences_agree_with_memory(likes: Likes, operator: Operator) -> None:
     class Sequences(Machine):
-        subject = likes
+        pass
 
+    Sequences.subject, Sequences.operator = likes, operator
     run_state_machine_as_test(
         Sequences,
         settings=settings(

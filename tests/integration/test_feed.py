@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -13,104 +13,21 @@ import pytest
 from likering.cursors import FROM_NOW
 from likering.errors import ShardUnavailable
 from likering.ring.hashing import slot_of
-from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1.like_service_pb2 import LikeEvent
 from shard_node import feed as feed_module
 from shard_node import store
 from shard_node.admin.imports import Imports
-from shard_node.commit import Batch
-from shard_node.database import read_pool
-from shard_node.feed import Feed
-from shard_node.leadership import Leadership
-from shard_node.ownership import Ownership
+from shard_node.purge_keys import KIND_AT, PLACES
 from shard_node.queries import QUERIES
 from shard_node.store import Connection
-from shard_node.writer import Writer
+from tests.integration.feed_node import POST, Node, Reading, feed_node, told
 from tests.integration.node_database import EPOCH, SLOTS, prepared, unit
-from tests.parts.until import until
-
-BEGINNING = dict.fromkeys(range(SLOTS), 0)
-POST = next(f"p{n}" for n in range(1000) if slot_of(f"p{n}", SLOTS) == 3)
-
-
-class Node:
-    """A writer and a feed over one database."""
-
-    def __init__(self, dsn: str) -> None:
-        self.generations: list[int] = []
-        self.pool = read_pool(dsn, 2)
-        self.leadership = Leadership(dsn, "a", self.generations.append)
-        self.ownership = Ownership(SLOTS)
-        self.writer = Writer(self.leadership, self.ownership, self._publish)
-        self.feed = Feed(self.pool, self.ownership, self.leadership)
-
-    async def _publish(self, batch: Batch) -> None:
-        self.feed.committed(batch.slots)
-
-    async def act(self, *operations: tuple[bool, str, str]) -> None:
-        """Likes (True) and unlikes of post and user, in one commit."""
-        await self.writer.submit(unit([(like, post, user, 0) for like, post, user in operations]))
-
-    async def state(self, slot: int, state: str) -> None:
-        """Freezes a slot, gives it back, or sets it aside."""
-
-        async def change(connection: Connection) -> None:
-            await connection.execute(
-                "UPDATE slots SET state = %s, move = 1, attempt = 1 WHERE slot = %s", [state, slot]
-            )
-
-        await self.writer.change_slots(change)
-
-    def stream(
-        self, positions: Mapping[int, int] = BEGINNING, limit: int = 1000
-    ) -> AsyncGenerator[shard.StreamChangesResponse, None]:
-        return self.feed.changes(dict.fromkeys(positions, EPOCH), positions, limit)
 
 
 @pytest.fixture
 async def node(database: str) -> AsyncIterator[Node]:
-    async with prepared(database):
-        node = Node(database)
-        await node.pool.open()
-        running = asyncio.create_task(node.writer.run())
-        await until(lambda: bool(node.ownership.epochs))
+    async with feed_node(database, Node) as node:
         yield node
-        running.cancel()
-        await asyncio.wait((running,))
-        await node.pool.close()
-
-
-class Reading:
-    """A stream that a test reads on in pieces; and where it stands."""
-
-    def __init__(self, changes: AsyncGenerator[shard.StreamChangesResponse, None]) -> None:
-        self._changes = changes
-        self.positions: dict[int, int] = {}
-        self.gone: list[int] = []
-
-    async def events(self, count: int) -> list[LikeEvent]:
-        """The next events, at least so many."""
-        found: list[LikeEvent] = []
-        async with asyncio.timeout(20):
-            while len(found) < count:
-                found += (await self.response()).events
-        return found
-
-    async def response(self) -> shard.StreamChangesResponse:
-        async with asyncio.timeout(20):
-            response = await anext(self._changes)
-        for slot, position in zip(response.slots, response.positions, strict=True):
-            assert position >= self.positions.get(slot, 0)
-            self.positions[slot] = position
-        for slot, code in zip(response.slots, response.codes, strict=False):
-            if code:
-                assert code == shard.OP_CODE_NOT_OWNER
-                self.gone.append(slot)
-        return response
-
-
-def told(events: Sequence[LikeEvent]) -> list[tuple[str, bool, bool]]:
-    return [(event.user_id, event.liked, event.first_like) for event in events]
 
 
 async def test_what_is_there_comes_first_and_then_what_is_committed(node: Node) -> None:
@@ -222,10 +139,10 @@ async def test_a_burst_of_commits_costs_few_looks(node: Node, monkeypatch: pytes
     looks = 0
     read_changes = store.read_changes
 
-    async def counted(*arguments: object) -> object:
+    async def counted(*arguments: object, **options: object) -> object:
         nonlocal looks
         looks += 1
-        return await read_changes(*arguments)  # type: ignore[arg-type]
+        return await read_changes(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "read_changes", counted)
     monkeypatch.setattr(feed_module, "TAIL_INTERVAL", 0.3)
@@ -306,21 +223,28 @@ async def test_a_node_that_is_not_sure_to_lead_tells_nothing(node: Node) -> None
 
 
 async def test_pages_are_read_by_the_index(database: str) -> None:
-    """Of a slot with many edges, whatever the plan is made for."""
+    """Of a slot with many edges and posts, whatever the plan is made for."""
     async with prepared(database) as connection:
         await connection.execute(
             "INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id)"
-            " SELECT n, n, n, 3, true, 'p' || n % 50, 'u' || n FROM generate_series(1, 20000) AS n"
+            " SELECT n, n, n, 3, true, 'p' || n % 5000, 'u' || n FROM generate_series(1, 20000) AS n"
         )
-        await connection.execute("ANALYZE edges")
+        await connection.execute(
+            "INSERT INTO posts (version, like_count, slot, post_id)"
+            " SELECT 4, 4, 3, 'p' || n FROM generate_series(0, 4999) AS n"
+        )
+        await connection.execute("ANALYZE edges, posts")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
-        sql = QUERIES["read_changes_of_few_slots"]
+        sql = QUERIES["read_changes_and_purges_of_few_slots"]
         values = {f"slot_{n}": 3 for n in range(4)} | {"slots": "{3}", "positions": "{100}", "limit": 10}
         cursor = psycopg.AsyncClientCursor(connection)
-        await cursor.execute("EXPLAIN (ANALYZE) " + sql, values)
+        await cursor.execute("EXPLAIN (ANALYZE) " + sql, values | {"places": PLACES, "kind_at": KIND_AT})
         plan = "\n".join(row[0] for row in await cursor.fetchall())
     assert "Seq Scan on edges" not in plan, plan
+    assert "Seq Scan on posts" not in plan, plan
     assert "rev_idx" in plan
+    # Purges stand at the end of the primary key: of the 5,000 posts none is looked at on the way there.
+    assert "Rows Removed" not in plan, plan
 
 
 async def test_one_read_that_hangs_does_not_end_the_feed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,12 +252,12 @@ async def test_one_read_that_hangs_does_not_end_the_feed(node: Node, monkeypatch
     monkeypatch.setattr(feed_module, "PAGE_TIMEOUT", 0.5)
     read, hung = store.read_changes, False
 
-    async def read_changes(connection: Connection, positions: Mapping[int, int], limit: int) -> Any:
+    async def read_changes(*arguments: Any, **options: Any) -> Any:
         nonlocal hung
         if not hung:
             hung = True
             await asyncio.Event().wait()
-        return await read(connection, positions, limit)
+        return await read(*arguments, **options)
 
     monkeypatch.setattr(store, "read_changes", read_changes)
     await node.act((True, POST, "u1"))

@@ -212,14 +212,17 @@ class LikeServer(pb_grpc.LikeServiceServicer):
                     cursor=feed.batch.cursor, slot_count=feed.batch.slot_count
                 )
                 for event in feed.batch:
-                    response.events.add(
+                    told = response.events.add(
+                        kind=pb.LikeEvent.Kind.ValueType(event.kind),
+                        slot=event.slot,
                         user_id=event.user_id,
                         post_id=event.post_id,
                         liked=event.liked,
                         first_like=event.first_like,
                         like_time=_time(event.like_time),
-                        like_count=_count(event.like_count),
                     )
+                    if event.post_id:
+                        told.like_count.CopyFrom(_count(event.like_count))
                 yield response
 
     def ListLikedPosts(

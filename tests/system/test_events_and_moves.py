@@ -10,11 +10,15 @@ from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 
+import grpc
 import psycopg
 import pytest
 
-from likering import Action, AsyncLikes, LikeEvent, Mutation
+from likering import Action, AsyncLikes, EventKind, LikeEvent, Mutation
+from likering.admin.v1 import like_admin_service_pb2 as api
+from likering.admin.v1.like_admin_service_pb2_grpc import LikeAdminServiceStub
 from likering.dev.cluster import EmbeddedCluster
+from likering.ring.hashing import slot_of
 from tests.parts.resizing import Resizing
 
 pytestmark = pytest.mark.timeout(180)
@@ -37,6 +41,7 @@ class Consumer:
         self.cursor = ""
         self.starts = 0
         self.events = 0
+        self.purges = 0
         self.last: dict[tuple[str, str], LikeEvent] = {}
         self.first: set[tuple[str, str]] = set()
         self._versions: dict[str, int] = {}
@@ -59,8 +64,29 @@ class Consumer:
                         if not left:
                             break
 
+    async def read_some(self, address: str, events: int) -> None:
+        """Goes on from its cursor, and stops once it has come by so many events."""
+        async with (
+            AsyncLikes(address) as likes,
+            aclosing(likes.events(cursor=self.cursor, max_batch=20)) as batches,
+        ):
+            async for batch in batches:
+                for event in batch:
+                    self.take(event)
+                self.cursor = batch.cursor
+                if self.events >= events:
+                    return
+
     def take(self, event: LikeEvent) -> None:
         self.events += 1
+        if event.kind is not EventKind.EDGE:
+            self.purges += 1
+            for post, user in list(self.last):
+                slot = self.last[post, user].slot
+                if post == event.post_id or (user, slot) == (event.user_id, event.slot):
+                    del self.last[post, user]
+                    self.first.discard((post, user))
+            return
         edge = event.post_id, event.user_id
         before = self.last.get(edge)
         if before is not None:
@@ -103,6 +129,51 @@ async def test_what_a_consumer_knows_in_the_end_is_what_the_databases_hold(clust
     assert consumer.first == stored.keys()
     assert consumer.starts > 10
     assert consumer.events > len(stored)
+
+
+async def test_who_was_away_while_posts_and_users_were_purged_and_slots_moved_knows_what_there_is(
+    cluster: EmbeddedCluster,
+) -> None:
+    """Each consumer stops at another place; the last one begins when all is over."""
+    everybody = [(post, user) for post in POSTS for user in USERS]
+    consumers = [Consumer() for _ in range(4)]
+    async with Resizing(cluster) as resizing, AsyncLikes(cluster.address, timeout=30.0) as likes:
+        for part in range(2):
+            await likes.mutate([Mutation.like(user, post) for post, user in everybody[part::2]])
+        for part, consumer in enumerate(consumers[:-1]):
+            await consumer.read_some(cluster.address, len(everybody) * (part + 1) // 3)
+        assert consumers[2].last.keys() == set(everybody)
+        await asyncio.to_thread(_purge, cluster, POSTS[:3], USERS[:2])
+        # Some come back, some other likes end, and what was purged is purged again.
+        await likes.mutate([Mutation.like(user, post) for user in USERS[:4] for post in POSTS[::2]])
+        await likes.mutate([Mutation.unlike(user, post) for user in USERS[5:7] for post in POSTS[5:9]])
+        await resizing.moves.set_limits(slots_at_once=2, rows_per_second=0, pause_budget_ms=1000)
+        await asyncio.to_thread(cluster.add_node, "c")
+        resize, _ = await resizing.begin()
+        moves = await resizing.settled(resize)
+        assert {move.slot for move in moves} & {slot_of(post, 16) for post in POSTS[:3]}
+        await asyncio.to_thread(_purge, cluster, POSTS[2:3], USERS[1:2])
+        await likes.like(USERS[1], POSTS[2])
+        stored = await asyncio.to_thread(_stored, cluster)
+        for consumer in consumers:
+            consuming = asyncio.create_task(consumer.consume(cluster.address, 7))
+            async with asyncio.timeout(30):
+                while {edge: (one.liked, one.like_time) for edge, one in consumer.last.items()} != stored:
+                    assert not consuming.done(), consuming.result()
+                    await asyncio.sleep(0.05)
+            consuming.cancel()
+            await asyncio.wait((consuming,))
+            assert consumer.first == stored.keys()
+            assert consumer.purges
+
+
+def _purge(cluster: EmbeddedCluster, posts: list[str], users: list[str]) -> None:
+    with grpc.insecure_channel(cluster.admin_address) as channel:
+        admin = LikeAdminServiceStub(channel)
+        for post in posts:
+            list(admin.PurgePost(api.PurgePostRequest(post_id=post)))
+        for user in users:
+            list(admin.PurgeUser(api.PurgeUserRequest(user_id=user)))
 
 
 async def _toggle_until(likes: AsyncLikes, end: asyncio.Event) -> None:

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import grpc
 import pytest
 
 from likering import Action, LikeTracker, Mutation
+from likering.admin.v1 import like_admin_service_pb2 as admin_api
+from likering.admin.v1.like_admin_service_pb2_grpc import LikeAdminServiceStub
 from likering.dev.cluster import EmbeddedCluster
 
 pytestmark = pytest.mark.timeout(120)
@@ -91,6 +94,17 @@ def test_every_like_is_notified_exactly_once(cluster: EmbeddedCluster, group: Gr
                 group.start(round_ % 4 // 2)
     _until(lambda: set(_of(group, name)) == ever)
     assert sorted(_of(group, name)) == sorted(ever)
+    # What is purged while a member is away goes, too.
+    group.kill(1)
+    with grpc.insecure_channel(cluster.admin_address) as channel:
+        admin = LikeAdminServiceStub(channel)
+        list(admin.PurgePost(admin_api.PurgePostRequest(post_id=posts[0])))
+        list(admin.PurgePost(admin_api.PurgePostRequest(post_id=posts[1])))
+        list(admin.PurgeUser(admin_api.PurgeUserRequest(user_id="u3-2")))
+    group.start(1)
+    left = {(post, user) for post, user in ever if post not in posts[:2] and user != "u3-2"}
+    _until(lambda: set(_of(group, name)) == left)
+    assert sorted(_of(group, name)) == sorted(left)
 
 
 def _of(group: Group, name: str) -> list[tuple[str, str]]:

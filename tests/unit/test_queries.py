@@ -13,6 +13,15 @@ def test_a_statement_for_few_slots_differs_by_its_list() -> None:
         assert "\n".join(line for line in few.splitlines() if line not in lists) == QUERIES[name]
 
 
+def test_a_statement_with_purges_differs_by_their_part() -> None:
+    for form in ("", "_of_few_slots"):
+        with_purges = QUERIES[f"read_changes_and_purges{form}"]
+        before, after = with_purges.split("    UNION ALL\n    (SELECT place, place")
+        assert before + after.partition(") AS purged LIMIT %(limit)s)\n")[2] == QUERIES[f"read_changes{form}"]
+    assert "purges" not in QUERIES
+    assert not [name for name, sql in QUERIES.items() if "AND purges" in sql]
+
+
 def test_no_statement_keeps_the_mark() -> None:
     assert not [
         name for name, sql in QUERIES.items() if "AND few slots" in sql.replace('"AND few slots"', "")

@@ -14,6 +14,7 @@ from likering.errors import InternalError, WrongCluster
 from likering.serving.status import from_rpc_error
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1 import like_service_pb2 as api
+from router import events
 from router.dispatch import Dispatch
 from router.events import MergedFeed
 from router.node_client import NodeClient
@@ -246,6 +247,15 @@ async def test_a_bug_of_a_node_ends_the_stream() -> None:
         a.changes.put_nowait(InternalError())
         error = await refusal(following(stream))
         assert error.reason == "INTERNAL"
+
+
+async def test_a_bug_of_the_routing_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the nodes are still asked where "now" is, when nothing else would ever come."""
+    monkeypatch.setattr(events, "PROGRESS_INTERVAL", 0.01)
+    feed = MergedFeed(cast("Dispatch", None), {0: FROM_NOW}, 10, "r")
+    async with asyncio.timeout(20), aclosing(feed.responses(CURSORS)) as responses:
+        with pytest.raises(AttributeError):
+            await anext(responses)
 
 
 async def test_a_consumer_that_does_not_read_holds_up_the_nodes() -> None:

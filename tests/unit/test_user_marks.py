@@ -6,26 +6,26 @@ import random
 
 import pytest
 
-from shard_node.user_marks import Routes, accepted, digest, rerouted, restored
+from shard_node.user_marks import Routes, accepted, digest, rerouted, restored, successions
 from shard_node.user_store import Marks
 
 
 def test_who_gets_a_slot_has_been_told_as_much_as_the_one_before() -> None:
     before: Routes = ("a", "a", "b")
-    assert rerouted({"a": 5, "b": 9}, before, ("a", "b", "b")) == {"a": 5, "b": 5}
-    assert rerouted({"a": 9, "b": 5}, before, ("a", "b", "b")) == {"a": 9, "b": 5}
+    assert rerouted({"a": 5, "b": 9}, successions(before, ("a", "b", "b"))) == {"a": 5, "b": 5}
+    assert rerouted({"a": 9, "b": 5}, successions(before, ("a", "b", "b"))) == {"a": 9, "b": 5}
 
 
 def test_who_joins_has_been_told_what_all_before_have_and_who_has_left_does_not_count() -> None:
     before: Routes = ("a", "a", "b", "b")
-    assert rerouted({"a": 7, "b": 3}, before, ("a", "c", "b", "c")) == {"a": 7, "b": 3, "c": 3}
-    assert rerouted({"a": 7, "b": 3}, before, ("a", "a", "a", "a")) == {"a": 3}
+    assert rerouted({"a": 7, "b": 3}, successions(before, ("a", "c", "b", "c"))) == {"a": 7, "b": 3, "c": 3}
+    assert rerouted({"a": 7, "b": 3}, successions(before, ("a", "a", "a", "a"))) == {"a": 3}
 
 
 def test_the_mark_of_users_without_a_node_goes_to_the_node_that_gets_them() -> None:
-    marks = rerouted({"": 4, "a": 9}, (None, "a"), ("b", "a"))
+    marks = rerouted({"": 4, "a": 9}, successions((None, "a"), ("b", "a")))
     assert marks == {"b": 4, "a": 9}
-    assert rerouted({}, (None, None), ("a", "a")) == {"a": 0}
+    assert rerouted({}, successions((None, None), ("a", "a"))) == {"a": 0}
 
 
 def test_notes_count_under_the_same_routes_and_else_the_lowest_does() -> None:
@@ -73,7 +73,7 @@ def test_marks_are_never_ahead_whatever_the_owners_do() -> None:
                 moved = list(routes)
                 for _ in range(choose.randint(1, 3)):
                     moved[choose.randrange(slots)] = choose.choice(names)
-                marks = rerouted(marks, routes, tuple(moved))
+                marks = rerouted(marks, successions(routes, tuple(moved)))
                 routes = tuple(moved)
             else:
                 name = choose.choice(sorted(name for name in marks))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from shard_node.purge_marks import PurgeMark, mark_key, user_mark_key
+from shard_node.purge_keys import mark_key, user_mark_key
+from shard_node.purge_marks import PurgeMark
 from shard_node.user_purge_marks import UserPurgeMarks
 
 

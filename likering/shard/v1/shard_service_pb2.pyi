@@ -66,7 +66,8 @@ class _ReadModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     """The database, and prove afterwards that this node still owns the slots."""
     READ_MODE_STALE_OK: _ReadMode.ValueType  # 3
     """As READ_MODE_CACHED, and while this node cannot prove that it owns the
-    slots, answer from the cache, marked as stale.
+    slots, answer from the cache, marked as stale. The only one that a replica
+    answers.
     """
 
 class ReadMode(_ReadMode, metaclass=_ReadModeEnumTypeWrapper):
@@ -80,7 +81,8 @@ READ_MODE_STRONG: ReadMode.ValueType  # 2
 """The database, and prove afterwards that this node still owns the slots."""
 READ_MODE_STALE_OK: ReadMode.ValueType  # 3
 """As READ_MODE_CACHED, and while this node cannot prove that it owns the
-slots, answer from the cache, marked as stale.
+slots, answer from the cache, marked as stale. The only one that a replica
+answers.
 """
 global___ReadMode = ReadMode
 
@@ -185,7 +187,9 @@ class _CountSourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     COUNT_SOURCE_CACHE: _CountSource.ValueType  # 2
     """The count cache."""
     COUNT_SOURCE_STALE: _CountSource.ValueType  # 3
-    """The count cache of a node that cannot prove that it owns the slot."""
+    """The count cache of a node that cannot prove that it owns the slot, or a
+    replica of the node's database.
+    """
 
 class CountSource(_CountSource, metaclass=_CountSourceEnumTypeWrapper):
     """Where the counts of a batch come from."""
@@ -197,7 +201,9 @@ COUNT_SOURCE_DATABASE: CountSource.ValueType  # 1
 COUNT_SOURCE_CACHE: CountSource.ValueType  # 2
 """The count cache."""
 COUNT_SOURCE_STALE: CountSource.ValueType  # 3
-"""The count cache of a node that cannot prove that it owns the slot."""
+"""The count cache of a node that cannot prove that it owns the slot, or a
+replica of the node's database.
+"""
 global___CountSource = CountSource
 
 @typing.final
@@ -291,7 +297,9 @@ class ExecuteResponse(google.protobuf.message.Message):
     topology_version: builtins.int
     """The version of the topology that the node acts on."""
     as_of_time: builtins.int
-    """When the node answered, in µs since 1970."""
+    """When the node answered, in µs since 1970. Of a replica: a time up to which
+    its answer has everything that was committed at the node.
+    """
     @property
     def codes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___OpCode.ValueType]:
         """Column: success or failure. Empty: all succeeded."""
@@ -569,6 +577,7 @@ class FreezeSlotResponse(google.protobuf.message.Message):
     TIMELINE_FIELD_NUMBER: builtins.int
     READS_ENDED_FIELD_NUMBER: builtins.int
     USER_FEED_FIELD_NUMBER: builtins.int
+    PURGING_FIELD_NUMBER: builtins.int
     last_rev: builtins.int
     """The highest revision that the node had issued."""
     frozen_us: builtins.int
@@ -589,6 +598,10 @@ class FreezeSlotResponse(google.protobuf.message.Message):
         known, so all have to be told again.
         """
 
+    @property
+    def purging(self) -> global___PurgeMarks:
+        """The purges under way that concern the slot. Absent: to be read in its rows."""
+
     def __init__(
         self,
         *,
@@ -599,11 +612,60 @@ class FreezeSlotResponse(google.protobuf.message.Message):
         timeline: builtins.int = ...,
         reads_ended: builtins.bool = ...,
         user_feed: global___UserFeedMarks | None = ...,
+        purging: global___PurgeMarks | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["sums", b"sums", "user_feed", b"user_feed"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["frozen_us", b"frozen_us", "last_rev", b"last_rev", "reads_ended", b"reads_ended", "sums", b"sums", "system_identifier", b"system_identifier", "timeline", b"timeline", "user_feed", b"user_feed"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["purging", b"purging", "sums", b"sums", "user_feed", b"user_feed"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["frozen_us", b"frozen_us", "last_rev", b"last_rev", "purging", b"purging", "reads_ended", b"reads_ended", "sums", b"sums", "system_identifier", b"system_identifier", "timeline", b"timeline", "user_feed", b"user_feed"]) -> None: ...
 
 global___FreezeSlotResponse = FreezeSlotResponse
+
+@typing.final
+class PurgeMarks(google.protobuf.message.Message):
+    """The purges under way that concern one slot."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POSTS_FIELD_NUMBER: builtins.int
+    USERS_FIELD_NUMBER: builtins.int
+    @property
+    def posts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PurgeMark]:
+        """Of posts."""
+
+    @property
+    def users(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PurgeMark]:
+        """Of users."""
+
+    def __init__(
+        self,
+        *,
+        posts: collections.abc.Iterable[global___PurgeMark] | None = ...,
+        users: collections.abc.Iterable[global___PurgeMark] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["posts", b"posts", "users", b"users"]) -> None: ...
+
+global___PurgeMarks = PurgeMarks
+
+@typing.final
+class PurgeMark(google.protobuf.message.Message):
+    """A purge under way."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    BEGAN_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """The post, or the user."""
+    began: builtins.int
+    """The revision at which it began."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        began: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["began", b"began", "id", b"id"]) -> None: ...
+
+global___PurgeMark = PurgeMark
 
 @typing.final
 class UserFeedMarks(google.protobuf.message.Message):

@@ -119,7 +119,8 @@ class ShardServiceServicer(object):
     def Execute(self, request, context):
         """Executes a batch of operations on slots that this node owns: either all
         writes or all reads. Columnar: position i of every column belongs to
-        operation i.
+        operation i. Replicas of nodes serve this call too, and no other: they
+        answer reads of READ_MODE_STALE_OK, and UNAVAILABLE to everything else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,8 @@ class ShardServiceStub:
     ]
     """Executes a batch of operations on slots that this node owns: either all
     writes or all reads. Columnar: position i of every column belongs to
-    operation i.
+    operation i. Replicas of nodes serve this call too, and no other: they
+    answer reads of READ_MODE_STALE_OK, and UNAVAILABLE to everything else.
     """
 
     ListLikers: grpc.UnaryUnaryMultiCallable[
@@ -143,7 +144,8 @@ class ShardServiceAsyncStub:
     ]
     """Executes a batch of operations on slots that this node owns: either all
     writes or all reads. Columnar: position i of every column belongs to
-    operation i.
+    operation i. Replicas of nodes serve this call too, and no other: they
+    answer reads of READ_MODE_STALE_OK, and UNAVAILABLE to everything else.
     """
 
     ListLikers: grpc.aio.UnaryUnaryMultiCallable[
@@ -261,7 +263,8 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[likering.shard.v1.shard_service_pb2.ExecuteResponse, collections.abc.Awaitable[likering.shard.v1.shard_service_pb2.ExecuteResponse]]:
         """Executes a batch of operations on slots that this node owns: either all
         writes or all reads. Columnar: position i of every column belongs to
-        operation i.
+        operation i. Replicas of nodes serve this call too, and no other: they
+        answer reads of READ_MODE_STALE_OK, and UNAVAILABLE to everything else.
         """
 
     @abc.abstractmethod
