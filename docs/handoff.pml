@@ -28,8 +28,9 @@
  *                           and is replicated as such; that is what can go wrong with it
  *   the standby's lag       the standby takes over everything at once that has been committed. That it has only some
  *                           of it is the run in which it did so earlier
- *   B's standby, B's fail-  B's Postgres recovers what it has committed, so an immediate shutdown is a delay
- *   over, A's old primary   an old primary cannot confirm anything any more, so it answers nobody
+ *   B's standby, B's fail-  B's Postgres recovers what it has confirmed. The one commit of B that does not wait for
+ *   over, A's old primary   that, taking the slot, may be lost (B_CRASHES); else a shutdown is a delay. An old primary
+ *                           cannot confirm anything any more, so it answers nobody
  *   VERIFIED, RETIRED       they come after the end; nothing depends on them
  *   the routers' freshness  whoever asks with a wrong epoch is refused, and asks again or does not
  *
@@ -60,6 +61,9 @@
 #endif
 #ifndef B_TAKEOVERS
 #define B_TAKEOVERS 0     /* the same of B: at most 1 */
+#endif
+#ifndef B_CRASHES
+#define B_CRASHES 0       /* B's Postgres is shut down at once, and recovers */
 #endif
 #ifndef FAILOVERS
 #define FAILOVERS 0       /* A's Postgres fails over to its standby: at most 1 */
@@ -104,6 +108,7 @@
  *   NO_FENCE_ON_B              B's transactions in its own database are not fenced
  *   REPEAT_WITHOUT_COMMIT      a FreezeSlot of a slot that is frozen already is answered without another commit
  *   UNFREEZE_ON_ABORTED_ONLY   A waits to see ABORTED itself, and not also a later attempt
+ *   ACTIVE_BEFORE_FLUSH        B says ACTIVE though its taking of the slot may still be lost
  *   EARLIER_STATE_ENDS         A takes a state that comes before FREEZING for the end of the attempt that froze the
  *                              slot, though it may have been read before the freeze (with LATE_ANSWERS)
  */
@@ -173,6 +178,7 @@ byte a_writer_lock;        /* which process of A holds the lock on the writer ro
 byte a_timeline = 1;
 byte failovers = FAILOVERS;
 
+bool b_unflushed;          /* B has taken the slot, and may forget that when it crashes */
 byte b_copy;               /* the attempt for which B has tables; 0: it has none */
 byte b_timeline;           /* A's timeline when they were copied */
 byte b_seal, b_seal_sum;   /* the seal that B has received: of which attempt, and the sum in it */
@@ -198,6 +204,7 @@ byte answer_timeline;
 
 byte a_takeovers = A_TAKEOVERS, b_takeovers = B_TAKEOVERS, slot_losses = SLOT_LOSSES;
 byte a_gives_up = A_GIVES_UP, b_gives_up = B_GIVES_UP, late_freezes = LATE_FREEZES;
+byte b_crashes = B_CRASHES;
 byte cancels = CANCELS, reverts = REVERTS;
 bool a_killed, b_killed;               /* the first process of A, of B */
 
@@ -643,8 +650,19 @@ inline own_slot() {
 	atomic {
 		fence_on_b();
 		check_activation();
+		b_unflushed = (b_unflushed || b.state != OWNER) && b_crashes > 0;
 		b.state = OWNER;
 		b.epoch = E + 1
+	}
+}
+
+/* A commit that waits for the disk, and so for all commits before it. */
+inline flush_b() {
+	atomic {
+		fence_on_b();
+#ifndef ACTIVE_BEFORE_FLUSH
+		b_unflushed = false
+#endif
 	}
 }
 
@@ -677,6 +695,7 @@ end_driving:
 				b.edges = b.edges | BIT(number);
 				b.count++
 			fi;
+			b_unflushed = false;
 			acked = acked | BIT(number)
 		:: else
 		fi;
@@ -763,7 +782,14 @@ end_driving:
 		atomic { cas(COMMITTED, seen, ACTIVATING, seen); seen = 0 }
 	:: atomic { ROW(ACTIVATING) -> seen = attempt }
 		own_slot();
-		atomic { cas(ACTIVATING, seen, ACTIVE, seen); seen = 0 }
+		flush_b();
+		atomic {
+			if
+			:: b.state == OWNER -> cas(ACTIVATING, seen, ACTIVE, seen)
+			:: else                /* lost in between, and so was the connection: anew */
+			fi;
+			seen = 0
+		}
 
 	:: FENCED -> break
 	od;
@@ -864,6 +890,14 @@ proctype Faults() {
 		:: true
 		fi;
 		run NodeB(2) }
+	:: atomic { b_crashes > 0 ->
+		b_crashes--;
+		if
+		:: b_unflushed ->
+			b_unflushed = false;
+			b.state = MOVED
+		:: else
+		fi }
 	:: atomic { failovers > 0 ->
 		failovers--;
 		copy_database(a, standby);
@@ -879,6 +913,8 @@ proctype Faults() {
 	:: d_step { true ->        /* nothing more fails, and the operator has gone home */
 		a_takeovers = 0;
 		b_takeovers = 0;
+		b_crashes = 0;
+		b_unflushed = false;
 		failovers = 0;
 		slot_losses = 0;
 		outages = 0;

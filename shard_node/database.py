@@ -18,8 +18,10 @@ T = TypeVar("T")
 _abandoned: set[asyncio.Task[Any]] = set()
 
 
-def conninfo(dsn: str, application_name: str) -> str:
+def conninfo(dsn: str, application_name: str, *, of_replica: bool = False) -> str:
     """The connection string of a node's own connection: the primary among the hosts, and no endless waits.
+
+    ``of_replica``: the DSN is a standby's, and is taken as it is.
 
     jit costs milliseconds on statements that take one; a generic plan is right for all of ours, whose parameters are
     arrays. A transaction that stays open because its process is stopped is ended by the server.
@@ -35,7 +37,7 @@ def conninfo(dsn: str, application_name: str) -> str:
     return make_conninfo(
         dsn,
         application_name=application_name,
-        target_session_attrs="read-write",
+        target_session_attrs="any" if of_replica else "read-write",
         connect_timeout=3,
         keepalives_idle=1,
         keepalives_interval=1,
@@ -45,10 +47,10 @@ def conninfo(dsn: str, application_name: str) -> str:
     )
 
 
-def read_pool(dsn: str, size: int) -> AsyncConnectionPool[Connection]:
-    """A pool, not yet open, of autocommit connections for reads."""
+def read_pool(dsn: str, size: int, *, of_replica: bool = False) -> AsyncConnectionPool[Connection]:
+    """A pool, not yet open, of autocommit connections for reads. ``of_replica``: see ``conninfo``."""
     return AsyncConnectionPool(
-        conninfo(dsn, "likering-reads"),
+        conninfo(dsn, "likering-reads", of_replica=of_replica),
         min_size=min(2, size),
         max_size=size,
         timeout=1.0,

@@ -99,7 +99,7 @@ class ShardService:
     async def Execute(self, request: ExecuteRequest, call: Call) -> ExecuteResponse:
         """Executes a batch: its writes as one unit of a group commit, its reads at the same time."""
         self._check_cluster(request.cluster_id)
-        _log_as(request.request_id, call)
+        log_as(request.request_id, call)
         self._load.called()
         topology = self._topology()
         response = ExecuteResponse(topology_version=topology.version if topology else 0)
@@ -111,7 +111,7 @@ class ShardService:
             response.counts.extend([0] * size)
             response.versions.extend([0] * size)
         else:
-            _check_columns(request)
+            check_columns(request)
             kinds = list(request.kinds)
             distinct = set(kinds)
             if distinct <= WRITES:
@@ -126,7 +126,7 @@ class ShardService:
     async def ListLikers(self, request: ListLikersRequest, call: Call) -> ListLikersResponse:
         """One page of who likes a post."""
         self._check_cluster(request.cluster_id)
-        _log_as(request.request_id, call)
+        log_as(request.request_id, call)
         self._load.called()
         if request.limit < 1 or "\0" in request.post_id:
             raise MessageMalformed("a list has a limit above 0, and a post id no NUL")
@@ -256,7 +256,7 @@ class ShardService:
     ) -> AsyncGenerator[StreamChangesResponse, None]:
         """The changes of some slots, for as long as they are this node's and the router wants them."""
         self._check_cluster(request.cluster_id)
-        _log_as(request.request_id, call)
+        log_as(request.request_id, call)
         slots, epochs, positions = list(request.slots), list(request.epochs), list(request.positions)
         if (
             not len(slots) == len(set(slots)) == len(epochs) == len(positions)
@@ -294,7 +294,7 @@ class ShardService:
     async def ListLikedPosts(self, request: ListLikedPostsRequest, call: Call) -> ListLikedPostsResponse:
         """One page of what a user likes."""
         self._check_cluster(request.cluster_id)
-        _log_as(request.request_id, call)
+        log_as(request.request_id, call)
         self._load.called()
         if request.limit < 1 or "\0" in request.user_id or "\0" in request.below_post_id:
             raise MessageMalformed("a list has a limit above 0, and an id no NUL")
@@ -350,14 +350,14 @@ class ShardService:
         response.sources.extend(unit.sources)
 
 
-def _log_as(request_id: str, call: Call) -> None:
+def log_as(request_id: str, call: Call) -> None:
     """Has the log lines of this call carry the request id that the router's caller knows."""
     if request_id:
         call.request_id = request_id
         request_id_of_call.set(request_id)
 
 
-def _check_columns(request: ExecuteRequest) -> None:
+def check_columns(request: ExecuteRequest) -> None:
     """Refuses a batch that no router sends, before it can harm the others of its group commit."""
     size = len(request.post_ids)
     needed = (request.kinds, request.user_ids, request.epochs)

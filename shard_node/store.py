@@ -15,6 +15,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from shard_node.arrays import bool_array, int_array, nullable_int_array, text_array
 from shard_node.fold import EdgeKey, EdgeState, PostChange
 from shard_node.ownership import HeldSlot, SlotState
+from shard_node.purge_keys import KIND_AT, PLACES
 from shard_node.queries import FEW_SLOTS, QUERIES
 
 Connection = AsyncConnection[Any]
@@ -276,11 +277,13 @@ async def slots_seq_raised(cursor: Cursor) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-class ChangedEdge(NamedTuple):
+class Change(NamedTuple):
     """An edge at a place of its slot's feed: ``place`` is its ``rev``, or its ``first_rev`` if it has changed since.
 
     ``first_rev`` is None for an edge that was never liked. Version and count are the post's, 0 if it never changed.
     ``like_time``: since when the edge is so, in µs since 1970.
+
+    Or a purge that was done at that place: of a post, then without a user, or of a user, without a post.
     """
 
     slot: int
@@ -294,37 +297,52 @@ class ChangedEdge(NamedTuple):
     like_count: int
     like_time: int
 
+    @property
+    def is_purge(self) -> bool:
+        """Whether it is a purge: everything of the post, or of the user in this slot, that came before is void."""
+        return not (self.post_id and self.user_id)
+
 
 class SlotMoment(NamedTuple):
-    """A slot at the moment of a ``read_changes``. ``last_rev``: the highest revision that the node had issued."""
+    """A slot at the moment of a ``read_changes``. ``last_rev``: the highest revision that the node had issued.
+
+    ``purged_rev``: above it nothing was purged in the slot.
+    """
 
     epoch: int
     owned: bool
     last_rev: int
+    purged_rev: int = 0
 
 
 MOST_CHANGES = 2000
-"""Most edges of each kind that ``read_changes`` gives for a slot: the limit that stands in the statement."""
+"""Most changes of each kind that ``read_changes`` gives for a slot: the limit that stands in the statement."""
 
 
 async def read_changes(
-    connection: Connection, positions: Mapping[int, int], limit: int
-) -> tuple[dict[int, SlotMoment], list[ChangedEdge]]:
-    """What has changed in slots (slot → revision) after a revision: the slots that are held here, and edges.
+    connection: Connection, positions: Mapping[int, int], limit: int, *, purges: bool
+) -> tuple[dict[int, SlotMoment], list[Change]]:
+    """What has changed in slots (slot → revision) after a revision: the slots that are held here, and changes.
 
-    All of one moment. Per slot at most ``limit`` edges by ``rev`` and as many by ``first_rev``, the lowest ones.
+    All of one moment. Per slot at most ``limit`` edges by ``rev``, as many by ``first_rev``, and as many purges, the
+    lowest ones. Purges only with ``purges``: whoever did without may not use the rest for a slot whose ``purged_rev``
+    is above the position.
     """
     cursor = await execute_for_slots(
         connection,
-        "read_changes",
-        {"positions": int_array(list(positions.values())), "limit": min(limit, MOST_CHANGES)},
+        "read_changes_and_purges" if purges else "read_changes",
+        {
+            "positions": int_array(list(positions.values())),
+            "limit": min(limit, MOST_CHANGES),
+        }
+        | ({"places": PLACES, "kind_at": KIND_AT} if purges else {}),
         list(positions),
     )
     moments: dict[int, SlotMoment] = {}
-    edges: list[ChangedEdge] = []
+    changes: list[Change] = []
     for row in await cursor.fetchall():
         if row[5] is None:
-            moments[row[0]] = SlotMoment(row[2], row[4], row[1])
+            moments[row[0]] = SlotMoment(row[2], row[4], row[1], row[3])
         else:
-            edges.append(ChangedEdge._make(row))
-    return moments, edges
+            changes.append(Change._make(row))
+    return moments, changes

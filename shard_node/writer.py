@@ -32,7 +32,7 @@ from shard_node.leadership import Leadership
 from shard_node.load import Load
 from shard_node.maintenance import SlotRefused, Transaction, transact
 from shard_node.ownership import HeldSlot, Ownership, SlotState
-from shard_node.purge_marks import PurgeMarks, load_marks
+from shard_node.purge_marks import PurgeMarks, Purges, load_marks
 from shard_node.refusals import refused_writes
 from shard_node.slot_change import RefusedJob, SlotsJob, change_slots
 from shard_node.user_purge_marks import UserPurgeMarks
@@ -80,7 +80,7 @@ class Writer:
         self._queue: deque[WriteUnit] = deque()
         self._queued = 0
         self._barriers: list[asyncio.Future[bool]] = []
-        self._slots_jobs: deque[tuple[SlotsJob, int, asyncio.Future[None]]] = deque()
+        self._slots_jobs: deque[tuple[SlotsJob, int, Purges | None, asyncio.Future[None]]] = deque()
         self._slots_change = asyncio.Event()
         self._maintenance: deque[Transaction] = deque()
         self._jobs: deque[tuple[Job, asyncio.Future[None]]] = deque()
@@ -121,17 +121,17 @@ class Writer:
         self._wake.set()
         return await future
 
-    async def change_slots(self, job: SlotsJob, last_rev: int = 0) -> None:
+    async def change_slots(self, job: SlotsJob, last_rev: int = 0, purges: Purges | None = None) -> None:
         """Runs a transaction that changes the owned slots, in the writer's turn, and reloads them.
 
-        Revisions go on above ``last_rev``.
+        Revisions go on above ``last_rev``. ``purges``: those under way of a slot that comes; None: its rows are asked.
 
         ``job`` gets the connection in pipeline mode, inside a transaction that the fence ends if it must. Raises what
         it raises: RefusedJob, LikeringError or psycopg.Error; and ConnectionError or TimeoutError when the database is
         away.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._slots_jobs.append((job, last_rev, future))
+        self._slots_jobs.append((job, last_rev, purges, future))
         self._slots_change.set()
         self._wake.set()
         await future
@@ -370,10 +370,12 @@ class Writer:
     async def _prove(self) -> None:
         await store.check_fence(await store.beat(self._leadership.connection, self._leadership.fence))
 
-    async def _change_slots(self, job: SlotsJob, last_rev: int, future: asyncio.Future[None]) -> None:
-        entry = job, last_rev, future
+    async def _change_slots(
+        self, job: SlotsJob, last_rev: int, purges: Purges | None, future: asyncio.Future[None]
+    ) -> None:
+        entry = job, last_rev, purges, future
         await self._try(
-            self._slots_transaction(job, last_rev), future, lambda: self._slots_jobs.appendleft(entry)
+            self._slots_transaction(job, last_rev, purges), future, lambda: self._slots_jobs.appendleft(entry)
         )
 
     async def _try(
@@ -400,12 +402,12 @@ class Writer:
             future.set_result(None)
         return True
 
-    async def _slots_transaction(self, job: SlotsJob, last_rev: int) -> None:
+    async def _slots_transaction(self, job: SlotsJob, last_rev: int, purges: Purges | None) -> None:
         connection, fence = self._leadership.connection, self._leadership.fence
         changed = await change_slots(connection, fence, job, max(self._last_rev, last_rev))
         self._leadership.slots_seq_is(changed.slots_seq)
         self._last_rev = max(self._last_rev, changed.last_rev)  # a slot that came has revisions of its own
-        await self._hold(changed.held, known=self._ownership.epochs.keys())
+        await self._hold(changed.held, known=self._ownership.epochs.keys(), purges=purges)
 
     async def _reload_fence(self) -> None:
         """Finds out why the fence was lost: another generation raises LeadershipLost, other slots are reloaded."""
@@ -419,12 +421,15 @@ class Writer:
         held = await store.slots_held(await store.held_slots(self._leadership.connection))
         await self._hold(held, known=())
 
-    async def _hold(self, held: Mapping[int, HeldSlot], known: Collection[int]) -> None:
-        """Takes over what the database says; marks of purges are ``known`` of some slots."""
+    async def _hold(
+        self, held: Mapping[int, HeldSlot], known: Collection[int], purges: Purges | None = None
+    ) -> None:
+        """Takes over what the database says; marks of ``purges`` are ``known`` of some slots already."""
         served = {slot for slot, one in held.items() if one.state is not SlotState.MOVED}
-        posts, users = await load_marks(self._leadership.connection, sorted(served.difference(known)))
-        self.purge_marks.replace(served.intersection(known), posts)
-        self.user_purge_marks.replace(served.intersection(known), users)
+        if purges is None:
+            purges = await load_marks(self._leadership.connection, sorted(served.difference(known)))
+        self.purge_marks.replace(served.intersection(known), purges.posts)
+        self.user_purge_marks.replace(served.intersection(known), purges.users)
         self._ownership.replace(held)
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:

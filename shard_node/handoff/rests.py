@@ -1,4 +1,4 @@
-"""How long a target rests between the steps of a move and after it: callers come first, where there are any.
+"""How long nodes rest between the steps of a move, and a target after it: callers come first, where there are any.
 
 A move is work that nobody waits for. On machines that are busy with callers it is done in small portions with pauses
 between them; where nobody calls, at once.
@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable
 AFTER_STEP = 2.0
 """The rest after a step of a copy, as a part of the time that the step took."""
 MOST_AFTER_STEP = 0.2
-AFTER_MOVE = 2.0
+AFTER_MOVE = 3.0
 """The rest after a move, as a part of the time that it took."""
 MOST_AFTER_MOVE = 3.0
 
 
 class Rests:
-    """Of one move. ``in_use``: whether callers use its source or its target just now."""
+    """Of one move, on one node. ``in_use``: whether callers use the nodes whose rest it is just now."""
 
     def __init__(
         self,

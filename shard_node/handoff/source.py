@@ -22,8 +22,10 @@ from likering.topology.move_names import Attempt, kept
 from likering.topology.moves import ENDED, UNCOMMITTED, MoveChanged, MoveState, MoveStore, SlotMove
 from shard_node.handoff import replication, steps
 from shard_node.handoff.replication import Sums
+from shard_node.handoff.rests import Rests
 from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.partitions import PARENTS, rename_unowned
+from shard_node.purge_marks import PurgeMark
 from shard_node.slot_change import RefusedJob
 from shard_node.store import Connection, Cursor, execute
 from shard_node.user_store import Marks
@@ -144,6 +146,11 @@ class Source:
             timeline=seal.timeline,
             reads_ended=request.end_reads,
             user_feed=_marks_told(self._marks(slot)),
+            # No purge begins or ends in a slot that is frozen.
+            purging=pb.PurgeMarks(
+                posts=_purges_told(self._writer.purge_marks.of_slot(slot)),
+                users=_purges_told(self._writer.user_purge_marks.of_slot(slot)),
+            ),
         )
 
     async def _sealed(self, request: pb.FreezeSlotRequest) -> Seal:
@@ -244,6 +251,7 @@ class Source:
 
     async def _set_aside(self, move: SlotMove) -> None:
         """The target serves: the slot's rows leave the partitioned tables and are kept under a name of the move's."""
+        rests = Rests(lambda: self._writer.load.in_use)
         held = self._ownership.held.get(move.slot)
         if held is not None and held.move == move.move and held.state is SlotState.FROZEN:
 
@@ -252,14 +260,17 @@ class Source:
 
             await self._writer.change_slots(note)
             steps.reached("leaving", move)
+            await rests.after_step()
         names = {parent: kept(parent, move.slot, move.move) for parent in PARENTS}
         async with self._pool.connection() as connection:
             if not await rename_unowned(connection, move.slot, names, self._generation()):
                 log.error("a slot that its target serves is held here too", slot=move.slot, move=move.move)
                 return
             steps.reached("renamed", move)
+            await rests.after_step()
             for parent, name in names.items():
                 await detach(connection, parent, name)
+                await rests.after_step()
         steps.reached("set_aside", move)
         await self._advance(move, MoveState.MOVED)
 
@@ -316,6 +327,10 @@ def _marks_told(marks: Marks | None) -> pb.UserFeedMarks | None:
     if marks is None:
         return None
     return pb.UserFeedMarks(routes=marks.routes, nodes=list(marks.by_node), revs=list(marks.by_node.values()))
+
+
+def _purges_told(purges: Sequence[tuple[str, PurgeMark]]) -> list[pb.PurgeMark]:
+    return [pb.PurgeMark(id=of, began=mark.began) for of, mark in purges]
 
 
 async def detach(connection: Connection, parent: str, name: str) -> None:

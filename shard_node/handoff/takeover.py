@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from likering.errors import LikeringError, TopologyUnavailable
+from likering.errors import LikeringError, ShardUnavailable, TopologyUnavailable
 from likering.shard.v1 import shard_service_pb2 as pb
 from likering.topology.moves import MoveChanged, MoveState
 from shard_node import user_store
@@ -22,6 +22,7 @@ from shard_node.handoff.pause import Pause
 from shard_node.handoff.replication import Origin, Sums
 from shard_node.handoff.target import TargetMove, end
 from shard_node.ownership import READ_LEASE
+from shard_node.purge_marks import PurgeMark, Purges
 from shard_node.store import Connection, execute
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ async def freeze_and_take_over(move: TargetMove, own: Connection, origin: Origin
             await _drain(move, answer, arriving, origin, pause)
             await _commit(move, answer, stopping)
             pause.done("committed")
-            await _activate(move, stopping, pause, _marks(answer))
+            await _activate(move, stopping, pause, answer)
     finally:
         await end(arriving)
 
@@ -108,11 +109,12 @@ async def _activate(
     move: TargetMove,
     stopping: asyncio.Task[None],
     pause: Pause | None = None,
-    marks: user_store.Marks | None = None,
+    answer: pb.FreezeSlotResponse | None = None,
 ) -> None:
-    """Serves the slot, once the source's reads of it have ended. Without a ``pause``: of a process before.
+    """Serves the slot, once the source's reads of it have ended.
 
-    ``marks``: how far its changes have been told to the users' side; None: not known, so all is told again.
+    ``pause``, ``answer``: of the freeze, unless a process of before has had it frozen. Then nobody knows how far the
+    slot's changes have been told to the users' side, so all is told again.
     """
     target, slot, epoch = move.target, move.now.slot, move.now.epoch + 1
     target.ownership.arrives(slot, epoch)
@@ -122,13 +124,17 @@ async def _activate(
         except TopologyUnavailable:
             await move.reread(MoveState.COMMITTED, MoveState.ACTIVATING)
     await stopping
+    marks = None if answer is None else _marks(answer)
 
     async def take(connection: Connection) -> None:
+        # Not before the disk has it: whatever is written to the slot comes later in the log, and is waited for.
+        await connection.execute("SET LOCAL synchronous_commit = off")
         await execute(connection, "take_slot", {"slot": slot, "epoch": epoch})
         await user_store.take_marks(connection, slot, marks)
 
     if target.ownership.owned.get(slot) != epoch:
-        await target.writer.change_slots(take, last_rev=move.now.last_rev or 0)
+        purges = None if answer is None else _purges(slot, answer)
+        await target.writer.change_slots(take, last_rev=move.now.last_rev or 0, purges=purges)
     steps.reached("serving", move.now)
     detail: dict[str, object] = {}
     facts: dict[str, object] = {}
@@ -136,6 +142,9 @@ async def _activate(
         pause.done("serving")
         detail = {"pause_ms": pause.steps}
         facts = {"pause_us": round(pause.steps["serving"] * 1000)}
+    # ACTIVE lets the source's copy go, so from there on the taking must outlive a crash.
+    if not await target.writer.barrier():
+        raise ShardUnavailable
     while move.now.state is MoveState.ACTIVATING:
         try:
             await move.advance(MoveState.ACTIVE, detail, waits_for="", last_error="", **facts)
@@ -148,6 +157,17 @@ def _marks(answer: pb.FreezeSlotResponse) -> user_store.Marks | None:
         return None
     told = answer.user_feed
     return user_store.Marks(told.routes, dict(zip(told.nodes, told.revs, strict=True)))
+
+
+def _purges(slot: int, answer: pb.FreezeSlotResponse) -> Purges | None:
+    # Reading them in the slot's rows would be the longest step of the pause.
+    if not answer.HasField("purging"):
+        return None
+    told = answer.purging
+    return Purges(
+        [(mark.id, PurgeMark(slot, mark.began)) for mark in told.posts],
+        [(mark.id, PurgeMark(slot, mark.began)) for mark in told.users],
+    )
 
 
 @asynccontextmanager

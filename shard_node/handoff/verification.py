@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from psycopg.sql import SQL, Composable, Identifier
 
 from likering.topology.move_names import kept, partition
-from shard_node.purge_marks import user_mark_key
+from shard_node.purge_keys import user_mark_key
 from shard_node.store import Connection
 
 _PIECE = 10_000
@@ -139,13 +139,14 @@ async def _user_likes_problem(
     if await cursor.fetchone() == (None,):
         return ""  # of a version without a users' side
     page = SQL(
-        "SELECT user_id, post_id, rev, liked FROM {} WHERE (user_id, post_id) > (%s, %s)"
+        "SELECT user_id, post_id, rev, liked, liked_at FROM {} WHERE (user_id, post_id) > (%s, %s)"
         " ORDER BY user_id, post_id LIMIT %s"
     ).format(there)
     differing = SQL(
-        "SELECT count(*) FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::boolean[])"
-        " AS kept (user_id, post_id, rev, liked) LEFT JOIN {} AS here USING (user_id, post_id)"
-        " WHERE (here.rev IS NULL OR here.rev < kept.rev OR (here.rev = kept.rev AND here.liked <> kept.liked))"
+        "SELECT count(*) FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::boolean[], %s::bigint[])"
+        " AS kept (user_id, post_id, rev, liked, liked_at) LEFT JOIN {} AS here USING (user_id, post_id)"
+        " WHERE (here.rev IS NULL OR here.rev < kept.rev OR (here.rev = kept.rev"
+        " AND (here.liked, here.liked_at) IS DISTINCT FROM (kept.liked, kept.liked_at)))"
         # In the same statement: rows go only while their user is marked.
         " AND NOT EXISTS (SELECT FROM {} AS mark WHERE mark.post_id = %s || kept.user_id"
         " AND (mark.purge_began IS NOT NULL OR mark.purged_rev > %s))"

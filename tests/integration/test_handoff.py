@@ -21,7 +21,7 @@ from shard_node.handoff.replication import Sums
 from shard_node.handoff.source import detach
 from shard_node.handoff.verification import verify
 from shard_node.partitions import PARENTS, create_partitions, rename_unowned
-from shard_node.purge_marks import user_mark_key
+from shard_node.purge_keys import user_mark_key
 from shard_node.store import Connection, FenceLost
 from tests.integration.node_database import prepared
 from tests.parts.moves import slot_move
@@ -313,6 +313,7 @@ async def test_equal_sides_are_found_equal(both: tuple[Connection, Connection]) 
         ("DELETE FROM posts WHERE post_id = 'p0'", "number of likes"),
         ("UPDATE user_likes SET rev = rev - 1 WHERE post_id = 'p,7'", "1 likes of the slot's users"),
         ("UPDATE user_likes SET liked = NOT liked WHERE rev IN (6, 7)", "2 likes of the slot's users"),
+        ("UPDATE user_likes SET liked_at = 1 WHERE post_id = 'p,7'", "1 likes of the slot's users"),
         ("DELETE FROM user_likes WHERE post_id = 'p,12'", "1 likes of the slot's users"),
     ],
 )

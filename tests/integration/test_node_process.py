@@ -69,6 +69,21 @@ async def test_a_node_of_another_cluster_is_refused(foreign: tuple[str, str], le
         assert await cursor.fetchone() == (0,)
 
 
+async def test_a_replica_refuses_a_database_that_takes_writes(foreign: tuple[str, str]) -> None:
+    postgres, topology = foreign
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "shard_node.replica", "--listen", "127.0.0.1:0"),
+        *("--postgres", postgres, "--topology", topology),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        _, output = await process.communicate()
+    assert process.returncode == CONFIGURATION_MISTAKE
+    assert (
+        output.decode().splitlines()[-1].startswith("likering-replica: this Postgres is no streaming replica")
+    )
+
+
 async def test_a_database_that_is_not_there_is_one_sentence() -> None:
     """With the likely cause, and no traceback."""
     nowhere = "postgresql://127.0.0.1:1/nothing"

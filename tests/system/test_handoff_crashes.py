@@ -184,6 +184,25 @@ async def test_a_postgres_crashes(handoff: Handoff, side: str, step: str) -> Non
         assert move.attempt == 1
 
 
+async def test_the_target_postgres_crashes_before_it_has_written_that_it_serves(handoff: Handoff) -> None:
+    """Taking the slot does not wait for the disk: it is done again, and only then may the source's copy go."""
+    async with await connect(handoff.cluster.nodes[handoff.target].postgres_dsn) as connection:
+        await connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        await connection.execute("SELECT pg_reload_conf()")
+        await handoff.begin_until(handoff.target, "serving")
+        assert await handoff.row(handoff.target) == ("owner", handoff.epoch + 1)
+        await connection.execute("ALTER SYSTEM RESET wal_writer_delay")  # read by the server that recovers
+        await handoff.crash_postgres(handoff.target)
+
+    async def is_lost() -> list[str]:
+        row = await handoff.row(handoff.target)
+        return [] if row is None else [f"the slot is {row}"]
+
+    await nothing(is_lost)
+    handoff.release(handoff.target)
+    assert (await handoff.ends()).attempt == 1
+
+
 @pytest.mark.parametrize("step", ["sealed", "leaving", "renamed", "set_aside", "dropped"])
 async def test_the_source_postgres_crashes_at_a_step_of_its_own(handoff: Handoff, step: str) -> None:
     """It recovers, and what was done is done."""
