@@ -14,7 +14,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ Handler = Callable[[str, Mapping[str, Any]], Any]
 """Does a command with its arguments and returns what to answer; raises DevError."""
 
 _PATH_BYTES = 100
+_LAST_ANSWERS = 5.0
+"""Seconds that the end waits for commands that are still being done."""
 
 
 class ControlServer:
@@ -33,6 +35,8 @@ class ControlServer:
     def __init__(self, directory: Path, handler: Handler) -> None:
         self._file = _file(directory)
         self._handler = handler
+        self._doing = 0
+        self._done = threading.Condition()
         _remove_socket(self._file)
         self._folder = Path(tempfile.mkdtemp(prefix="likering-"))  # of mode 0700
         if len(bytes(self._folder / "control")) > _PATH_BYTES:
@@ -48,12 +52,17 @@ class ControlServer:
         return f"ControlServer({str(self._folder)!r})"
 
     def close(self) -> None:
-        """Takes no more commands. Connections stay open until the process ends: ``ask`` waits for that, if told to."""
+        """Takes no more commands, and returns once those before are answered.
+
+        Connections stay open until the process ends: ``ask`` waits for that, if told to.
+        """
         self._file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        with self._done:
+            self._done.wait_for(lambda: not self._doing, _LAST_ANSWERS)
 
     def _accept(self) -> None:
         while True:
@@ -66,15 +75,27 @@ class ControlServer:
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rwb") as stream:
             for line in stream:
-                try:
-                    request = json.loads(line)
-                    answer = {"result": self._handler(request["command"], request["arguments"])}
-                except DevError as error:
-                    answer = {"error": str(error)}
-                # Whoever asked may have gone meanwhile.
-                with contextlib.suppress(OSError):
-                    stream.write(json.dumps(answer).encode() + b"\n")
-                    stream.flush()
+                with self._being_done():
+                    try:
+                        request = json.loads(line)
+                        answer = {"result": self._handler(request["command"], request["arguments"])}
+                    except DevError as error:
+                        answer = {"error": str(error)}
+                    # Whoever asked may have gone meanwhile.
+                    with contextlib.suppress(OSError):
+                        stream.write(json.dumps(answer).encode() + b"\n")
+                        stream.flush()
+
+    @contextlib.contextmanager
+    def _being_done(self) -> Iterator[None]:
+        with self._done:
+            self._doing += 1
+        try:
+            yield
+        finally:
+            with self._done:
+                self._doing -= 1
+                self._done.notify_all()
 
 
 def ask(directory: Path, command: str, *, until_gone: bool = False, **arguments: Any) -> Any:

@@ -55,8 +55,8 @@ class Supervisor:
             self._say("stopping")
             # Only one stop: what comes meanwhile changes nothing, the parts have their own deadlines.
             self._cluster.stop()
-            control.close()
             self._stopped.set()
+            control.close()
 
     def _run_example(self) -> None:
         answers = example.run(self._cluster.address)

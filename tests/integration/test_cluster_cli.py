@@ -97,11 +97,11 @@ def test_an_older_cluster_is_upgraded_once(run: Run, database: str) -> None:
     run("init", "--slots", "16")
     assert run("upgrade").exit_code == 3
     with psycopg.connect(database, autocommit=True, options=f"-csearch_path={SCHEMA}") as connection:
-        connection.execute("DROP TABLE move_events, moves, resizes, move_limits")
+        connection.execute("DROP TABLE move_events, moves, resizes, move_limits, replicas")
         connection.execute("DELETE FROM schema_migrations WHERE version > 1")
     result = run("upgrade")
     assert result.exit_code == 0
-    assert result.stdout == "applied 0002_moves, 0003_quieter_moves\n"
+    assert result.stdout == "applied 0002_moves, 0003_quieter_moves, 0004_replicas\n"
     assert run("upgrade").exit_code == 3
 
 
