@@ -38,6 +38,7 @@ from comparison.report import (
 from comparison.resize_report import MARK, resize_markdown
 from comparison.sides import Settings, Sides
 from comparison.stage import Stage
+from comparison.storage import stored
 from comparison.watches import watching
 from likering.bench.load import PacedSelector
 
@@ -249,6 +250,20 @@ def user_side(
     console.print(figures)
     if figures["problem"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def storage(
+    likes: Annotated[int, typer.Option(min=1000, help="Likes to store.")] = 2_000_000,
+    posts: Annotated[int, typer.Option(min=1, help="Posts that they are of.")] = 20_000,
+) -> None:
+    """Measure bytes of disk per like, beside a plain table of the same likes."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="likering-storage-") as directory:
+        figures = asyncio.run(
+            stored(Path(directory), lambda line: console.print(line, style="dim"), likes=likes, posts=posts)
+        )
+    console.print(figures)
 
 
 @app.command()

@@ -172,7 +172,7 @@ async def under_load(
         rate = load * capacity
         say(f"{capacity:,.0f} calls/s are possible, {rate:,.0f} are made")
         before, during = Foreground(), Foreground()
-        before.add(await one.load(rate=rate, seconds=15.0, warmup=2.0))
+        before.add(await one.load(rate=rate, seconds=60.0, warmup=2.0))
         say(f"before: p50 {before.percentile(50):.1f}, p99 {before.percentile(99):.1f} ms")
         steps: list[tuple[str, Resized]] = []
 
