@@ -14,7 +14,7 @@ import itertools
 import math
 import secrets
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from time import monotonic
 from typing import Any, Protocol, TypeAlias, cast
@@ -83,6 +83,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
     ``nul_for_undecodable``: the servicer refuses ids with a NUL one by one, so it is given one in place of each
     string that is not valid UTF-8; without it the whole call is refused.
     ``admission``: where large requests wait for their turn; those for a stream do not.
+    ``methods``: all that is served of the service, by name; the others are UNIMPLEMENTED. None: every one.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         slow_call: float = 1.0,
         nul_for_undecodable: bool = False,
         admission: Admission | None = None,
+        methods: Collection[str] | None = None,
     ) -> None:
         self.service_name: str = service.full_name
         self._default_deadline = default_deadline
@@ -113,6 +115,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         self._methods = {
             f"/{service.full_name}/{method.name}": self._handler(method, servicer)
             for method in service.methods
+            if methods is None or method.name in methods
         }
 
     def __repr__(self) -> str:

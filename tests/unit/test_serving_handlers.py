@@ -334,7 +334,7 @@ class Streamer:
 
     GetTopology = PlanResize = ApplyPlan = ListMoves = PauseMoves = ResumeMoves = CancelMoves = _unused
     SetMoveLimits = RevertSlot = ListResizes = AddNode = DrainNode = UndrainNode = RemoveNode = _unused
-    CheckTopology = _unused
+    RemoveReplica = CheckTopology = _unused
 
 
 @asynccontextmanager
