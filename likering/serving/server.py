@@ -19,6 +19,9 @@ _log = structlog.get_logger(__name__)
 
 MAX_METADATA_BYTES: Final = 8 * 1024
 
+_UNHANDLED_FOR: Final = 2.0
+"""Seconds for which a drain bears calls that no handler has: responses on their way, and calls that none will get."""
+
 
 class ListenFailed(Exception):
     """The address cannot be listened on. The message is for the operator."""
@@ -97,14 +100,36 @@ class Server:
         self._health.end_watches()
         for service in self._services:
             service.end_streams()
-        await self._server.stop(grace)
+        await self._stop(grace)
         # stop() has been seen to return while handlers still ran their last lines.
         try:
             async with asyncio.timeout(grace):
                 for service in self._services:
                     await service.idle()
         except TimeoutError:
-            _log.warning("calls were cut off", calls=sum(service.in_progress for service in self._services))
+            _log.warning("calls were cut off", calls=self._in_progress)
+
+    @property
+    def _in_progress(self) -> int:
+        return sum(service.in_progress for service in self._services)
+
+    async def _stop(self, grace: float) -> None:
+        """Waits for the calls in progress, but not for calls that no handler has.
+
+        gRPC may take a call in at the instant of the shutdown and hand it to nobody (docs/decisions/0008); a caller
+        may also begin one and never send its request. Both would hold up the end until their deadline; cut off, they
+        are UNAVAILABLE, and can be sent elsewhere.
+        """
+        stopping = asyncio.create_task(self._server.stop(grace), name="stop")
+        while not stopping.done():
+            idle = asyncio.gather(*(service.idle() for service in self._services))
+            await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
+            await asyncio.wait({stopping}, timeout=_UNHANDLED_FOR)
+            if not stopping.done() and not self._in_progress:
+                _log.warning("calls that no handler has were cut off")
+                await self._server.stop(0)
+        await stopping
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:
