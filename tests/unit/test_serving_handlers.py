@@ -100,7 +100,7 @@ async def test_the_servicer_is_told_the_callers_request_id_and_deadline() -> Non
         (call,) = servicer.calls
         assert call.request_id == "caller-7"
         # gRPC rounds a timeout up to two or three digits.
-            assert 3 < call.deadline - monotonic() < 5.1
+        assert 3 < call.deadline - monotonic() < 5.1
 
 
 async def test_a_call_without_request_id_and_deadline_is_given_both() -> None:
