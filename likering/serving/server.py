@@ -104,14 +104,17 @@ class Server:
         # stop() has been seen to return while handlers still ran their last lines.
         try:
             async with asyncio.timeout(grace):
-                for service in self._services:
-                    await service.idle()
+                await self._idle()
         except TimeoutError:
             _log.warning("calls were cut off", calls=self._in_progress)
 
     @property
     def _in_progress(self) -> int:
         return sum(service.in_progress for service in self._services)
+
+    async def _idle(self) -> None:
+        for service in self._services:
+            await service.idle()
 
     async def _stop(self, grace: float) -> None:
         """Waits for the calls in progress, but not for calls that no handler has.
@@ -122,7 +125,7 @@ class Server:
         """
         stopping = asyncio.create_task(self._server.stop(grace), name="stop")
         while not stopping.done():
-            idle = asyncio.gather(*(service.idle() for service in self._services))
+            idle = asyncio.create_task(self._idle(), name="idle")
             await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
             idle.cancel()
             await asyncio.wait({stopping}, timeout=_UNHANDLED_FOR)
