@@ -1,4 +1,4 @@
-"""docs/api.md as a test reads it: which calls it tells of, and the examples with what each was answered."""
+"""The pages of calls as tests read them: examples, each with what it was answered."""
 
 from __future__ import annotations
 
@@ -7,39 +7,78 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grpc
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
-PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+from likering.serving.status import from_rpc_error
+
+DOCS = Path(__file__).parents[2] / "docs"
+_SERVICE = re.compile(r"^## (?P<name>likering\.[\w.]+)\n(?P<body>(?:(?!^## ).*\n)*)", re.MULTILINE)
 _EXAMPLE = re.compile(
     r"^### (?P<method>\w+)\n(?:(?!^#).*\n)*?```json\n(?P<request>(?:.*\n)*?)```\n+```json\n(?P<answer>(?:.*\n)*?)```",
     re.MULTILINE,
 )
-_ROW = re.compile(r"^\| `(\w+)\.(\w+)` \|", re.MULTILINE)
-_OF_THE_MOMENT = frozenset(("like_time", "as_of_time", "next_page_token", "cursor", "slot_count"))
+_OF_THE_MOMENT = frozenset(
+    (
+        *("as_of_time", "like_time", "next_page_token", "cursor", "slot_count"),
+        *("address", "cluster_id", "apply_time", "purge_time", "state_since", "since", "time", "word_time"),
+        *(
+            "attempt",
+            "bytes",
+            "expected_pause",
+            "expected_seconds",
+            "seconds",
+            "write_p99",
+            "writes_per_second",
+        ),
+    )
+)
 """Fields whose value is another one each time: only that they are there is compared."""
+_SHOWN_BY_ITS_LAST = frozenset(("VerifyCounts", "RepairCounts", "PurgePost", "PurgeUser"))
 
 
 class Example(NamedTuple):
-    """A call of LikeService, and its answer; of a stream, its first answer that says something."""
+    """A call, and its answer; of a stream one of its answers, the last one where it ends with the outcome."""
 
+    service: str
     method: str
     request: Any
     answer: Any
 
 
-def examples() -> list[Example]:
-    """All of them, in the order of the page."""
+def examples(page: str) -> list[Example]:
+    """All of a page, in its order."""
     return [
-        Example(found["method"], json.loads(found["request"]), json.loads(found["answer"]))
-        for found in _EXAMPLE.finditer(PAGE.read_text())
+        Example(service["name"], found["method"], json.loads(found["request"]), json.loads(found["answer"]))
+        for service in _SERVICE.finditer((DOCS / page).read_text())
+        for found in _EXAMPLE.finditer(service["body"])
     ]
 
 
-def listed() -> set[tuple[str, str]]:
-    """Service and method of the page's table of operators' calls."""
-    return {(found[1], found[2]) for found in _ROW.finditer(PAGE.read_text())}
+def ask(channel: grpc.Channel, method: MethodDescriptor, request: Any) -> Any:
+    """What a call is answered, as a page shows it."""
+    request_type, response_type = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    message = ParseDict(request, request_type())
+    try:
+        if not method.server_streaming:
+            call = channel.unary_unary(path, request_type.SerializeToString, response_type.FromString)
+            return _shown(call(message, timeout=20))
+        stream = channel.unary_stream(path, request_type.SerializeToString, response_type.FromString)(
+            message, timeout=20
+        )
+        try:
+            if method.name in _SHOWN_BY_ITS_LAST:
+                return _shown(list(stream)[-1])
+            return next(shown for response in stream if (shown := _shown(response)))
+        finally:
+            stream.cancel()
+    except grpc.RpcError as failed:
+        error = from_rpc_error(failed)
+        return {"error": {"code": error.code.name, "reason": error.reason, "message": error.message}}
 
 
 def shape(value: Any) -> Any:
@@ -49,11 +88,6 @@ def shape(value: Any) -> Any:
     return [shape(item) for item in value] if isinstance(value, list) else value
 
 
-def shown(message: Message) -> Any:
-    """A message as the page shows it: fields by their names in the protos, defaults left out."""
+def _shown(message: Message) -> Any:
+    """Fields by their names in the protos, defaults left out."""
     return MessageToDict(message, preserving_proto_field_name=True)
-
-
-def says_something(method: MethodDescriptor, message: Message) -> bool:
-    """Whether a response of a stream is worth showing."""
-    return not method.server_streaming or bool(shown(message))
