@@ -15,6 +15,8 @@ AFTER_DRAIN = 0.02
 """Seconds of a pause that come after the last row has arrived."""
 CALM = 0.004
 """Seconds that no probe exceeds in a calm moment."""
+CALM_COMMIT = 0.01
+"""Seconds that no commit in the topology exceeds in a calm moment."""
 CALM_PATIENCE = 0.5
 """Seconds that a freeze which fits into the budget waits for such a moment."""
 SLOW_AFTER = 1.0
@@ -87,6 +89,16 @@ class Forecast:
         if len(self._recent) < PROBES:
             return Advice.PROBE_AGAIN
         self._fits_since = now if self._fits_since is None else self._fits_since
-        if self.lag > CALM and now < self._fits_since + CALM_PATIENCE:
-            return Advice.PROBE_AGAIN
-        return Advice.FREEZE
+        return Advice.PROBE_AGAIN if self.lag > CALM and self._is_patient else Advice.FREEZE
+
+    def still(self, commit: float) -> bool:
+        """Whether FREEZE is to be followed after a commit in the topology, which took so many seconds.
+
+        A pause has one more of them in it, and how long that takes is what pauses differ in most.
+        """
+        return commit <= CALM_COMMIT or not self._is_patient
+
+    @property
+    def _is_patient(self) -> bool:
+        """Whether a freeze that fits may wait for a calmer moment."""
+        return self._fits_since is not None and self._clock() < self._fits_since + CALM_PATIENCE

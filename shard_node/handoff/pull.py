@@ -7,6 +7,7 @@ there is only one way, and whoever comes goes on.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -213,8 +214,9 @@ class Pull:
             return False
         match forecast.advice(seconds, limits.pause_budget_ms / 1000):
             case Advice.FREEZE:
+                began = time.monotonic()
                 await self._move.report(lag_us=lag_us, waits_for="")
-                return True
+                return forecast.still(time.monotonic() - began)
             case Advice.WAIT:
                 reason = (
                     f"a freeze now would take about {forecast.pause * 1000:.0f} ms, above the budget of"

@@ -6,6 +6,7 @@ import pytest
 
 from shard_node.handoff.forecast import (
     CALM,
+    CALM_COMMIT,
     CALM_PATIENCE,
     MOST_STEPS,
     PROBES,
@@ -52,6 +53,14 @@ def test_what_fits_waits_for_a_calm_moment_but_not_for_ever(forecast: Forecast, 
 
 def test_a_calm_moment_is_taken_at_once(forecast: Forecast) -> None:
     assert advice(forecast, FITS, FITS, FITS, QUICK, QUICK, QUICK)[-1] is Advice.FREEZE
+
+
+def test_a_slow_commit_in_the_topology_is_no_calm_moment_either(forecast: Forecast, clock: Clock) -> None:
+    assert advice(forecast, *[QUICK] * PROBES)[-1] is Advice.FREEZE
+    assert forecast.still(CALM_COMMIT)
+    assert not forecast.still(CALM_COMMIT + 0.001)
+    clock.now += CALM_PATIENCE
+    assert forecast.still(CALM_COMMIT + 0.001), "waited long enough"
 
 
 @pytest.mark.parametrize(("budget", "expected"), [(0.12, Advice.PROBE_AGAIN), (0.11, Advice.WAIT)])
