@@ -54,7 +54,7 @@ def resize_markdown(figures: Figures) -> str:
     lines += [
         "",
         f"{load['slots moved']:,} slots moved in {load['seconds']:.0f} s,"
-        f" {load['aborted freezes']} freezes were aborted;"
+        f" aborted freezes: {load['aborted freezes']};"
         f" {load['calls']:,} calls made meanwhile at {load['rate calls/s']:,.0f}/s"
         f" (of {load['capacity calls/s']:,.0f} possible);"
         f" {load['likes']:,} likes were looked for in the databases afterwards:"

@@ -37,6 +37,8 @@ _OF_THE_MOMENT = frozenset(
     )
 )
 """Fields whose value is another one each time: only that they are there is compared."""
+_ESTIMATES = frozenset(("rows",))
+"""Fields that come from the database's own statistics, and are absent until it has looked at the tables."""
 _SHOWN_BY_ITS_LAST = frozenset(("VerifyCounts", "RepairCounts", "PurgePost", "PurgeUser"))
 
 
@@ -82,9 +84,10 @@ def ask(channel: grpc.Channel, method: MethodDescriptor, request: Any) -> Any:
 
 
 def shape(value: Any) -> Any:
-    """The JSON without what is of the moment."""
+    """The JSON without what is of the moment, and without what the database only estimates."""
     if isinstance(value, dict):
-        return {key: "…" if key in _OF_THE_MOMENT else shape(item) for key, item in value.items()}
+        told = ((key, item) for key, item in value.items() if key not in _ESTIMATES)
+        return {key: "…" if key in _OF_THE_MOMENT else shape(item) for key, item in told}
     return [shape(item) for item in value] if isinstance(value, list) else value
 
 
