@@ -23,6 +23,13 @@ def text_array(items: Sequence[str]) -> str:
     return '{"' + joined.replace("\0", '","') + '"}'
 
 
+def bytes_array(items: Sequence[bytes]) -> str:
+    """The literal of a bytea[] without NULLs."""
+    if not items:
+        return "{}"
+    return '{"\\\\x' + '","\\\\x'.join([item.hex() for item in items]) + '"}'
+
+
 def int_array(items: Sequence[int]) -> str:
     """The literal of an integer array without NULLs."""
     return "{" + str(list(items))[1:-1] + "}"
