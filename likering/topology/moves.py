@@ -102,6 +102,13 @@ class SlotMove:
     def __str__(self) -> str:
         return f"move {self.move} of slot {self.slot} from {self.source} to {self.target}"
 
+    @property
+    def actor(self) -> str | None:
+        """The node that is to do the next step; None when the move has ended."""
+        if self.state in ENDED:
+            return None
+        return self.source if self.state in (MoveState.ACTIVE, MoveState.VERIFIED) else self.target
+
 
 @dataclass(frozen=True, slots=True)
 class MoveLimits:

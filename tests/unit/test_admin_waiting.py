@@ -81,6 +81,10 @@ def test_a_pause_holds_nothing_else(state: MoveState) -> None:
             "likering ring limits --pause-budget MILLISECONDS",
         ),
         ("node a does not answer", "start that node"),
+        (
+            "a transaction on node a's Postgres has to end first: process 4711 (psql)",
+            "end it there: SELECT pg_terminate_backend(PROCESS)",
+        ),
         ("changes take more than 5 s to arrive", ""),
     ],
 )
