@@ -283,10 +283,10 @@ class Source:
                 )
         steps.reached("dropped", move)
 
-        async def forget(connection: Connection) -> None:
-            await execute(connection, "forget_slot", {"slot": move.slot, "move": move.move})
+        async def retire(connection: Connection) -> None:
+            await execute(connection, "retire_slot", {"slot": move.slot, "move": move.move})
 
-        await self._writer.change_slots(forget)
+        await self._writer.change_slots(retire)
         await self._advance(move, MoveState.RETIRED)
 
     async def _advance(self, move: SlotMove, to: MoveState) -> None:

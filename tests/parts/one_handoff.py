@@ -38,8 +38,10 @@ _LEFT = """
     UNION ALL SELECT 'table ' || relname FROM pg_class
               WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace
                 AND relname ~ '^(edges|posts|user_likes)_s'
-                AND NOT EXISTS (SELECT FROM slots WHERE relname ~ ('^(edges|posts|user_likes)_s' || slot || '$'))
-    UNION ALL SELECT 'row ' || slot || ' ' || state FROM slots WHERE state <> 'owner'
+                AND NOT EXISTS (SELECT FROM slots WHERE state <> 'moved'
+                                AND relname ~ ('^(edges|posts|user_likes)_s' || slot || '$'))
+    UNION ALL SELECT 'row ' || slot || ' ' || state FROM slots
+              WHERE state <> 'owner' AND (state <> 'moved' OR move IS NOT NULL)
 """
 
 
