@@ -71,6 +71,8 @@ def waiting(move: SlotMove, limits: MoveLimits, words: Mapping[str, Word]) -> Wa
     if not move.waits_for:
         if move.state is not MoveState.PLANNED:
             return None
+        if move.last_error:
+            return Waiting(f"it is tried again, after: {move.last_error}", move.state_since)
         return Waiting(f"other moves to node {name} come first", move.state_since)
     command = next((command for words_in, command in _COMMANDS if words_in in move.waits_for), "")
     return Waiting(move.waits_for, move.waits_since or move.word_at, command)
