@@ -208,7 +208,7 @@ class MoveStore(Protocol):
         """COMMITTED → REVERTED and the slot's owner → the source, at an epoch above the target's."""
 
     async def cancel(self, moves: Collection[int], who: str) -> list[SlotMove]:
-        """Cancel those that are uncommitted; returns all of them as they are now."""
+        """Cancel those that are uncommitted, thousands of them piece by piece; returns all of them as they are now."""
 
     async def report(self, move: SlotMove, **facts: Any) -> None:
         """Note how far an attempt is (columns), while it is the current one."""
