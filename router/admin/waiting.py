@@ -22,6 +22,7 @@ _COMMANDS: Final = (
     ("at once", "likering ring limits --slots-at-once N"),
     ("budget", "likering ring limits --pause-budget MILLISECONDS"),
     ("does not answer", "start that node"),
+    ("holds the slot too", "likering ring check"),
     ("transaction", "end it there: SELECT pg_terminate_backend(PROCESS)"),
 )
 

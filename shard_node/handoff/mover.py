@@ -10,13 +10,13 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from likering.errors import LikeringError
+from likering.errors import LikeringError, TopologyUnavailable
 from likering.topology.moves import UNDER_WAY, MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
 from shard_node.handoff import leftovers
 from shard_node.handoff.pull import Pull, PullFailed
@@ -191,6 +191,8 @@ class Mover:
                 await self._source.tend_copy(move, grace)
             except TROUBLE as error:
                 log.info("cannot tend a copy yet", slot=move.slot, move=move.move, error=repr(error))
+                with suppress(TopologyUnavailable):
+                    await self._moves.report(move, last_error=f"{type(error).__name__}: {error}")
         if time.monotonic() < self._clear_at:
             return
         self._clear_at = time.monotonic() + CLEARING

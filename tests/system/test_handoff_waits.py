@@ -72,6 +72,34 @@ async def test_a_source_that_cannot_be_compared_with_is_named(handoff: Handoff) 
     await handoff.ends()
 
 
+async def test_a_reader_that_keeps_a_copy_in_its_place_is_told_of(handoff: Handoff) -> None:
+    """The slot is served elsewhere; what its source keeps is set aside when the reader has ended."""
+    await handoff.begin_until(handoff.source, "leaving")
+    async with await connect(handoff.cluster.nodes[handoff.source].postgres_dsn) as reader:
+        await reader.execute("BEGIN")
+        await reader.execute("SELECT FROM edges LIMIT 1")
+        handoff.release(handoff.source)
+
+        async def untold() -> list[str]:
+            move = await handoff.move()
+            return [] if "lock timeout" in move.last_error else [f"{move.state}, {move.last_error!r}"]
+
+        await nothing(untold)
+        assert (await handoff.move()).state is MoveState.ACTIVE
+    assert (await handoff.ends()).last_error == ""
+
+
+async def test_a_source_that_still_holds_the_slot_is_named(handoff: Handoff) -> None:
+    """As with a database that was restored from a backup of before the move: nothing of it is touched."""
+    await handoff.begin_until(handoff.source, "leaving")
+    async with await connect(handoff.cluster.nodes[handoff.source].postgres_dsn) as connection:
+        await connection.execute("UPDATE slots SET state = 'owner' WHERE slot = %s", [handoff.slot])
+        handoff.release(handoff.source)
+        await _waits(handoff, f"node {handoff.source}'s database holds the slot too")
+        await connection.execute("UPDATE slots SET state = 'moved' WHERE slot = %s", [handoff.slot])
+    assert (await handoff.ends()).waits_for == ""
+
+
 async def _waits(handoff: Handoff, reason: str) -> SlotMove:
     """The move, as soon as it waits for a reason with these words."""
 

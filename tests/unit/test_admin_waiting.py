@@ -92,6 +92,7 @@ def test_a_pause_holds_nothing_else(state: MoveState) -> None:
             "a transaction on node a's Postgres has to end first: process 4711 (psql)",
             "end it there: SELECT pg_terminate_backend(PROCESS)",
         ),
+        ("node a's database holds the slot too, which node b serves", "likering ring check"),
         ("changes take more than 5 s to arrive", ""),
     ],
 )
