@@ -11,12 +11,14 @@ import pytest
 
 from tests.parts import documented
 from tests.parts.pages import ROOT, Page, files, pages, words_of
+from tests.parts.sources import commands_told, sources
 
 PAGES = pages()
 PRESENT = [page for page in PAGES if page.path.name != "CHANGELOG.md"]
 """Those that speak of how things are now, not of how they have become so."""
 FILES = [f"/{file}" for file in files()]
 _FILE = re.compile(r"[\w.*-]+(/[\w.*-]+)*\.(py|sql|lua|proto|pml|md|ts|toml|lock|yaml)")
+_DOCS = re.compile(r"(?<![\w/.])docs/[\w/-]+(?:\.md)?")
 _PLACE = re.compile(
     r"(router|shard_node|likering|protos|docs|tests|scripts|comparison|examples|k8s)/[\w./*-]*"
 )
@@ -138,6 +140,28 @@ def test_the_sums_of_the_design_are_right() -> None:
     assert sums
     for line, value, said, rounding in sums:
         assert value == pytest.approx(said, abs=rounding * 1.001), line
+
+
+def _told() -> list[tuple[str, str]]:
+    return [(path.name, command) for path in sources() for command in commands_told(path)]
+
+
+@pytest.mark.parametrize(("source", "command"), _told())
+def test_commands_that_programs_tell_of_exist(
+    source: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _read_where_files_exist(words_of(command), tmp_path, monkeypatch)
+
+
+def test_what_operators_are_told_to_type_is_among_them() -> None:
+    assert ("waiting.py", "likering ring resume") in _told()
+
+
+def test_pages_that_the_code_names_exist() -> None:
+    code = [file for file in files() if file.endswith((".py", ".sql", ".proto", ".pml", ".lua"))]
+    named = {name for file in code for name in _DOCS.findall((ROOT / file).read_text())}
+    assert named
+    assert [name for name in sorted(named) if not list(ROOT.glob(f"{name}*"))] == []
 
 
 def _read_where_files_exist(words: Sequence[str], directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
