@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from likering.errors import ERRORS_BY_REASON
 from tests.parts import documented
 from tests.parts.pages import ROOT, Page, files, pages, words_of
 from tests.parts.sources import commands_told, sources
@@ -133,6 +134,15 @@ def test_decisions_are_linked_by_their_numbers(page: Page) -> None:
         r"\[[^\[\]]*?(\d{4})\]\([^()]*?(\d{4})-[\w-]+\.md\)", page.path.read_text()
     ):
         assert number == target, f"{page}: a link named {number} leads to {target}"
+
+
+def test_errors_are_told_with_their_codes() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    rows = re.findall(r"^\| `([A-Z_]+)` \| ((?:`[A-Z_]+`(?:, )?)+) \|", page, re.MULTILINE)
+    assert rows
+    for code, reasons in rows:
+        for reason in re.findall(r"`(\w+)`", reasons):
+            assert ERRORS_BY_REASON[reason].code.name == code, f"{reason} does not come as {code}"
 
 
 def test_the_sums_of_the_design_are_right() -> None:
