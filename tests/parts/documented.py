@@ -34,16 +34,16 @@ def is_ours(words: Sequence[str]) -> bool:
     return words[0] in _TYPER or words[0] in _READ
 
 
-def read(words: Sequence[str]) -> None:
+def read(words: Sequence[str], *, spoken_of: bool = False) -> None:
     """Reads a command as its program does. Placeholders such as SLOT stand for a 1, ``…`` for what is left out.
 
-    A name alone speaks of the command, and need not have its arguments. Raises what the program's own reading raises
-    when it does not know a command or an option, or lacks one.
+    ``spoken_of``: without arguments it is only the command's name. Raises what the program's own reading raises when it
+    does not know a command or an option, or lacks one.
     """
     program, *given = words
     arguments = ["1" if _PLACEHOLDER.fullmatch(word) else word for word in given]
     if program in _READ:
-        if arguments and arguments != ["…"]:
+        if arguments != ["…"] and (arguments or not spoken_of):
             _READ[program](arguments)
         return
     command = _TYPER[program]
@@ -52,7 +52,7 @@ def read(words: Sequence[str]) -> None:
         name, *arguments = arguments
         assert name in known, f"{' '.join(words)}: there is no {name}, but {', '.join(known)}"
         command = known[name]
-    if arguments and arguments != ["…"]:
+    if arguments != ["…"] and (arguments or not spoken_of):
         command.make_context(name, arguments)
 
 

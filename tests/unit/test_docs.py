@@ -59,7 +59,9 @@ def _shown() -> list[tuple[Page, list[str]]]:
 def test_commands_that_are_shown_can_be_typed(
     page: Page, words: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _read_where_files_exist(words, tmp_path, monkeypatch)
+    monkeypatch.setenv("LIKERING_TOPOLOGY", "postgresql://…")  # as `likering dev env` sets it
+    _with_the_files_of(words, tmp_path, monkeypatch)
+    documented.read(words)
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=repr)
@@ -71,7 +73,8 @@ def test_commands_within_sentences_exist(page: Page, tmp_path: Path, monkeypatch
         first, *others = span.split(" | ")
         for command in (first, *(f"{first.rpartition(' ')[0]} {other}" for other in others)):
             if documented.is_ours(words := words_of(command)):
-                _read_where_files_exist(words, tmp_path, monkeypatch)
+                _with_the_files_of(words, tmp_path, monkeypatch)
+                documented.read(words, spoken_of=True)
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=repr)
@@ -160,7 +163,9 @@ def _told() -> list[tuple[str, str]]:
 def test_commands_that_programs_tell_of_exist(
     source: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _read_where_files_exist(words_of(command), tmp_path, monkeypatch)
+    words = words_of(command)
+    _with_the_files_of(words, tmp_path, monkeypatch)
+    documented.read(words, spoken_of=True)
 
 
 def test_what_operators_are_told_to_type_is_among_them() -> None:
@@ -174,10 +179,9 @@ def test_pages_that_the_code_names_exist() -> None:
     assert [name for name in sorted(named) if not list(ROOT.glob(f"{name}*"))] == []
 
 
-def _read_where_files_exist(words: Sequence[str], directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads a command in a directory that has the files which it names."""
+def _with_the_files_of(words: Sequence[str], directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goes where the files are that a command names: some commands look for theirs at once."""
     monkeypatch.chdir(directory)
     for word in words[1:]:
-        if "/" not in word:
+        if "/" not in word and not word.startswith("-"):
             (directory / word).touch()
-    documented.read(words)
