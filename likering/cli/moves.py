@@ -106,26 +106,50 @@ def cancel(
     ] = None,
     admin: Admin = DEFAULT_ADMIN,
     resize: Annotated[int, typer.Option(min=0, help="All moves of this resize.")] = 0,
+    lost: Annotated[
+        str,
+        typer.Option(
+            metavar="NODE", help="All that need this node, which is gone for good with its database."
+        ),
+    ] = "",
     yes: Yes = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Cancel moves. Those past their commit go on: what they have done is undone by another move.
 
-    Exit code 4: none of them could be cancelled.
+    With --lost, also those past their commit end: slots that their targets serve stay there, without a comparison of
+    both copies; what the lost node was about to take up is its source's again. Restore the node if you can: then
+    nothing of this is needed.
+
+    Exit code 3: the lost node takes part in no move; 4: none of the moves could be cancelled, or the node is not lost.
     """
-    if not moves and not resize:
-        raise typer.BadParameter("name the moves, or give --resize", param_hint="MOVE")
-    confirm("Cancel all moves of the resize?" if resize else "Cancel these moves?", yes)
+    if lost and (moves or resize):
+        raise typer.BadParameter("ends all moves of the node: name no others", param_hint="--lost")
+    if not moves and not resize and not lost:
+        raise typer.BadParameter("name the moves, or give --resize or --lost", param_hint="MOVE")
+    confirm(_question(resize, lost), yes)
     with ring_at(admin) as ring:
-        request = api.CancelMovesRequest(moves=moves or (), resize=resize)
+        request = api.CancelMovesRequest(moves=moves or (), resize=resize, lost_node=lost)
         now = ring.call(ring.stub.CancelMoves, request).moves
-    cancelled = [move for move in now if move.state == api.MOVE_STATE_CANCELLED]
     if output is Output.JSON:
         print_json([plain(move) for move in now])
-    else:
+    if lost:
+        if not now:
+            nothing_to_do(f"Node {lost} takes part in no move.")
+        if output is not Output.JSON:
+            typer.echo(live.moves_line(now))
+        return
+    cancelled = [move for move in now if move.state == api.MOVE_STATE_CANCELLED]
+    if output is not Output.JSON:
         typer.echo(f"{len(cancelled)} of {len(now)} moves are cancelled.")
     if not cancelled:
         fail("all of the moves are past their commit, and go on", ExitCode.REFUSED)
+
+
+def _question(resize: int, lost: str) -> str:
+    if lost:
+        return f"End all moves that need node {lost}? Its database must be gone for good."
+    return "Cancel all moves of the resize?" if resize else "Cancel these moves?"
 
 
 def revert_slot(

@@ -148,15 +148,22 @@ def undrain(name: Name, admin: Admin = DEFAULT_ADMIN, output: OutputOption = Out
 
 @app.command()
 def remove(
-    name: Name, admin: Admin = DEFAULT_ADMIN, yes: Yes = False, output: OutputOption = Output.TABLE
+    name: Name,
+    admin: Admin = DEFAULT_ADMIN,
+    lost: Annotated[
+        bool, typer.Option("--lost", help="It is gone for good with its database: end its moves, too.")
+    ] = False,
+    yes: Yes = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Forget a node that was drained. Stop its process first: it would register again.
 
-    Exit code 4: it owns slots, or takes part in moves that have not ended.
+    Exit code 4: it owns slots, or takes part in moves that have not ended; with --lost, it is not lost.
     """
-    confirm(f"Remove node {name} from the cluster?", yes)
+    gone = ", which is gone for good," if lost else ""
+    confirm(f"Remove node {name}{gone} from the cluster?", yes)
     with ring_at(admin) as ring:
-        topology = ring.call(ring.stub.RemoveNode, api.RemoveNodeRequest(name=name)).topology
+        topology = ring.call(ring.stub.RemoveNode, api.RemoveNodeRequest(name=name, lost=lost)).topology
     _show(topology, output)
 
 

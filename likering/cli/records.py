@@ -45,11 +45,16 @@ def _history_figures(report: dict[str, Any]) -> list[str]:
     date, _, time = report["apply_time"].partition("T")
     return [
         f"{date} {time[:8]}Z",
-        f"{report['slots_moved']} of {report['slots_planned']}",
+        f"{report['slots_moved']} of {report['slots_planned']}" + _never_compared(report),
         duration(report["seconds"]),
         count(report["rows"]),
         ", ".join(f"{pauses[key] * 1000:.1f}" for key in ("p50", "p99", "max")) if pauses["count"] else "",
     ]
+
+
+def _never_compared(report: dict[str, Any]) -> str:
+    number = report["slots_never_compared"]
+    return f", {number} never compared" if number else ""
 
 
 def report(
@@ -88,7 +93,7 @@ def report(
             str(slot["slot"]),
             slot["source"],
             slot["target"],
-            slot["state"],
+            slot["state"] + (", never compared" if slot["never_compared"] else ""),
             str(slot["attempts"]),
             count(slot["rows"]),
             duration(slot["pause"]) if slot["pause"] else "",

@@ -30,6 +30,7 @@ def report_of(resize: api.Resize) -> dict[str, Any]:
         "slots_planned": len(resize.moves),
         "slots_moved": len(moved),
         "slots_given_up": sum(report.move.state in GIVEN_UP for report in resize.moves),
+        "slots_never_compared": sum(slot["never_compared"] for slot in slots),
         "minimum": resize.plan.minimum,
         "seconds": seconds,
         "rows": rows,
@@ -101,6 +102,9 @@ def _slot(report: api.MoveReport) -> dict[str, Any]:
         "pause": move.pause or None,
         "aborted_freezes": aborted,
         "lag": move.lag or None,
+        # A node was lost before its copy could be looked at.
+        "never_compared": move.state == api.MOVE_STATE_RETIRED
+        and not any(event.state == api.MOVE_STATE_VERIFIED for event in events),
         "last_error": move.last_error,
         "waiting": plain(move.waiting) if move.HasField("waiting") else None,
         "phases": phases,

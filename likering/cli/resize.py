@@ -146,6 +146,8 @@ def outcome(report: Mapping[str, object]) -> str:
         line += "; pauses: " + ", ".join(f"{key} {duration(pauses[key])}" for key in ("p50", "p99", "max"))
     if pauses["aborted"]:
         line += f", {pauses['aborted']} of them freezes that were given up in time"
+    if report["slots_never_compared"]:
+        line += f"; {report['slots_never_compared']} never compared, because a node was lost"
     return line
 
 

@@ -24,7 +24,7 @@ def wait_verified(ring: Ring, timeout: float | None) -> tuple[list[api.Move], bo
             for number, move in moves.items():
                 if number in now:
                     moves[number] = now[number]
-                else:  # ended, and the only way there leads through the verification
+                else:  # ended: verified, or given up with a node that is lost
                     move.state = api.MOVE_STATE_RETIRED
             if not any(move.state in _TO_VERIFY for move in moves.values()):
                 break

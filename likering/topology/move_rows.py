@@ -138,6 +138,16 @@ async def advance(
     )
 
 
+async def read(connection: Connection, move: int) -> SlotMove:
+    """The move as it is. Raises MoveChanged when there is none."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(SQL("SELECT {} FROM moves WHERE move = %s").format(COLUMNS), [move])
+        row = await cursor.fetchone()
+    if row is None:
+        raise MoveChanged(f"There is no move {move}")
+    return slot_move(row)
+
+
 async def cancel(connection: Connection, moves: Sequence[int], who: str) -> list[SlotMove]:
     """Cancels, in a transaction, those of the moves that are uncommitted, and tells all nodes.
 

@@ -52,15 +52,16 @@ NEXT: Mapping[MoveState, frozenset[MoveState]] = {
     ),
     MoveState.ABORTED: frozenset((MoveState.PLANNED, MoveState.CANCELLED)),
     MoveState.COMMITTED: frozenset((MoveState.ACTIVATING, MoveState.REVERTED)),
-    MoveState.ACTIVATING: frozenset((MoveState.ACTIVE,)),
-    MoveState.ACTIVE: frozenset((MoveState.MOVED,)),
-    MoveState.MOVED: frozenset((MoveState.VERIFIED,)),
+    MoveState.ACTIVATING: frozenset((MoveState.ACTIVE, MoveState.REVERTED)),
+    MoveState.ACTIVE: frozenset((MoveState.MOVED, MoveState.RETIRED)),
+    MoveState.MOVED: frozenset((MoveState.VERIFIED, MoveState.RETIRED)),
     MoveState.VERIFIED: frozenset((MoveState.RETIRED,)),
     MoveState.RETIRED: frozenset(),
     MoveState.CANCELLED: frozenset(),
     MoveState.REVERTED: frozenset(),
 }
-"""Which state may follow. To PLANNED only with another attempt."""
+"""Which state may follow. To PLANNED only with another attempt; from ACTIVATING to REVERTED, and from ACTIVE and MOVED
+to RETIRED, only when a node is lost for good (``lost_nodes``)."""
 
 
 class MoveChanged(TopologyChanged):
@@ -181,6 +182,9 @@ class MoveStore(Protocol):
     async def ended(self, moves: Collection[int]) -> set[int]:
         """Those of these numbers whose moves have ended, or never were."""
 
+    async def never_compared(self, moves: Collection[int]) -> set[int]:
+        """Those of these numbers whose moves were retired although nobody has compared the source's copy."""
+
     async def move(self, move: int) -> SlotMove:
         """One move. Raises MoveChanged when there is none."""
 
@@ -209,6 +213,14 @@ class MoveStore(Protocol):
 
     async def cancel(self, moves: Collection[int], who: str) -> list[SlotMove]:
         """Cancel those that are uncommitted, thousands of them piece by piece; returns all of them as they are now."""
+
+    async def give_up(self, node: str, who: str, *, remove: bool = False) -> list[SlotMove]:
+        """End the moves that need a node which is lost for good; returns all that it takes part in, as they are now.
+
+        Those whose target serves become RETIRED; those that the node has committed to take REVERTED, at an epoch above;
+        those that are uncommitted CANCELLED. ``remove``: forget the node too, in the same transaction, or change
+        nothing. Raises NodeUnknown, and, with ``remove``, NodeOwnsSlots while nobody else has all likes of a slot.
+        """
 
     async def report(self, move: SlotMove, **facts: Any) -> None:
         """Note how far an attempt is (columns), while it is the current one."""

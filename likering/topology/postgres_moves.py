@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import fields
+from functools import partial
 from typing import Any, TypeVar
 
 from psycopg.rows import class_row, dict_row
@@ -14,6 +15,7 @@ from psycopg.types.json import Jsonb
 from likering.errors import MoveCommitted, PlanStale
 from likering.postgres.session import Connection, Session, conninfo
 from likering.ring.plan import Move as PlannedMove
+from likering.topology import lost_nodes, node_rows
 from likering.topology.move_rows import (
     CHANNEL,
     COLUMNS,
@@ -24,11 +26,13 @@ from likering.topology.move_rows import (
     change_owner,
     commit,
     note,
+    read,
     slot_move,
 )
 from likering.topology.moves import (
     ENDED,
     SETTLED,
+    UNCOMMITTED,
     UNDER_WAY,
     MoveChanged,
     MoveEvent,
@@ -162,11 +166,24 @@ class PostgresMoveStore:
 
         return await self._run(work)
 
+    async def never_compared(self, moves: Collection[int]) -> set[int]:
+        """See MoveStore."""
+
+        async def work(connection: Connection) -> set[int]:
+            cursor = await connection.execute(
+                "SELECT move FROM moves WHERE move = ANY(%s) AND state = 'retired' AND NOT EXISTS ("
+                "SELECT FROM move_events WHERE move_events.move = moves.move AND move_events.state = 'verified')",
+                [list(moves)],
+            )
+            return {number for (number,) in await cursor.fetchall()}
+
+        return await self._run(work)
+
     async def move(self, move: int) -> SlotMove:
         """See MoveStore."""
 
         async def work(connection: Connection) -> SlotMove:
-            return await _read(connection, move)
+            return await read(connection, move)
 
         return await self._run(work)
 
@@ -220,7 +237,7 @@ class PostgresMoveStore:
         async def work(connection: Connection) -> SlotMove:
             async with connection.transaction():
                 await lock_cluster(connection)
-                held = await _read(connection, move)
+                held = await read(connection, move)
                 if held.state is not MoveState.COMMITTED:
                     raise MoveChanged(
                         f"Move {move} is {held.state}: only one that is committed, and whose target has not begun to"
@@ -234,21 +251,43 @@ class PostgresMoveStore:
 
     async def cancel(self, moves: Collection[int], who: str) -> list[SlotMove]:
         """See MoveStore."""
-
-        numbers = sorted(moves)
-        now: list[SlotMove] = []
-        for start in range(0, len(numbers), _CANCELLED_AT_ONCE):
-            now += await self._cancel(numbers[start : start + _CANCELLED_AT_ONCE], who)
+        now = await self._cancel_all(sorted(moves), who)
         if len(now) == 1 and now[0].state is not MoveState.CANCELLED:
             raise MoveCommitted(f"The {now[0]} is {now[0].state} and can no longer be cancelled")
         return now
 
-    async def _cancel(self, numbers: Sequence[int], who: str) -> list[SlotMove]:
+    async def _cancel_all(self, numbers: Sequence[int], who: str) -> list[SlotMove]:
+        now: list[SlotMove] = []
+        for start in range(0, len(numbers), _CANCELLED_AT_ONCE):
+            now += await self._run(partial(_cancel, numbers[start : start + _CANCELLED_AT_ONCE], who))
+        return now
+
+    async def give_up(self, node: str, who: str, *, remove: bool = False) -> list[SlotMove]:
+        """See MoveStore."""
+
+        async def check(connection: Connection) -> None:
+            if remove:
+                await lost_nodes.check_removable(connection, node)
+            else:
+                await node_rows.check_known(connection, node)
+
         async def work(connection: Connection) -> list[SlotMove]:
             async with connection.transaction():
-                return await cancel(connection, numbers, who)
+                await lock_cluster(connection)
+                given_up = await lost_nodes.give_up(connection, node, who)
+                if remove:
+                    await lost_nodes.remove(connection, node)
+                return given_up
 
-        return await self._run(work)
+        await self._run(check)
+        # As many as there are piece by piece; the transaction finds the few that have come since.
+        numbers = [
+            move.move
+            for move in await self.moves()
+            if node in (move.source, move.target) and move.state in UNCOMMITTED
+        ]
+        first = {move.move: move for move in await self._cancel_all(numbers, who)}
+        return list((first | {move.move: move for move in await self._run(work)}).values())
 
     async def report(self, move: SlotMove, **facts: Any) -> None:
         """See MoveStore."""
@@ -342,13 +381,9 @@ class PostgresMoveStore:
             return await self._transitions.run(work)
 
 
-async def _read(connection: Connection, move: int) -> SlotMove:
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(SQL("SELECT {} FROM moves WHERE move = %s").format(COLUMNS), [move])
-        row = await cursor.fetchone()
-    if row is None:
-        raise MoveChanged(f"There is no move {move}")
-    return slot_move(row)
+async def _cancel(numbers: Sequence[int], who: str, connection: Connection) -> list[SlotMove]:
+    async with connection.transaction():
+        return await cancel(connection, numbers, who)
 
 
 async def _check_settled(connection: Connection) -> None:

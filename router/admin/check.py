@@ -8,7 +8,7 @@ from typing import Final
 from likering.admin.v1 import ring_service_pb2 as api
 from likering.ring.topology import Topology
 from likering.shard.v1 import shard_service_pb2 as shard
-from likering.topology.move_names import parse_replication, parse_table
+from likering.topology.move_names import TableName, parse_replication, parse_table
 from likering.topology.moves import SETTLED, MoveState, SlotMove
 
 _TAKING_UP: Final = frozenset((MoveState.COMMITTED, MoveState.ACTIVATING))
@@ -170,7 +170,7 @@ class Check:
                 if finding is not None:
                     yield finding
             else:
-                yield self._copy(node, name, table.move, table.attempt)
+                yield self._copy(node, name, table)
 
     def _partition(self, node: str, name: str, parent: str, slot: int) -> api.Finding | None:
         owner = self._topology.owners[slot] if slot < self._topology.slot_count else None
@@ -188,21 +188,29 @@ class Check:
             + _by_hand(f"ALTER TABLE {parent} DETACH PARTITION {name} CONCURRENTLY; DROP TABLE {name}"),
         )
 
-    def _copy(self, node: str, name: str, number: int, attempt: int | None) -> api.Finding:
+    def _copy(self, node: str, name: str, table: TableName) -> api.Finding:
         """A copy that a source keeps, or with an attempt, one that a target fills."""
+        number, attempt = table.move or 0, table.attempt
         move = self._by_number.get(number)
+        remedy = _by_hand(f"DROP TABLE {name}")
         if attempt is None:
             kind = "copy kept in table"
             current = move is not None and move.source == node and move.state in _KEPT_AT_SOURCE
+            # What was compared the node drops by itself.
+            remedy = f"make sure that {self._owner(table.slot)} has the slot's likes; then {remedy}"
         else:
             kind = "copy made in table"
             current = move is not None and move.target == node and move.attempt == attempt
         return _finding(
             node,
             f"{kind} {name} of {self._described(number, attempt)}",
-            _WITH_THE_MOVE if current else _by_hand(f"DROP TABLE {name}"),
+            _WITH_THE_MOVE if current else remedy,
             transient=current,
         )
+
+    def _owner(self, slot: int) -> str:
+        owner = self._topology.owners[slot] if slot < self._topology.slot_count else None
+        return f"node {owner}" if owner else "nobody"
 
     def _described(self, number: int, attempt: int | None) -> str:
         move = self._by_number.get(number)

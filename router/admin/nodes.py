@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import grpc.aio
 import structlog
+from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from likering.ring.topology import Topology
 from likering.serving.channels import internal_channel_options
@@ -23,6 +26,8 @@ LOAD_SECONDS: Final = 0.8
 """Patience with a node that is asked each second."""
 INVENTORY_SECONDS: Final = 5.0
 """Patience with a node that has to ask its database about every slot."""
+ANSWER_SECONDS: Final = 2.0
+"""Patience with a node that is said to be lost. A connection that broke is tried again each second."""
 
 T = TypeVar("T")
 
@@ -54,6 +59,15 @@ class Nodes:
         return await self._ask(
             topology, None, "load", lambda stub: stub.GetLoad(request, timeout=LOAD_SECONDS)
         )
+
+    async def answers(self, address: str) -> bool:
+        """Whether a process is there, be it one that cannot reach its database."""
+        stub: Any = HealthStub(self.channel(address))
+        try:
+            await stub.Check(HealthCheckRequest(), timeout=ANSWER_SECONDS, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            return error.code() not in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+        return True
 
     def channel(self, address: str) -> grpc.aio.Channel:
         """The connection to an address."""

@@ -19,7 +19,7 @@ from router.admin.changes import Changes
 from router.admin.check import Check
 from router.admin.nodes import Nodes
 from router.admin.planning import SlotSize
-from router.admin.waiting import last_words, waiting
+from router.admin.waiting import SILENT_SECONDS, last_sign, last_words, waiting
 
 WATCH_SECONDS: Final = 1.0
 """A watcher gets a picture at least this often, for the figures that nobody tells of."""
@@ -145,6 +145,16 @@ class RingService:
 
     async def CancelMoves(self, request: api.CancelMovesRequest, call: Call) -> api.CancelMovesResponse:
         numbers = set(request.moves)
+        if request.lost_node:
+            if numbers or request.resize:
+                raise InvalidArgument(
+                    "Name the moves to cancel, or a lost node whose moves are to end: not both"
+                )
+            await self._check_lost(request.lost_node)
+            given_up = await self._moves.give_up(request.lost_node, "ring cancel")
+            return api.CancelMovesResponse(
+                moves=self._messages(given_up, given_up, await self._moves.limits())
+            )
         if request.resize:
             moves = await self._moves.moves(resize=request.resize, ended=True)
             if not moves:
@@ -196,7 +206,12 @@ class RingService:
         return api.UndrainNodeResponse(topology=translate.topology_message(topology))
 
     async def RemoveNode(self, request: api.RemoveNodeRequest, call: Call) -> api.RemoveNodeResponse:
-        topology = await self._store.remove_node(request.name)
+        if request.lost:
+            await self._check_lost(request.name)
+            await self._moves.give_up(request.name, "node remove", remove=True)
+            topology = await self._store.get()
+        else:
+            topology = await self._store.remove_node(request.name)
         return api.RemoveNodeResponse(topology=translate.topology_message(topology))
 
     async def RemoveReplica(self, request: api.RemoveReplicaRequest, call: Call) -> api.RemoveReplicaResponse:
@@ -210,6 +225,17 @@ class RingService:
         if name not in topology.nodes:
             raise NodeUnknown.of(name, topology.nodes)
         return topology
+
+    async def _check_lost(self, name: str) -> None:
+        """Raises NodeUnknown, and NotPossible for a node that is there after all."""
+        address = (await self._known(name)).nodes[name].address
+        if await self._nodes.answers(address):
+            raise NotPossible(
+                f"Node {name} is not lost: its process answers at {address}. If its database is, stop the process first"
+            )
+        age = last_sign(await self._moves.moves(), name)
+        if age is not None and age < SILENT_SECONDS:
+            raise NotPossible(f"Node {name} is not lost: it has given a sign {age:.1f} s ago")
 
     async def _listed(self, resize: int, limits: MoveLimits) -> list[api.Move]:
         """The moves of a resize, or for 0 all that have not ended."""

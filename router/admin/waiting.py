@@ -15,13 +15,15 @@ _RETIRING_SECONDS: Final = 30.0
 """How long after the grace period a source may take to drop its copy."""
 
 _HELD_BY_PAUSE = frozenset((MoveState.PLANNED, MoveState.CATCHING_UP, MoveState.ABORTED))
+_PAST_REVERTING = frozenset((MoveState.ACTIVATING, MoveState.ACTIVE, MoveState.MOVED))
 _RESUME = "likering ring resume"
+_START = "start that node"
 # What nodes write into ``waits_for``, by words in it.
 _COMMANDS: Final = (
     ("paused", _RESUME),
     ("at once", "likering ring limits --slots-at-once N"),
     ("budget", "likering ring limits --pause-budget MILLISECONDS"),
-    ("does not answer", "start that node"),
+    ("does not answer", _START),
     ("holds the slot too", "likering ring check"),
     ("transaction", "end it there: SELECT pg_terminate_backend(PROCESS)"),
 )
@@ -54,6 +56,15 @@ def last_words(moves: Iterable[SlotMove]) -> dict[str, Word]:
     return words
 
 
+def last_sign(moves: Iterable[SlotMove], name: str) -> float | None:
+    """Seconds since the node has said something about a move in which it is to act; None: it has not.
+
+    A transition is no such sign: the other node may have made it.
+    """
+    ages = [move.word_age for move in moves if move.actor == name and move.word_age < move.state_age]
+    return min(ages, default=None)
+
+
 def waiting(move: SlotMove, limits: MoveLimits, words: Mapping[str, Word]) -> Waiting | None:
     """Why the move waits, None when it does not. ``words``: of all moves that have not ended."""
     name = move.actor
@@ -68,6 +79,8 @@ def waiting(move: SlotMove, limits: MoveLimits, words: Mapping[str, Word]) -> Wa
         command = f"start node {name}"
         if move.state is MoveState.COMMITTED:
             command += f", or if it is gone for good: likering ring revert-slot {move.slot}"
+        elif move.state in _PAST_REVERTING:
+            command += f", or if it is gone for good: likering ring cancel --lost {name}"
         return Waiting(f"node {name} has given no sign for {word.age:.0f} s", word.at, command)
     if not move.waits_for:
         if move.state is not MoveState.PLANNED:
@@ -76,6 +89,8 @@ def waiting(move: SlotMove, limits: MoveLimits, words: Mapping[str, Word]) -> Wa
             return Waiting(f"it is tried again, after: {move.last_error}", move.state_since)
         return Waiting(f"other moves to node {name} come first", move.state_since)
     command = next((command for words_in, command in _COMMANDS if words_in in move.waits_for), "")
+    if move.state is MoveState.MOVED and command == _START:
+        command += f", or if it is gone for good: likering ring cancel --lost {move.source}"
     return Waiting(move.waits_for, move.waits_since or move.word_at, command)
 
 

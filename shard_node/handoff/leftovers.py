@@ -55,6 +55,12 @@ class Inventory:
         named = {table.move for table in map(parse_table, self.tables) if table is not None}
         return {move for move in named if move is not None}.union(self.sealed)
 
+    @property
+    def kept(self) -> set[int]:
+        """The moves of which a source keeps a copy here."""
+        tables = map(parse_table, self.tables)
+        return {table.move for table in tables if table and table.move is not None and table.attempt is None}
+
 
 async def take_inventory(connection: Connection) -> Inventory:
     """Lists what is there."""
@@ -84,11 +90,13 @@ def superfluous(
     ended: Collection[int],
     node_name: str,
     own: Collection[int],
+    never_compared: Collection[int] = (),
 ) -> Inventory:
     """What of it nobody needs.
 
     ``moves``: those that are begun and not settled. ``ended``: those of the inventory's that have ended, or never were.
-    ``own``: the slots that the database or the topology gives to the node.
+    ``own``: the slots that the database or the topology gives to the node. ``never_compared``: the moves that have
+    ended without a look at their copies, because a node was lost: whether those are needed is for people to say.
     """
     by_number = {move.move: move for move in moves}
     passing = {
@@ -109,7 +117,7 @@ def superfluous(
         if table.move is None:
             return table.slot in own or table.slot in passing
         if table.attempt is None:
-            return table.move not in ended
+            return table.move not in ended or table.move in never_compared
         return _current(by_number, Attempt(table.slot, table.move, table.attempt), _REPLICATING)
 
     return Inventory(
@@ -136,7 +144,9 @@ async def clear(
     """
     inventory = await take_inventory(connection)
     ended = await moves.ended(inventory.moves)
-    left = superfluous(inventory, await moves.to_do(node_name), ended, node_name, own())
+    kept = inventory.kept & ended
+    never_compared = await moves.never_compared(kept) if kept else set()
+    left = superfluous(inventory, await moves.to_do(node_name), ended, node_name, own(), never_compared)
     for name in left.subscriptions:
         await drop_subscription(connection, name)
     for name in left.replication_slots:

@@ -193,6 +193,10 @@ class Mover:
                 log.info("cannot tend a copy yet", slot=move.slot, move=move.move, error=repr(error))
                 with suppress(TopologyUnavailable):
                     await self._moves.report(move, last_error=f"{type(error).__name__}: {error}")
+        try:
+            await self._source.tend_given_up(moves)
+        except TROUBLE as error:
+            log.info("cannot set a slot aside yet that was moved without this node", error=repr(error))
         if time.monotonic() < self._clear_at:
             return
         self._clear_at = time.monotonic() + CLEARING

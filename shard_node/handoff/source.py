@@ -212,6 +212,18 @@ class Source:
         elif move.source == self._node_name and move.state is MoveState.VERIFIED and move.state_age >= grace:
             await self._retire(move)
 
+    async def tend_given_up(self, moves: Sequence[SlotMove]) -> None:
+        """Sets slots aside whose moves were ended without this node, which had been given up as lost.
+
+        The copies stay: nobody has compared them. Raises as ``tend_copy``, and may wait as that.
+        """
+        unended = {move.move for move in moves}
+        for held in list(self._ownership.held.values()):
+            if held.state is SlotState.FROZEN and held.move is not None and held.move not in unended:
+                move = await self._moves.move(held.move)
+                if move.state is MoveState.RETIRED:
+                    await self._set_aside(move)
+
     async def _tend_frozen(self, slot: int, held: HeldSlot, move: SlotMove | None) -> None:
         assert held.move is not None
         if move is None:
@@ -250,7 +262,10 @@ class Source:
         log.info("a frozen slot goes on", slot=slot, epoch=epoch, move=held.move)
 
     async def _set_aside(self, move: SlotMove) -> None:
-        """The target serves: the slot's rows leave the partitioned tables and are kept under a name of the move's."""
+        """The target serves: the slot's rows leave the partitioned tables and are kept under a name of the move's.
+
+        ``move`` is ACTIVE, or was retired meanwhile.
+        """
         rests = Rests(lambda: self._writer.load.in_use)
         held = self._ownership.held.get(move.slot)
         if held is not None and held.move == move.move and held.state is SlotState.FROZEN:
@@ -277,6 +292,9 @@ class Source:
                 await detach(connection, parent, name)
                 await rests.after_step()
         steps.reached("set_aside", move)
+        if move.state is MoveState.RETIRED:
+            log.warning("keeps the copy of a slot that nobody has compared", slot=move.slot, move=move.move)
+            return
         await self._advance(move, MoveState.MOVED, waits_for="", last_error="")
 
     async def _retire(self, move: SlotMove) -> None:

@@ -370,6 +370,10 @@ class Moves:
         """All others."""
         return set(moves) - {move.move for move in self._moves}
 
+    async def never_compared(self, moves: Collection[int]) -> set[int]:
+        """None of them."""
+        return set()
+
 
 async def test_nothing_is_left_of_a_move_that_has_ended(
     source: Connection, target: Connection, database: str

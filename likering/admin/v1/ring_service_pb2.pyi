@@ -997,8 +997,14 @@ class CancelMovesRequest(google.protobuf.message.Message):
 
     MOVES_FIELD_NUMBER: builtins.int
     RESIZE_FIELD_NUMBER: builtins.int
+    LOST_NODE_FIELD_NUMBER: builtins.int
     resize: builtins.int
     """And all of this resize; 0: none."""
+    lost_node: builtins.str
+    """Instead, all that need this node, which is gone for good with its database. What its targets serve ends as retired
+    without having been compared, what it was about to take up is reverted, and all else that is uncommitted cancelled.
+    NOT_POSSIBLE while it answers, or has said something about its moves within the last seconds.
+    """
     @property
     def moves(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """These moves."""
@@ -1008,8 +1014,9 @@ class CancelMovesRequest(google.protobuf.message.Message):
         *,
         moves: collections.abc.Iterable[builtins.int] | None = ...,
         resize: builtins.int = ...,
+        lost_node: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["moves", b"moves", "resize", b"resize"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lost_node", b"lost_node", "moves", b"moves", "resize", b"resize"]) -> None: ...
 
 global___CancelMovesRequest = CancelMovesRequest
 
@@ -1022,7 +1029,7 @@ class CancelMovesResponse(google.protobuf.message.Message):
     MOVES_FIELD_NUMBER: builtins.int
     @property
     def moves(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Move]:
-        """The moves as they are now; those past their commit go on."""
+        """The moves as they are now; those past their commit go on, unless they need a node that is lost."""
 
     def __init__(
         self,
@@ -1302,14 +1309,18 @@ class RemoveNodeRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     NAME_FIELD_NUMBER: builtins.int
+    LOST_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The node."""
+    lost: builtins.bool
+    """It is gone for good with its database: end its moves as CancelMoves does for a lost_node, all in one."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
+        lost: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lost", b"lost", "name", b"name"]) -> None: ...
 
 global___RemoveNodeRequest = RemoveNodeRequest
 

@@ -188,7 +188,8 @@ class RingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelMoves(self, request, context):
-        """Cancels moves. MOVE_COMMITTED if there is one move and it is past its commit.
+        """Cancels moves. MOVE_COMMITTED if there is one move and it is past its commit. Or ends all moves of a node that is
+        lost for good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,7 +238,8 @@ class RingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RemoveNode(self, request, context):
-        """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move.
+        """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move; of one that is lost for good the moves
+        are ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

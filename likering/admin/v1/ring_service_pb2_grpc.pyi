@@ -73,7 +73,9 @@ class RingServiceStub:
         likering.admin.v1.ring_service_pb2.CancelMovesRequest,
         likering.admin.v1.ring_service_pb2.CancelMovesResponse,
     ]
-    """Cancels moves. MOVE_COMMITTED if there is one move and it is past its commit."""
+    """Cancels moves. MOVE_COMMITTED if there is one move and it is past its commit. Or ends all moves of a node that is
+    lost for good.
+    """
 
     SetMoveLimits: grpc.UnaryUnaryMultiCallable[
         likering.admin.v1.ring_service_pb2.SetMoveLimitsRequest,
@@ -115,7 +117,9 @@ class RingServiceStub:
         likering.admin.v1.ring_service_pb2.RemoveNodeRequest,
         likering.admin.v1.ring_service_pb2.RemoveNodeResponse,
     ]
-    """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move."""
+    """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move; of one that is lost for good the moves
+    are ended.
+    """
 
     RemoveReplica: grpc.UnaryUnaryMultiCallable[
         likering.admin.v1.ring_service_pb2.RemoveReplicaRequest,
@@ -184,7 +188,9 @@ class RingServiceAsyncStub:
         likering.admin.v1.ring_service_pb2.CancelMovesRequest,
         likering.admin.v1.ring_service_pb2.CancelMovesResponse,
     ]
-    """Cancels moves. MOVE_COMMITTED if there is one move and it is past its commit."""
+    """Cancels moves. MOVE_COMMITTED if there is one move and it is past its commit. Or ends all moves of a node that is
+    lost for good.
+    """
 
     SetMoveLimits: grpc.aio.UnaryUnaryMultiCallable[
         likering.admin.v1.ring_service_pb2.SetMoveLimitsRequest,
@@ -226,7 +232,9 @@ class RingServiceAsyncStub:
         likering.admin.v1.ring_service_pb2.RemoveNodeRequest,
         likering.admin.v1.ring_service_pb2.RemoveNodeResponse,
     ]
-    """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move."""
+    """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move; of one that is lost for good the moves
+    are ended.
+    """
 
     RemoveReplica: grpc.aio.UnaryUnaryMultiCallable[
         likering.admin.v1.ring_service_pb2.RemoveReplicaRequest,
@@ -313,7 +321,9 @@ class RingServiceServicer(metaclass=abc.ABCMeta):
         request: likering.admin.v1.ring_service_pb2.CancelMovesRequest,
         context: _ServicerContext,
     ) -> typing.Union[likering.admin.v1.ring_service_pb2.CancelMovesResponse, collections.abc.Awaitable[likering.admin.v1.ring_service_pb2.CancelMovesResponse]]:
-        """Cancels moves. MOVE_COMMITTED if there is one move and it is past its commit."""
+        """Cancels moves. MOVE_COMMITTED if there is one move and it is past its commit. Or ends all moves of a node that is
+        lost for good.
+        """
 
     @abc.abstractmethod
     def SetMoveLimits(
@@ -369,7 +379,9 @@ class RingServiceServicer(metaclass=abc.ABCMeta):
         request: likering.admin.v1.ring_service_pb2.RemoveNodeRequest,
         context: _ServicerContext,
     ) -> typing.Union[likering.admin.v1.ring_service_pb2.RemoveNodeResponse, collections.abc.Awaitable[likering.admin.v1.ring_service_pb2.RemoveNodeResponse]]:
-        """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move."""
+        """Forgets a node. NODE_OWNS_SLOTS if it owns a slot or takes part in a move; of one that is lost for good the moves
+        are ended.
+        """
 
     @abc.abstractmethod
     def RemoveReplica(
