@@ -41,7 +41,7 @@ def drained_to(server: RingServer, *states: MoveState) -> list[SlotMove]:
 
 def test_a_source_that_is_lost_is_removed_and_the_ring_is_free(server: RingServer, run: Run) -> None:
     """What it has handed over is served elsewhere, so its moves end with it, and say what has not been done."""
-    active, moved, *verified = drained_to(server, MoveState.ACTIVE, MoveState.MOVED)
+    active, moved, *_ = drained_to(server, MoveState.ACTIVE, MoveState.MOVED)
     server.run(server.nodes("c"))
     assert "slots are moving already" in refusal(run("ring", "apply", "--yes", "--no-wait"))
     assert "takes part in move" in refusal(run("node", "remove", "b", "--yes"))
@@ -67,7 +67,7 @@ def test_a_source_that_is_lost_is_removed_and_the_ring_is_free(server: RingServe
 
 def test_a_node_that_owns_a_slot_is_not_removed_as_lost(server: RingServer, run: Run) -> None:
     """Nobody else has the slot's likes. Its moves can be ended all the same, and the ring is free for others."""
-    active, moved, planned, _ = drained_to(server, MoveState.ACTIVE, MoveState.MOVED, MoveState.PLANNED)
+    drained_to(server, MoveState.ACTIVE, MoveState.MOVED, MoveState.PLANNED)
     before = topology_of(server)
     said = refusal(run("node", "remove", "b", "--lost", "--yes"))
     assert "owns 1 of the slots, and nobody else has their likes" in said
