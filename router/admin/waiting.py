@@ -113,5 +113,5 @@ def _waiting_to_retire(move: SlotMove, limits: MoveLimits) -> Waiting | None:
     return Waiting(
         f"node {move.source} should have dropped its copy {late:.0f} s ago",
         move.state_since + timedelta(seconds=limits.grace_seconds),
-        f"start node {move.source}",
+        f"start node {move.source}, or if it is gone for good: likering ring cancel --lost {move.source}",
     )

@@ -83,7 +83,7 @@ async def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
             await failpoints.held(target)
             await asyncio.to_thread(cluster.stop_node, node)
             failpoints.release(target)
-            await resizing.reached(None, lambda moves: moves[-1].state is MoveState.ACTIVE, 30)
+            await resizing.reached(None, lambda moves: [*moves][-1].state is MoveState.ACTIVE, 30)
             yield Lost(cluster, resizing, node, target, slot, move)
     finally:
         for name in "abc":
@@ -164,8 +164,10 @@ async def test_a_database_from_before_the_move_is_found(lost: Lost) -> None:
         )
     await asyncio.to_thread(postgres.stop)
     await asyncio.to_thread(lost.cluster.start_node, lost.node)
-    ((what, remedy),) = await lost.findings()
+    (what, remedy), *tables = await lost.findings()
     assert what.startswith(f"the database has this node as the owner of slot {lost.slot} at epoch 1")
     assert what.endswith(f"it is node {lost.target}")
     assert remedy.startswith("stop the node's process")
+    assert len(tables) == 3
+    assert all(f"node {lost.target} owns slot {lost.slot} and no move needs it" in what for what, _ in tables)
     assert await _likes(lost) == len(USERS) + 1

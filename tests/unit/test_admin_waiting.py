@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from likering.topology.moves import MoveLimits, MoveState
-from router.admin.waiting import Waiting, Word, copy_eta, last_words, waiting
+from router.admin.waiting import Waiting, Word, copy_eta, last_sign, last_words, waiting
 from tests.parts.slot_moves import NOW, slot_move
 
 LIMITS = MoveLimits()
@@ -44,6 +44,24 @@ def test_silence_of_the_node_that_is_to_act_is_told(state: MoveState, node: str)
     assert found.since == NOW - timedelta(seconds=9)
     assert found.command.startswith(f"start node {node}")
     assert ("likering ring revert-slot 3" in found.command) is (state is MoveState.COMMITTED)
+    past = state in (MoveState.ACTIVATING, MoveState.ACTIVE, MoveState.MOVED)
+    assert (f"likering ring cancel --lost {node}" in found.command) is past
+
+
+def test_a_comparison_that_waits_for_a_lost_source_names_the_way_out() -> None:
+    move = slot_move(MoveState.MOVED, waits_for="node a does not answer")
+    found = waiting(move, LIMITS, last_words([move]))
+    assert found is not None
+    assert found.command == "start that node, or if it is gone for good: likering ring cancel --lost a"
+
+
+def test_a_sign_is_what_a_node_says_of_a_move_in_which_it_is_to_act() -> None:
+    """Not the transition that made it its turn: that may be the other node's."""
+    spoken = slot_move(MoveState.MOVED, word_age=3.0, state_age=9.0)
+    earlier = slot_move(MoveState.COPYING, word_age=4.0, state_age=9.0)
+    assert last_sign([earlier, spoken], "b") == 3.0
+    assert last_sign([spoken], "a") is None
+    assert last_sign([slot_move(MoveState.ACTIVE, word_age=1.0, state_age=1.0)], "a") is None
 
 
 def test_a_node_is_alive_if_it_speaks_of_another_move() -> None:

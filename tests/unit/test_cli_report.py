@@ -41,6 +41,22 @@ def moved(slot: int, *events: tuple[float, int, api.MoveState.ValueType], pause:
     return report
 
 
+def test_a_report_names_what_was_never_compared() -> None:
+    """Retired without having been verified: a node was lost."""
+    active, verified, retired = api.MOVE_STATE_ACTIVE, api.MOVE_STATE_VERIFIED, api.MOVE_STATE_RETIRED
+    resize = api.Resize(
+        apply_time=at(0),
+        moves=[
+            moved(1, (1, 1, active), (2, 1, verified), (3, 1, retired), pause=0.01),
+            moved(2, (1, 1, active), (5, 1, retired), pause=0.01),
+            moved(3, (1, 1, active), pause=0.01),
+        ],
+    )
+    report = report_of(resize)
+    assert [slot["never_compared"] for slot in report["slots"]] == [False, True, False]
+    assert (report["slots_moved"], report["slots_never_compared"], report["seconds"]) == (2, 1, 2.0)
+
+
 def test_a_report_counts_aborted_freezes_as_pauses() -> None:
     planned, freezing = api.MOVE_STATE_PLANNED, api.MOVE_STATE_FREEZING
     resize = api.Resize(

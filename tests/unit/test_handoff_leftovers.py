@@ -92,6 +92,14 @@ def test_nothing_is_left_of_a_move_that_ended(state: MoveState) -> None:
     assert names_of(superfluous(EVERYTHING, [], {7}, "b", [])) == names_of(EVERYTHING)
 
 
+def test_a_copy_that_nobody_has_compared_stays() -> None:
+    """Its node, or the target, was lost before: it may be the last one. All else of the move goes."""
+    left = names_of(superfluous(EVERYTHING, [], {7}, "a", [], {7}))
+    assert left == names_of(EVERYTHING) - {"edges_s3_m7"}
+    assert EVERYTHING.kept == {7}
+    assert Inventory([], [], [], ["edges_s3", "edges_s3_m7_a1"], sealed=[9]).kept == set()
+
+
 def test_what_others_made_is_left_alone() -> None:
     """An operator's own publication of the same database."""
     others = Inventory(["likering_stats"], ["likering_s_backup"], ["likering_slot"], ["edges_summary"])
