@@ -155,7 +155,8 @@ async def test_the_ring_goes_on_without_a_node_that_is_lost(lost: Lost) -> None:
 
 async def test_a_database_from_before_the_move_is_found(lost: Lost) -> None:
     """It says of itself that it owns the slot; nobody asks it, and a check says what to do."""
-    await _remove(lost)
+    assert (await lost.run("ring", "cancel", "--lost", lost.node, "--yes")).stdout == "moves: 1 retired\n"
+    assert (await lost.run("node", "remove", lost.node, "--yes")).exit_code == 0
     postgres = lost.cluster.parts[lost.node, "postgres"]
     await asyncio.to_thread(postgres.start)
     async with await connect(lost.cluster.nodes[lost.node].postgres_dsn) as connection:
