@@ -29,12 +29,16 @@ class SlotState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HeldSlot:
-    """A slot's row. ``move`` and ``attempt`` are of the move that froze it or took it away."""
+    """A slot's row. ``move`` and ``attempt`` are of the move that froze it or took it away.
+
+    ``swept_intent``: no edge of a later intent was swept when the row was read.
+    """
 
     epoch: int
     state: SlotState
     move: int | None = None
     attempt: int | None = None
+    swept_intent: int = 0
 
 
 class Ownership:

@@ -41,7 +41,8 @@ class PurgedNode(Node):
 
         async def take(connection: Connection) -> None:
             await connection.execute("DELETE FROM slots WHERE slot = %s", [slot])
-            await execute(connection, "take_slot", {"slot": slot, "epoch": EPOCH + 1})
+            of_seal = {"slot": slot, "move": 1, "attempt": 1}
+            await execute(connection, "take_slot", {**of_seal, "epoch": EPOCH + 1})
 
         await self.writer.change_slots(take)
 
