@@ -126,7 +126,8 @@ class LikeTracker:
         """Records that the user likes the post. True if that changed something, once it is committed.
 
         ``intent_time``: when the user meant it; of two mutations of one edge the one meant later stands, in whatever
-        order they arrive. Without it: now.
+        order they arrive. Without it: now. A like that was meant before unlikes which are remembered no longer, some
+        days ago, is refused: IntentTooOld.
         """
         return self.apply(Mutation(user_id, post_id, Action.LIKE, intent_time), timeout=timeout).changed
 
@@ -291,6 +292,7 @@ class LikeTracker:
         At least once, in order for each post; of several changes of an edge a consumer that is behind may get only
         the last. What was purged meanwhile is an event, too: see ``LikeEvent.kind``. The first batch is empty, and so
         is one now and then. Goes on by itself when the connection breaks, and gives up after a minute without one.
+        Raises CursorExpired when unlikes are remembered no longer of which the consumer was not told.
         """
         return self._calls.follow(StreamLikeEvents(tuple(slots), from_now, max_batch), cursor)
 
