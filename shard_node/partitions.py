@@ -88,7 +88,7 @@ async def make_known(connection: Connection) -> None:
     partitions while another one commits an ATTACH may take up the notice of it *before* it stores the list that it has
     read. It then finds no rows in the new partition, and says nothing. (Seen with Postgres 15 and 18;
     ``tests/stale_partitions.py`` shows it.) So whoever used the parents at the time is waited for, and then they are
-    said to have changed once more: a list that is read after that is right. DETACH CONCURRENTLY does the same by itself.
+    said to have changed once more: a list that is read after that is right. DETACH CONCURRENTLY does so by itself.
 
     ``connection`` is in autocommit. Raises TimeoutError when a transaction that uses the parents does not end.
     """
@@ -104,7 +104,8 @@ async def make_known(connection: Connection) -> None:
     async with asyncio.timeout(_PATIENCE):
         while using:
             cursor = await connection.execute(
-                "SELECT virtualxid FROM pg_locks WHERE locktype = 'virtualxid' AND virtualxid = ANY(%s)", [using]
+                "SELECT virtualxid FROM pg_locks WHERE locktype = 'virtualxid' AND virtualxid = ANY(%s)",
+                [using],
             )
             using = [transaction for (transaction,) in await cursor.fetchall()]
             if using:
