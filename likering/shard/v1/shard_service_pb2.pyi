@@ -112,7 +112,7 @@ class _OpCodeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """Not executed: the post's likes are being erased."""
     OP_CODE_USER_BEING_PURGED: _OpCode.ValueType  # 9
     """Not executed: the user is being erased."""
-    OP_CODE_INTENT_TOO_OLD: _OpCode.ValueType  # 10
+    OP_CODE_INTENT_TOO_OLD: _OpCode.ValueType  # 11
     """Not executed: a like whose intent is older than unlikes that are remembered
     no longer.
     """
@@ -140,7 +140,7 @@ OP_CODE_POST_BEING_PURGED: OpCode.ValueType  # 8
 """Not executed: the post's likes are being erased."""
 OP_CODE_USER_BEING_PURGED: OpCode.ValueType  # 9
 """Not executed: the user is being erased."""
-OP_CODE_INTENT_TOO_OLD: OpCode.ValueType  # 10
+OP_CODE_INTENT_TOO_OLD: OpCode.ValueType  # 11
 """Not executed: a like whose intent is older than unlikes that are remembered
 no longer.
 """
