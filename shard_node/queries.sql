@@ -153,8 +153,9 @@ WHERE slot = %(slot)s AND state = 'frozen' AND move = %(move)s AND attempt = %(a
 -- name: slot_moved
 UPDATE slots SET state = 'moved' WHERE slot = %(slot)s AND state = 'frozen' AND move = %(move)s
 
--- name: forget_slot
-DELETE FROM slots WHERE slot = %(slot)s AND state = 'moved' AND move = %(move)s
+-- name: retire_slot
+-- The copy is gone. The row stays, or a topology restored from a backup could have the slot begun empty once more.
+UPDATE slots SET move = NULL, attempt = NULL WHERE slot = %(slot)s AND state = 'moved' AND move = %(move)s
 
 -- name: take_slot
 -- From the end of the transaction on the slot is this database's. It may have been here before.
@@ -208,8 +209,9 @@ WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relnam
 -- name: read_changes
 -- Changes of each slot after a position, all of one moment: per slot a row without a post, with its epoch (as rev), whether it
 -- is owned (as liked), the highest revision issued (as place), one above which nothing was purged (as first_rev) and one above
--- which nothing was swept (as like_time); then, by place, edges that changed there last, edges first liked there that have changed since, and, in read_changes_and_purges, purges
--- that were done there, of a post (without a user) or of a user (without a post).
+-- which nothing was swept (as like_time); then, by place, edges that changed there last, edges first liked there that have
+-- changed since, and, in read_changes_and_purges, purges that were done there, of a post (without a user) or of a user (without
+-- a post).
 -- The limits as numbers tell the planner that an index is the way; the parameter is what is wanted. "AND few slots": see queries.py.
 SELECT slots.slot, writer.last_rev AS place, slots.epoch AS rev, slots.purged_rev AS first_rev, slots.state = 'owner' AS liked,
        NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count, slots.swept_rev AS like_time
