@@ -46,6 +46,11 @@ class NodeSettings(BaseSettings):
         False, description="take over its share of the slots when it joins, without waiting for a plan"
     )
 
+    require_synchronous_standby: bool = Field(
+        False,
+        description="refuse writes while the node's Postgres has no synchronous standby that streams; reads go on",
+    )
+
     user_side: bool = Field(
         True,
         description="tell the owners of users what they like, and keep what is told here, for ListLikedPosts",
