@@ -169,7 +169,7 @@ class ShardNode:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until ``stop`` is set or the lead is lost. Returns the exit code."""
-        await self._server.start(self._settings.listen)
+        await self._server.start(self._settings.listen, health_listen=self._settings.health_listen)
         if self._settings.metrics_listen is not None:
             serve_metrics(self._settings.metrics_listen)
         await self._pool.open()

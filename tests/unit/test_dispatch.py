@@ -12,8 +12,8 @@ import pytest
 
 from likering.errors import (
     IntentInFuture,
-    NoSynchronousStandby,
     InternalError,
+    NoSynchronousStandby,
     RouterOverloaded,
     ShardOverloaded,
     ShardUnavailable,
