@@ -38,6 +38,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 pytestmark = pytest.mark.parametrize("name", OVERLAYS)
 
+OPERATOR = overlay("operator")
+"""Goes with the production overlay."""
+
 
 def config_of(manifests: tuple[Manifest, ...], workload: Manifest, directory: Path) -> None:
     """Writes the files of the workload's ConfigMap, as the kubelet mounts them."""
@@ -86,7 +89,7 @@ def test_pods_keep_the_restricted_standard(name: str) -> None:
     """As the namespace enforces it (Pod Security Standards, restricted), and nothing is written to their own disk."""
     (namespace,) = of_kind(overlay(name), "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    for workload in workloads(overlay(name)):
+    for workload in workloads((*overlay(name), *OPERATOR)):
         pod = pod_of(workload)["spec"]
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -104,7 +107,7 @@ def test_pods_keep_the_restricted_standard(name: str) -> None:
 
 
 def test_containers_say_what_they_need(name: str) -> None:
-    for workload in workloads(overlay(name)):
+    for workload in workloads((*overlay(name), *OPERATOR)):
         for one in containers(workload):
             assert one["resources"]["requests"].keys() == {"cpu", "memory"}, one["name"]
             assert "memory" in one["resources"]["limits"]

@@ -48,7 +48,7 @@ def pods_of(manifests: tuple[Manifest, ...]) -> dict[str, Pod]:
         "stranger": Pod({"app": "stranger"}),
         "stranger-elsewhere": Pod({"app": "stranger"}, here=False),
         "caller": Pod({"likering.dev/caller": "true"}, here=False),
-        "operator": Pod({"likering.dev/operator": "true"}),
+        "operator": Pod(pod_of(named(overlay("operator"), "Job", "operator"))["metadata"]["labels"]),
         "operator-elsewhere": Pod({"likering.dev/operator": "true"}, here=False),
         "prometheus": Pod({"app.kubernetes.io/name": "prometheus"}, here=False),
         "cnpg": Pod(

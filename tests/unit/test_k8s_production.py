@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 import shard_node.settings
 from likering.dev.postgres import SETTINGS
 from shard_node.database import conninfo
-from tests.parts.manifests import Manifest, launch, named, of_kind, overlay
+from tests.parts.manifests import Manifest, launch, named, of_kind, overlay, workloads
 
 PRODUCTION = "overlays/production"
 ONLY_EMBEDDED = {
@@ -194,7 +194,7 @@ def test_the_image_is_that_of_this_release(manifests: tuple[Manifest, ...]) -> N
     version = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
     images = {
         one["image"]
-        for kind, name in (("Deployment", "router"), ("StatefulSet", "shard"), ("Job", "topology"))
-        for one in named(manifests, kind, name)["spec"]["template"]["spec"]["containers"]
+        for workload in workloads((*manifests, *overlay("operator")))
+        for one in workload["spec"]["template"]["spec"]["containers"]
     }
     assert [image.rpartition(":")[2] for image in images] == [version]

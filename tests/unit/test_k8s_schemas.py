@@ -37,7 +37,7 @@ def validate(manifest: Manifest, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-@pytest.mark.parametrize("folder", [*OVERLAYS, "shrink-guard"])
+@pytest.mark.parametrize("folder", [*OVERLAYS, "operator", "shrink-guard"])
 def test_manifests_are_valid(folder: str, version: str) -> None:
     """Strictly: no field that is not declared, and no kind that nobody knows."""
     for manifest in overlay(folder):
