@@ -12,7 +12,6 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -27,7 +26,18 @@ from likering import LikeTracker
 from likering.dev.binaries import find_valkey
 from likering.dev.ports import free_port
 from likering.dev.postgres import PostgresServer
-from tests.parts.manifests import OVERLAYS, Launch, Manifest, container, launch, named, overlay, pod_of
+from tests.parts.manifests import (
+    OVERLAYS,
+    Launch,
+    Manifest,
+    container,
+    containers,
+    launch,
+    named,
+    overlay,
+    pod_of,
+    workloads,
+)
 
 DEADLINE = 60.0
 POD = "shard-0"
@@ -47,12 +57,14 @@ class Machine:
             # There is no standby here; what a node does without one has a test of its own.
             "LIKERING_NODE_REQUIRE_SYNCHRONOUS_STANDBY": "false",
         }
-        self._ports: dict[int, int] = {}
+        self._ports: dict[tuple[int, str], int] = {}
+        self._running: list[subprocess.Popen[bytes]] = []
 
     def port(self, number: int, pod: str) -> int:
         """Which one stands for the pod's port of that number."""
-        key = hash((number, pod))
-        return self._ports.setdefault(key, free_port())
+        if (number, pod) not in self._ports:
+            self._ports[number, pod] = free_port()
+        return self._ports[number, pod]
 
     def here(self, text: str, pod: str) -> str:
         """An argument, or a line of a configuration file, with what there is on this machine."""
@@ -71,7 +83,7 @@ class Machine:
         ours = {key: self._databases.get(key, value) for key, value in started.environment.items()}
         return {**ours, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
-    def write_config(self, manifests: tuple[Manifest, ...], workload: Manifest, pod: str) -> None:
+    def _write_config(self, manifests: tuple[Manifest, ...], workload: Manifest, pod: str) -> None:
         """The files of the workload's ConfigMap."""
         (volume,) = (one for one in pod_of(workload)["spec"]["volumes"] if one["name"] == "config")
         for file, text in named(manifests, "ConfigMap", volume["configMap"]["name"])["data"].items():
@@ -87,20 +99,33 @@ class Machine:
             timeout=DEADLINE,
         )
 
-    @contextmanager
-    def running(self, started: Launch, pod: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A process that serves. It has to end in order, with 0, when it is told to as by Kubernetes."""
-        program = find_valkey() if started.program == "valkey-server" else started.program
-        process = subprocess.Popen(
-            [program, *(self.here(argument, pod) for argument in started.arguments)],
-            env=self.environment(started),
-            cwd=self._directory,
-        )
-        try:
-            yield process
+    def start(self, manifests: tuple[Manifest, ...], workload: str, pod: str) -> subprocess.Popen[bytes]:
+        """A pod: its processes, one after the other, each once its probes succeed. Gives the last one."""
+        (found,) = (one for one in workloads(manifests) if one["metadata"]["name"] == workload)
+        self._write_config(manifests, found, pod)
+        for one in containers(found):
+            started = launch(manifests, found, one["name"], pod=pod)
+            program = find_valkey() if started.program == "valkey-server" else started.program
+            process = subprocess.Popen(
+                [program, *(self.here(argument, pod) for argument in started.arguments)],
+                env=self.environment(started),
+                cwd=self._directory,
+            )
+            self._running.append(process)
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                if "grpc" in one.get(probe, {}):
+                    self.until_answered(one[probe], pod)
+        return process
+
+    def end(self) -> None:
+        """As Kubernetes ends pods; they have to end in order, with 0."""
+        for process in reversed(self._running):
             process.send_signal(signal.SIGTERM)
-            assert process.wait(DEADLINE) == 0
-        finally:
+        assert [process.wait(DEADLINE) for process in self._running] == [0] * len(self._running)
+
+    def kill(self) -> None:
+        """Whatever still runs."""
+        for process in self._running:
             process.kill()
             process.wait()
 
@@ -134,7 +159,9 @@ def machine(tmp_path: Path, database: str, postgres_server: PostgresServer) -> I
     name = f"{psycopg.conninfo.conninfo_to_dict(database)['dbname']}_node"
     with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    yield Machine(tmp_path, database, postgres_server.dsn_of(name))
+    machine = Machine(tmp_path, database, postgres_server.dsn_of(name))
+    yield machine
+    machine.kill()
     with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -145,7 +172,6 @@ def test_a_first_deployment(name: str, machine: Machine) -> None:
     manifests = overlay(name)
     job = named(manifests, "Job", "topology")
     shard = named(manifests, "StatefulSet", "shard")
-    router = named(manifests, "Deployment", "router")
     schema = launch(manifests, job, "schema", pod="topology")
     owners = launch(manifests, job, "first-owners", pod="topology")
     # One node is enough, and as many slots as one has.
@@ -158,35 +184,47 @@ def test_a_first_deployment(name: str, machine: Machine) -> None:
         done = machine.run(schema)
         assert done.returncode == 0, done.stderr
 
-    machine.write_config(manifests, shard, POD)
-    machine.write_config(manifests, router, "router")
-    with ExitStack() as pods:
-        pods.enter_context(machine.running(launch(manifests, shard, "valkey", pod=POD), POD))
-        pods.enter_context(machine.running(node, POD))
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            machine.until_answered(container(shard, "node")[probe], POD)
-        with redis.Redis(port=machine.port(6379, POD)) as valkey:
-            assert valkey.ping()
+    machine.start(manifests, "shard", POD)
+    with redis.Redis(port=machine.port(6379, POD)) as valkey:
+        assert valkey.ping()
+    for _ in range(2):
+        done = machine.run(owners)
+        assert done.returncode == 0, done.stderr
 
-        for _ in range(2):
-            done = machine.run(owners)
-            assert done.returncode == 0, done.stderr
+    machine.start(manifests, "router", "router")
+    with LikeTracker(f"127.0.0.1:{machine.port(50051, 'router')}", timeout=DEADLINE) as likes:
+        assert likes.like("u", "p")
+        assert likes.like_count("p") == 1
+    with urllib.request.urlopen(f"http://127.0.0.1:{machine.port(9464, POD)}/metrics") as metrics:
+        assert b"likering_" in metrics.read()
 
-        started = launch(manifests, router, "router", pod="router")
-        pods.enter_context(machine.running(started, "router"))
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            machine.until_answered(container(router, "router")[probe], "router")
-        with LikeTracker(f"127.0.0.1:{machine.port(50051, 'router')}", timeout=DEADLINE) as likes:
-            assert likes.like("u", "p")
-            assert likes.like_count("p") == 1
+    # It owns all slots and is not draining: nothing is waited for.
+    hook = container(shard, "node")["lifecycle"]["preStop"]["exec"]["command"]
+    done = machine.run(Launch(hook[0], hook[1:], node.environment))
+    assert (done.returncode, done.stderr) == (0, "")
+    machine.end()
 
-        with urllib.request.urlopen(f"http://127.0.0.1:{machine.port(9464, POD)}/metrics") as metrics:
-            assert b"likering_" in metrics.read()
 
-        # It owns all slots and is not draining: nothing is waited for.
-        hook = container(shard, "node")["lifecycle"]["preStop"]["exec"]["command"]
-        done = machine.run(Launch(hook[0], hook[1:], node.environment))
-        assert (done.returncode, done.stderr) == (0, "")
+def test_the_process_that_waits_takes_over(machine: Machine) -> None:
+    """In production. Kubernetes has it ready while it waits; when the first process is told to end, likes go on."""
+    manifests = overlay("overlays/production")
+    few = {"SLOTS": "16", "NODES": "1"}
+    for step in ("schema", "first-owners"):
+        if step == "first-owners":
+            first = machine.start(manifests, "shard", "shard-0")
+            machine.start(manifests, "shard-waiting", "shard-waiting-0")
+        job = launch(manifests, named(manifests, "Job", "topology"), step, pod="topology")
+        done = machine.run(job._replace(environment={**job.environment, **few}))
+        assert done.returncode == 0, done.stderr
+    machine.start(manifests, "router", "router")
+    with LikeTracker(f"127.0.0.1:{machine.port(50051, 'router')}", timeout=DEADLINE) as likes:
+        assert likes.like("u1", "p")
+        assert machine.answers({"grpc": {"port": 50053}}, "shard-0")
+        assert not machine.answers({"grpc": {"port": 50053}}, "shard-waiting-0")
+        first.send_signal(signal.SIGTERM)
+        assert likes.like("u2", "p")
+        assert likes.like_count("p") == 2
+        machine.until_answered({"grpc": {"port": 50053}}, "shard-waiting-0")
 
 
 def test_a_job_that_fails_says_so(machine: Machine) -> None:

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 import shard_node.settings
 from likering.dev.postgres import SETTINGS
 from shard_node.database import conninfo
-from tests.parts.manifests import Manifest, launch, named, of_kind, overlay, workloads
+from tests.parts.manifests import Manifest, launch, named, of_kind, overlay, selects, workloads
 
 PRODUCTION = "overlays/production"
 ONLY_EMBEDDED = {
@@ -128,11 +128,38 @@ def test_everything_is_backed_up(manifests: tuple[Manifest, ...]) -> None:
 
 def test_pods_are_spread(manifests: tuple[Manifest, ...]) -> None:
     """Over machines, and over zones where there are some."""
-    for kind, name in (("Deployment", "router"), ("StatefulSet", "shard")):
-        spec = named(manifests, kind, name)["spec"]["template"]["spec"]
-        keys = sorted(one["topologyKey"] for one in spec["topologySpreadConstraints"])
-        assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for kind, name in (("Deployment", "router"), ("StatefulSet", "shard"), ("StatefulSet", "shard-waiting")):
+        pod = named(manifests, kind, name)["spec"]["template"]
+        spreads = pod["spec"]["topologySpreadConstraints"]
+        assert sorted(one["topologyKey"] for one in spreads) == [
+            "kubernetes.io/hostname",
+            "topology.kubernetes.io/zone",
+        ]
+        for one in spreads:
+            assert selects(one["labelSelector"], pod["metadata"]["labels"])
+            assert set(one.get("matchLabelKeys", ())) <= pod["metadata"]["labels"].keys()
     assert of_kind(manifests, "HorizontalPodAutoscaler")[0]["spec"]["minReplicas"] >= 3
+
+
+def test_another_process_waits_for_each_node_on_another_machine(manifests: tuple[Manifest, ...]) -> None:
+    """Of the same node, the same settings and the same database, at an address of its own; never replaced together."""
+    first, waiting = (named(manifests, "StatefulSet", name) for name in ("shard", "shard-waiting"))
+    assert first["spec"]["replicas"] == waiting["spec"]["replicas"]
+    one = launch(manifests, first, "node", pod="shard-2")
+    other = launch(manifests, waiting, "node", pod="shard-waiting-2")
+    assert {key for key in one.environment if one.environment[key] != other.environment[key]} == {"POD_NAME"}
+    assert set(one.arguments) ^ set(other.arguments) == {
+        "--advertise=shard-2.shard:50061",
+        "--advertise=shard-waiting-2.shard:50061",
+    }
+    assert waiting["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    for own, others in ((first, waiting), (waiting, first)):
+        (apart,) = own["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"][
+            "requiredDuringSchedulingIgnoredDuringExecution"
+        ]
+        assert selects(apart["labelSelector"], others["spec"]["template"]["metadata"]["labels"])
+        assert apart["matchLabelKeys"] == ["apps.kubernetes.io/pod-index"]  # only those of the same number
+        assert not selects(own["spec"]["selector"], others["spec"]["template"]["metadata"]["labels"])
 
 
 def test_nodes_are_watched_by_prometheus(manifests: tuple[Manifest, ...]) -> None:
