@@ -21,6 +21,24 @@ ONLY_EMBEDDED = {
     *("listen_addresses", "unix_socket_directories", "log_line_prefix", "log_timezone", "timezone"),
     *("password_encryption", "log_checkpoints", "fsync", "full_page_writes"),
 }
+OF_THE_OPERATOR = {
+    # Some of those that CloudNativePG refuses to have set.
+    *(
+        "archive_command",
+        "archive_mode",
+        "hot_standby",
+        "listen_addresses",
+        "port",
+        "primary_conninfo",
+        "ssl",
+    ),
+    *(
+        "restart_after_crash",
+        "shared_preload_libraries",
+        "synchronous_standby_names",
+        "synchronized_standby_slots",
+    ),
+}
 
 
 @pytest.fixture
@@ -100,6 +118,7 @@ def test_servers_are_set_at_least_as_the_embedded_ones(manifests: tuple[Manifest
     """On which everything is tested: each of their settings is there, and none is lower."""
     for cluster in of_shards(manifests):
         parameters = cluster["spec"]["postgresql"]["parameters"]
+        assert OF_THE_OPERATOR.isdisjoint(parameters)
         wanted = {key: value for key, value in SETTINGS.items() if key not in ONLY_EMBEDDED}
         assert wanted.keys() <= parameters.keys()
         for key, value in wanted.items():
