@@ -222,9 +222,7 @@ class Writer:
 
     async def _commit_until_broken(self) -> None:
         while True:
-            if self._standby is not None and self._standby.due:
-                await self._within(self._standby.look(self._leadership.connection))
-            if self._lack is Lack.AWAY:
+            if await self._commits_would_wait():
                 # Nothing can be committed, beats neither: reads end with the lease, as in a primary that was cut off.
                 self._refuse_queued(OP_CODE_NO_STANDBY)
                 await self._woken()
@@ -232,7 +230,7 @@ class Writer:
             if self._lack:
                 self._refuse_writes()
             if not (self._queue or self._barriers or self._slots_jobs or self._maintenance or self._jobs):
-                if not await self._woken():
+                if not await self._woken() and not await self._commits_would_wait():
                     await self._beat([])
                 continue
             if self._slots_jobs:
@@ -256,6 +254,12 @@ class Writer:
                 await self._beat(barriers)
             if began < self._rest_until and (worked or batch is not None):
                 await self._rest_after(time.monotonic() - began)
+
+    async def _commits_would_wait(self) -> bool:
+        """For a standby that is away."""
+        if self._standby is not None and self._standby.due:
+            await self._within(self._standby.look(self._leadership.connection))
+        return self._lack is Lack.AWAY
 
     async def _woken(self) -> bool:
         """Waits until something is queued, for BEAT_INTERVAL at most; whether something was."""

@@ -21,7 +21,7 @@ from shard_node.database import conninfo
 from shard_node.leadership import Leadership
 from shard_node.ownership import Ownership
 from shard_node.standby import Lack, StandbyWatch
-from shard_node.writer import Writer
+from shard_node.writer import BEAT_INTERVAL, Writer
 from tests.integration.node_database import SLOTS, prepared, unit
 from tests.parts.standby import Standby
 from tests.parts.until import until
@@ -47,7 +47,9 @@ def standby(primary: PostgresServer, tmp_path: Path) -> Iterator[Standby]:
 
 
 @asynccontextmanager
-async def writing(dsn: str, watch: StandbyWatch, *, leads: bool = True) -> AsyncIterator[Writer]:
+async def writing(
+    dsn: str, watch: StandbyWatch, *, leads: bool = True
+) -> AsyncIterator[tuple[Writer, Leadership]]:
     """A writer that runs, and from the begin leads, unless it cannot."""
     led: list[int] = []
     ownership = Ownership(SLOTS)
@@ -60,7 +62,7 @@ async def writing(dsn: str, watch: StandbyWatch, *, leads: bool = True) -> Async
     running = asyncio.create_task(writer.run())
     if leads:
         await until(lambda: bool(led) and bool(ownership.epochs))
-    yield writer
+    yield writer, leadership
     running.cancel()
     await asyncio.wait((running,))
 
@@ -92,7 +94,7 @@ async def test_writes_wait_for_a_standby_that_is_asked_for(primary: PostgresServ
     """Refused while commits wait for nobody; nothing of them is written. The lead can be proved, for reads."""
     registry = CollectorRegistry()
     watch = StandbyWatch(registry=registry)
-    async with prepared(primary.dsn), writing(primary.dsn, watch) as writer:
+    async with prepared(primary.dsn), writing(primary.dsn, watch) as (writer, _):
         assert await like(writer, "u1") == OP_CODE_NO_STANDBY
         assert watch.lack is Lack.NOT_ASKED_FOR
         assert await writer.barrier()
@@ -108,7 +110,7 @@ async def test_a_standby_that_has_gone_is_not_waited_for(primary: PostgresServer
     watch = StandbyWatch(registry=CollectorRegistry())
     async with prepared(primary.dsn):
         await asyncio.to_thread(standby.follow)
-        async with writing(primary.dsn, watch) as writer:
+        async with writing(primary.dsn, watch) as (writer, _):
             await taken(writer, "u1")
             await asyncio.to_thread(standby.stop)
             await until(lambda: watch.lack is Lack.AWAY, DEADLINE)
@@ -119,13 +121,33 @@ async def test_a_standby_that_has_gone_is_not_waited_for(primary: PostgresServer
             assert await likes_of(primary.dsn) == 2
 
 
+class Told(StandbyWatch):
+    """A watch that is told what to see."""
+
+    async def look(self, connection: object) -> None:
+        """Sees that."""
+
+
+async def test_nothing_is_committed_while_commits_would_wait(database: str) -> None:
+    """Beats neither: the lead is kept for when the standby is back, though nothing proves it meanwhile."""
+    watch = Told(registry=CollectorRegistry())
+    async with prepared(database), writing(database, watch) as (writer, leadership):
+        generation = leadership.fence.generation
+        watch.lack = Lack.AWAY
+        await until(lambda: leadership.proof_age > 3 * BEAT_INTERVAL)
+        assert await like(writer, "u") == OP_CODE_NO_STANDBY
+        watch.lack = None
+        assert await like(writer, "u") == 0
+        assert leadership.fence.generation == generation
+
+
 async def test_a_node_may_start_while_the_standby_is_away(primary: PostgresServer, standby: Standby) -> None:
     """Taking the lead is a commit, and waits; likes that come meanwhile are told what it waits for."""
     watch = StandbyWatch(registry=CollectorRegistry())
     async with prepared(primary.dsn):
         await asyncio.to_thread(standby.follow)
         await asyncio.to_thread(standby.stop)
-        async with writing(primary.dsn, watch, leads=False) as writer:
+        async with writing(primary.dsn, watch, leads=False) as (writer, _):
             await until(lambda: watch.lack is Lack.AWAY, DEADLINE)
             assert await like(writer, "u1") == OP_CODE_NO_STANDBY
             await asyncio.to_thread(standby.start)
