@@ -227,8 +227,6 @@ class Writer:
                 self._refuse_queued(OP_CODE_NO_STANDBY)
                 await self._woken()
                 continue
-            if self._lack:
-                self._refuse_writes()
             if not (self._queue or self._barriers or self._slots_jobs or self._maintenance or self._jobs):
                 if not await self._woken() and not await self._commits_would_wait():
                     await self._beat([])
@@ -238,6 +236,8 @@ class Writer:
                 continue
             if self._leadership.proof_age > BEAT_INTERVAL:
                 await self._beat([])  # commits that the server refuses prove nothing
+            if self._lack:
+                self._refuse_writes()
             began = time.monotonic()
             # At most one of each between two batches.
             job = bool(self._jobs) and (not self._queue or began >= self._next_job)
