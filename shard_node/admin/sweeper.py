@@ -22,6 +22,7 @@ import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from likering.errors import LikeringError
 from likering.shard.v1.shard_service_pb2 import OP_CODE_POST_BEING_PURGED
 from shard_node.admin import steps
 from shard_node.admin.slot_reads import SlotReads
@@ -160,7 +161,7 @@ class Sweeper:
         while True:
             try:
                 await self.round()
-            except (psycopg.Error, PoolTimeout, TooManyRequests, OSError, TimeoutError) as error:
+            except (psycopg.Error, PoolTimeout, TooManyRequests, OSError, LikeringError) as error:
                 log.info("cannot sweep tombstones now", error=type(error).__name__)
             await asyncio.sleep(self._interval)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from time import time_ns
@@ -12,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from likering.cursors import FROM_NOW
-from likering.errors import CursorExpired, NotPossible
+from likering.errors import CursorExpired, NoSynchronousStandby, NotPossible
 from likering.ring.hashing import slot_of
 from likering.shard.v1.shard_service_pb2 import OP_CODE_INTENT_TOO_OLD, OP_OUTCOME_CHANGED
 from shard_node.admin import sweeper as sweeper_module
@@ -20,12 +21,13 @@ from shard_node.admin.purge_pieces import BeginPurge, EndPurge
 from shard_node.admin.slot_reads import SlotReads
 from shard_node.admin.sweeper import PAGE, Page, Sweep, Sweeper
 from shard_node.arrays import int_array
-from shard_node.maintenance import SlotRefused
+from shard_node.maintenance import SlotRefused, Transaction
 from shard_node.purge_marks import NO_PURGES
 from shard_node.queries import QUERIES
 from shard_node.store import Connection, execute
 from tests.integration.feed_node import POST, Node, Reading, feed_node, told
 from tests.integration.node_database import EPOCH, SLOTS, unit
+from tests.parts.until import until
 
 SLOT = 3
 """That of POST."""
@@ -192,6 +194,28 @@ async def test_nothing_is_swept_until_a_move_has_ended(node: SweptNode, seal: in
         assert await node.sweeper.round() == 0
         await connection.execute("DELETE FROM seals")
     assert await node.sweeper.round() == 1
+
+
+async def test_what_could_not_be_swept_is_swept_later(
+    node: SweptNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that takes no writes for a while, and a database that is away, end no process."""
+    await node.toggle("u1")
+    node.later = RETENTION
+    refusals = [NoSynchronousStandby(), ConnectionError("away"), TimeoutError()]
+    maintain = node.writer.maintain
+
+    async def refusing(work: Transaction) -> None:
+        if refusals:
+            raise refusals.pop()
+        await maintain(work)
+
+    monkeypatch.setattr(node.writer, "maintain", refusing)
+    node.sweeper._interval = 0.0
+    running = asyncio.create_task(node.sweeper.run())
+    await until(lambda: node.registry.get_sample_value("likering_tombstones_swept_total") == 1)
+    running.cancel()
+    await asyncio.wait((running,))
 
 
 async def test_a_frozen_slot_is_not_swept(node: SweptNode) -> None:

@@ -112,6 +112,8 @@ class _OpCodeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """Not executed: the post's likes are being erased."""
     OP_CODE_USER_BEING_PURGED: _OpCode.ValueType  # 9
     """Not executed: the user is being erased."""
+    OP_CODE_NO_STANDBY: _OpCode.ValueType  # 10
+    """Not executed: the node is to write only while its database has a synchronous standby, and it has none."""
     OP_CODE_INTENT_TOO_OLD: _OpCode.ValueType  # 11
     """Not executed: a like whose intent is older than unlikes that are remembered
     no longer.
@@ -140,6 +142,8 @@ OP_CODE_POST_BEING_PURGED: OpCode.ValueType  # 8
 """Not executed: the post's likes are being erased."""
 OP_CODE_USER_BEING_PURGED: OpCode.ValueType  # 9
 """Not executed: the user is being erased."""
+OP_CODE_NO_STANDBY: OpCode.ValueType  # 10
+"""Not executed: the node is to write only while its database has a synchronous standby, and it has none."""
 OP_CODE_INTENT_TOO_OLD: OpCode.ValueType  # 11
 """Not executed: a like whose intent is older than unlikes that are remembered
 no longer.
