@@ -17,8 +17,10 @@ import grpc
 from likering.errors import (
     FieldViolation,
     IntentInFuture,
+    IntentTooOld,
     InternalError,
     LikeringError,
+    NoSynchronousStandby,
     PostBeingPurged,
     RouterOverloaded,
     ShardUnavailable,
@@ -227,6 +229,9 @@ class Undertaking:
                 self._again((position,), SlotMoving(), self._patience.backoff(FIRST_MOVING_BACKOFF))
             case shard.OP_CODE_UNAVAILABLE:
                 self._again((position,), ShardUnavailable(), self._patience.backoff())
+            case shard.OP_CODE_NO_STANDBY:
+                # After a failover the other standby needs a moment to follow the new primary.
+                self._again((position,), NoSynchronousStandby(), self._patience.backoff())
             case shard.OP_CODE_UNKNOWN_OUTCOME:
                 self._unknown(position)
             case shard.OP_CODE_INTENT_IN_FUTURE:
@@ -234,6 +239,11 @@ class Undertaking:
                     "intent_time", IntentInFuture.reason, "more than 60 s ahead of the shard"
                 )
                 self.errors[position] = IntentInFuture(violations=[error])
+            case shard.OP_CODE_INTENT_TOO_OLD:
+                error = FieldViolation(
+                    "intent_time", IntentTooOld.reason, "older than unlikes that are remembered no longer"
+                )
+                self.errors[position] = IntentTooOld(violations=[error])
             case shard.OP_CODE_VERSION_AHEAD:
                 self.errors[position] = VersionAhead()
             case shard.OP_CODE_STORAGE_FULL:

@@ -32,6 +32,7 @@ from shard_node.admin.imports import Imports
 from shard_node.admin.purge import Purges, nobody_reads
 from shard_node.admin.service import ShardAdminService
 from shard_node.admin.slot_reads import SlotReads
+from shard_node.admin.sweeper import Sweeper
 from shard_node.admin.user_purge import UserPurges
 from shard_node.assignment import Assignment
 from shard_node.cache import CountCache
@@ -47,6 +48,7 @@ from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
 from shard_node.settings import NodeSettings
+from shard_node.standby import StandbyWatch
 from shard_node.user_feed import Rows, UserFeed
 from shard_node.user_lag import UserFeedLag
 from shard_node.user_likes import Codes, UserLikes
@@ -89,12 +91,19 @@ class ShardNode:
         self._watches = Watches(self._ownership)
         self._ownership.on_replaced.append(self._watches.slots_changed)
         self._cache = CountCache(settings.cache.get_secret_value(), identity.node_uuid[:8], self._ownership)
-        self._leadership = Leadership(settings.postgres.get_secret_value(), settings.name, self._lead_taken)
+        standby = StandbyWatch() if settings.require_synchronous_standby else None
+        self._leadership = Leadership(
+            settings.postgres.get_secret_value(), settings.name, self._lead_taken, standby=standby
+        )
         self._writer = Writer(
-            self._leadership, self._ownership, self._publish, max_queued=settings.queued_operations
+            self._leadership,
+            self._ownership,
+            self._publish,
+            max_queued=settings.queued_operations,
+            standby=standby,
         )
         reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
-        self._feed = Feed(self._pool, self._ownership, self._leadership)
+        self._feed = Feed(self._pool, self._ownership, self._leadership, self._writer.reach)
         self._user_likes = UserLikes(self._ownership, self._writer, enabled=settings.user_side)
         # Connections of its own: what is told in bulk is not to be in the way of handoffs.
         self._told_peers = Peers(identity.cluster_id, watch)
@@ -161,7 +170,7 @@ class ShardNode:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until ``stop`` is set or the lead is lost. Returns the exit code."""
-        await self._server.start(self._settings.listen)
+        await self._server.start(self._settings.listen, health_listen=self._settings.health_listen)
         if self._settings.metrics_listen is not None:
             serve_metrics(self._settings.metrics_listen)
         await self._pool.open()
@@ -174,6 +183,7 @@ class ShardNode:
             asyncio.create_task(self._join(), name="joining"),
             asyncio.create_task(self._check_cluster(), name="cluster check"),
             asyncio.create_task(self._feed_users(), name="user feed"),
+            asyncio.create_task(self._sweep(), name="sweeper"),
             asyncio.create_task(stop.wait(), name="stop"),
         }
         log.info("started", address=self._server.address, node=self._settings.name)
@@ -255,6 +265,16 @@ class ShardNode:
         if self._settings.user_side:
             with UserFeedLag(self._user_feed.lags):
                 await self._user_feed.run()
+        await asyncio.Event().wait()
+
+    async def _sweep(self) -> None:
+        # With the users' side switched off nobody knows what it will have to be told when it is on again.
+        if self._settings.user_side and self._settings.tombstone_retention:
+            reads = SlotReads(self._pool, self._ownership, self._leadership)
+            sweeper = Sweeper(
+                self._pool, reads, self._writer, self._user_feed.told, self._settings.tombstone_retention
+            )
+            await sweeper.run()
         await asyncio.Event().wait()
 
     async def _tell(self, node: str, rows: Rows, epochs: Sequence[int]) -> Codes:

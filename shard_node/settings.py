@@ -29,6 +29,9 @@ class NodeSettings(BaseSettings):
     advertise: HostPort | None = Field(
         None, description="host:port that routers call; default: the one of --listen"
     )
+    health_listen: HostPort | None = Field(
+        None, description="host:port to serve health alone on, without TLS: for probes that know none"
+    )
     metrics_listen: HostPort | None = Field(
         None, description="host:port to serve metrics for Prometheus on; default: nowhere"
     )
@@ -46,9 +49,21 @@ class NodeSettings(BaseSettings):
         False, description="take over its share of the slots when it joins, without waiting for a plan"
     )
 
+    require_synchronous_standby: bool = Field(
+        False,
+        description="refuse writes while the node's Postgres has no synchronous standby that streams; reads go on",
+    )
+
     user_side: bool = Field(
         True,
         description="tell the owners of users what they like, and keep what is told here, for ListLikedPosts",
+    )
+
+    tombstone_retention: float = Field(
+        7 * 86_400.0,
+        ge=0,
+        description="for how long unlikes are remembered at least, against likes that come late and for consumers of"
+        " the change feed that were away; 0: for good",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

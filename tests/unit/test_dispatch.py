@@ -12,7 +12,9 @@ import pytest
 
 from likering.errors import (
     IntentInFuture,
+    IntentTooOld,
     InternalError,
+    NoSynchronousStandby,
     RouterOverloaded,
     ShardOverloaded,
     ShardUnavailable,
@@ -195,6 +197,17 @@ async def test_an_unavailable_database_is_waited_for() -> None:
         assert "outcome" not in caught.value.metadata
 
 
+async def test_a_missing_standby_is_waited_for_and_named() -> None:
+    """After a failover the next standby needs a moment; a write that has waited in vain was not executed."""
+    async with fake_shards("a") as (a,), dispatching(a) as dispatch:
+        a.answering.append(failing(shard.OP_CODE_NO_STANDBY))
+        assert (await like(dispatch))[1] == 1
+        a.answering += [failing(shard.OP_CODE_NO_STANDBY)] * 100
+        with pytest.raises(NoSynchronousStandby) as caught:
+            await like(dispatch, seconds=0.4)
+        assert "outcome" not in caught.value.metadata
+
+
 async def test_an_unknown_outcome_of_a_write_without_intent_is_told() -> None:
     async with fake_shards("a") as (a,), dispatching(a) as dispatch:
         a.answering.append(failing(shard.OP_CODE_UNKNOWN_OUTCOME))
@@ -225,6 +238,7 @@ async def test_a_read_is_tried_again_whatever_happened_to_it() -> None:
     ("code", "error"),
     [
         (shard.OP_CODE_INTENT_IN_FUTURE, IntentInFuture),
+        (shard.OP_CODE_INTENT_TOO_OLD, IntentTooOld),
         (shard.OP_CODE_VERSION_AHEAD, VersionAhead),
         (shard.OP_CODE_STORAGE_FULL, StorageFull),
     ],
