@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from likering.topology.moves import MoveState
+from likering.topology.moves import MoveChanged, MoveState
 from tests.parts.one_handoff import SAID, Handoff, connect, nothing
 from tests.parts.until import until
 
@@ -87,6 +87,19 @@ async def test_a_target_that_wakes_up_finds_the_slot_given_back(handoff: Handoff
     await handoff.moves.revert(handoff.number, "test")
     await until(handoff.takes_writes())
     handoff.release(handoff.target)
+    await handoff.ends(MoveState.REVERTED)
+
+
+async def test_a_target_that_is_lost_while_it_activates_gives_the_slot_back(handoff: Handoff) -> None:
+    """Nobody reverts by the slot's number any more; an operator who knows that the node is lost does, and likes go on."""
+    await handoff.begin_until(handoff.target, "activating")
+    with handoff.failpoints.kept_dead(handoff.target):
+        handoff.kill(handoff.target)
+        with pytest.raises(MoveChanged, match="only one that is committed"):
+            await handoff.moves.revert(handoff.number, "test")
+        await handoff.moves.give_up(handoff.target, "test")
+        await until(handoff.takes_writes())
+        assert await handoff.row(handoff.source) == ("owner", handoff.epoch + 2)
     await handoff.ends(MoveState.REVERTED)
 
 
