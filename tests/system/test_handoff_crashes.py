@@ -91,7 +91,7 @@ async def test_a_target_that_wakes_up_finds_the_slot_given_back(handoff: Handoff
 
 
 async def test_a_target_that_is_lost_while_it_activates_gives_the_slot_back(handoff: Handoff) -> None:
-    """Nobody reverts by the slot's number any more; an operator who knows that the node is lost does, and likes go on."""
+    """By its slot nobody reverts the move any more. An operator who says that the node is lost does; likes go on."""
     await handoff.begin_until(handoff.target, "activating")
     with handoff.failpoints.kept_dead(handoff.target):
         handoff.kill(handoff.target)
