@@ -17,6 +17,7 @@ import structlog
 from likering.errors import LikeringError, ShardUnavailable, TopologyUnavailable
 from likering.ring.hashing import slot_of
 from likering.ring.topology import Topology
+from likering.serving.channels import Channels
 from router.lane import Fate, Fragment, Lane, LaneLimits, Row, Way
 from router.node_client import NodeClient
 from router.operations import TRAFFIC, Operations
@@ -37,8 +38,9 @@ class TopologySource(Protocol):
 class Dispatch:
     """The lanes to all nodes, and which of them leads to which slot. Lives on one event loop."""
 
-    def __init__(self, limits: LaneLimits | None = None) -> None:
+    def __init__(self, limits: LaneLimits | None = None, channels: Channels | None = None) -> None:
         self._limits = limits or LaneLimits()
+        self._channels = channels or Channels()
         self._pace = Pace()
         self._loop = asyncio.get_running_loop()
         self._session_id = uuid4().hex
@@ -49,7 +51,7 @@ class Dispatch:
         self._routes: Sequence[Sequence[Way | None]] = [[None] for _ in TRAFFIC]
         self._slot_count = 1
         self._epochs: Sequence[int] = (0,)
-        self._replicas = Replicas(self._session_id, self._limits, self._pace, self._beat)
+        self._replicas = Replicas(self._session_id, self._limits, self._pace, self._beat, self._channels)
         self._leaving: set[asyncio.Task[None]] = set()
         self.pulse = asyncio.Event()
         """Set at the next change of the topology or of a connection; then there is another one."""
@@ -71,7 +73,9 @@ class Dispatch:
         for name, node in topology.nodes.items():
             client = self._nodes.get(name)
             if client is None:
-                client = self._nodes[name] = NodeClient(name, self._session_id, self._connection_changed)
+                client = self._nodes[name] = NodeClient(
+                    name, self._session_id, self._connection_changed, self._channels
+                )
                 self._lanes[name] = [
                     Lane(client, kind, topology.cluster_id, self._limits, self._pace) for kind in TRAFFIC
                 ]

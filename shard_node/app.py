@@ -13,8 +13,10 @@ import structlog
 
 from likering.errors import TopologyUnavailable, WrongCluster
 from likering.postgres.migrations import MigrationError
+from likering.security.errors import SecurityError
+from likering.security.setup import Security, say_how_secured, security_of
 from likering.serving import logging, runtime
-from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
+from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES, Channels
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.metrics import serve_metrics
 from likering.serving.server import ListenFailed, Server, ServerSettings
@@ -78,8 +80,12 @@ class ShardNode:
         store: TopologyStore,
         watch: TopologyWatch,
         moves: MoveStore,
+        security: Security | None = None,
     ) -> None:
+        """``security``: of what it serves and what it calls; None: none."""
         self._settings = settings
+        channels = Channels(security.certificates if security is not None else None)
+        access = security.access() if security is not None else None
         self._identity = identity
         self._store = store
         self._watch = watch
@@ -97,7 +103,7 @@ class ShardNode:
         self._feed = Feed(self._pool, self._ownership, self._leadership)
         self._user_likes = UserLikes(self._ownership, self._writer, enabled=settings.user_side)
         # Connections of its own: what is told in bulk is not to be in the way of handoffs.
-        self._told_peers = Peers(identity.cluster_id, watch)
+        self._told_peers = Peers(identity.cluster_id, watch, channels)
         self._user_feed = UserFeed(
             self._pool, self._ownership, self._leadership, self._writer, watch, self._tell
         )
@@ -113,6 +119,7 @@ class ShardNode:
             watch=watch,
             generation=lambda: self._generation,
             marks=self._user_feed.marks_of,
+            channels=channels,
         )
         service = ShardService(
             identity.cluster_id,
@@ -132,15 +139,18 @@ class ShardNode:
                     shard_service_pb2.DESCRIPTOR.services_by_name["ShardService"],
                     service,
                     slow_call=settings.slow_call,
+                    guard=access.guard if access is not None else None,
                 ),
                 ServiceHandlers(
                     shard_admin_service_pb2.DESCRIPTOR.services_by_name["ShardAdminService"],
                     self._admin_service(),
                     default_deadline=ADMIN_DEADLINE,
                     slow_call=ADMIN_DEADLINE,
+                    guard=access.guard if access is not None else None,
                 ),
             ],
             ServerSettings(max_message_bytes=MAX_INTERNAL_MESSAGE_BYTES),
+            access,
         )
         self._generation = 0
         self._lead_changed = asyncio.Event()
@@ -161,7 +171,7 @@ class ShardNode:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until ``stop`` is set or the lead is lost. Returns the exit code."""
-        await self._server.start(self._settings.listen)
+        await self._server.start(self._settings.listen, health_listen=self._settings.health_listen)
         if self._settings.metrics_listen is not None:
             serve_metrics(self._settings.metrics_listen)
         await self._pool.open()
@@ -272,12 +282,14 @@ async def serve(settings: NodeSettings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    security = security_of(settings)
+    say_how_secured(security)
     store = PostgresTopologyStore(settings.topology.get_secret_value())
     watch = TopologyWatch(store)
     moves = PostgresMoveStore(settings.topology.get_secret_value())
     try:
         identity = await _identify(settings, watch)
-        return await ShardNode(settings, identity, store, watch, moves).run(stop)
+        return await ShardNode(settings, identity, store, watch, moves, security).run(stop)
     finally:
         await watch.stop()
         await moves.close()
@@ -314,7 +326,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.configure("likering-node", settings.log_level)
     try:
         status = runtime.run(serve(settings))
-    except (StartFailed, IdentityMismatch, MigrationError, ListenFailed, NodeRefused, WrongCluster) as error:
+    except (
+        *(StartFailed, IdentityMismatch, MigrationError, ListenFailed),
+        *(NodeRefused, WrongCluster, SecurityError),
+    ) as error:
         print(f"{node_settings.PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         status = EXIT_CONFIGURATION
     raise SystemExit(status)

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from likering.ring.topology import MAX_WEIGHT
+from likering.security.setup import SecuritySettings
 from likering.serving.settings import HostPort, read_settings
 
 PROGRAM = "likering-node"
 ENVIRONMENT_PREFIX = "LIKERING_NODE_"
 
 
-class NodeSettings(BaseSettings):
+class NodeSettings(SecuritySettings):
     """One shard node of a likering cluster. Times are in seconds."""
 
     model_config = SettingsConfigDict(extra="forbid", env_prefix=ENVIRONMENT_PREFIX)

@@ -16,7 +16,7 @@ import secrets
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
@@ -26,7 +26,8 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from likering.errors import InternalError, LikeringError
+from likering.errors import InternalError, LikeringError, NoCredential
+from likering.security.guard import Guard
 from likering.serving import undecodable
 from likering.serving.admission import Admission
 from likering.serving.logging import request_id_of_call
@@ -42,7 +43,7 @@ _log = structlog.get_logger(__name__)
 class Call:
     """What a servicer's method is told about the call it serves."""
 
-    __slots__ = ("context", "deadline", "request_id")
+    __slots__ = ("caller", "context", "deadline", "request_id")
 
     def __init__(self, request_id: str, deadline: float, context: Context) -> None:
         self.request_id = request_id
@@ -50,12 +51,15 @@ class Call:
         self.deadline = deadline
         """When the caller stops waiting, on the clock of ``time.monotonic``; infinite for a stream without deadline."""
         self.context = context
+        self.caller = ""
+        """Whose credential the call carries, for logs; empty where none is asked for."""
 
 
 class Context(Protocol):
     """The part of grpc.aio.ServicerContext that the wrapper needs."""
 
     def invocation_metadata(self) -> Any: ...
+    def auth_context(self) -> Any: ...
     def time_remaining(self) -> float | None: ...
     def set_code(self, code: grpc.StatusCode) -> None: ...
     def set_details(self, details: str) -> None: ...
@@ -83,6 +87,8 @@ class ServiceHandlers(grpc.GenericRpcHandler):
     ``nul_for_undecodable``: the servicer refuses ids with a NUL one by one, so it is given one in place of each
     string that is not valid UTF-8; without it the whole call is refused.
     ``admission``: where large requests wait for their turn; those for a stream do not.
+    ``guard``: lets calls in by the rules of ``likering.security.roles``; a method without a rule is a LookupError
+    here. None: everybody may call everything.
     ``methods``: all that is served of the service, by name; the others are UNIMPLEMENTED. None: every one.
     """
 
@@ -95,6 +101,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         slow_call: float = 1.0,
         nul_for_undecodable: bool = False,
         admission: Admission | None = None,
+        guard: Guard | None = None,
         methods: Collection[str] | None = None,
     ) -> None:
         self.service_name: str = service.full_name
@@ -102,11 +109,12 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         self._slow_call = slow_call
         self._nul_for_undecodable = nul_for_undecodable
         self._admission = admission
+        self._guard = guard
         self._in_progress = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._until_drain: set[asyncio.Timeout] = set()
-        """One per stream that waits for its next response; none runs out before the drain."""
+        """One per stream that waits for its next response; runs out at the drain, or with the caller's credential."""
         self._streams_ended = False
         self._log_lines = Throttle(per_second=50)
         # Unique over processes and restarts, and cheap per call.
@@ -143,7 +151,8 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         self._streams_ended = True
         now = asyncio.get_running_loop().time()
         for timeout in self._until_drain:
-            timeout.reschedule(now)
+            if not timeout.expired():
+                timeout.reschedule(now)
 
     def _handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
         if method.client_streaming:
@@ -170,6 +179,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         slow_call = self._slow_call
         admission = self._admission
         large = admission.large if admission is not None else sys.maxsize
+        gate = self._guard.gate(name) if self._guard is not None else None
 
         async def handle(data: bytes, context: Context) -> bytes:
             started = monotonic()
@@ -187,6 +197,11 @@ class ServiceHandlers(grpc.GenericRpcHandler):
                 self._idle.clear()
             admitted = 0
             try:
+                if gate is not None:
+                    # Before anything is parsed or waited for.
+                    identity = gate.identify(context)
+                    call.caller = identity.name
+                    gate.check_role(identity)
                 if admission is not None and len(data) > large:
                     await admission.enter(len(data))
                     admitted = len(data)
@@ -194,6 +209,8 @@ class ServiceHandlers(grpc.GenericRpcHandler):
                     request = parse(data)
                 except DecodeError:
                     request = self._parse_again(method, data)
+                if gate is not None:
+                    gate.check_user(identity, request)
                 response = (await behaviour(request, call)).SerializeToString()
             except LikeringError as error:
                 return self._fail(error, name, call, started)
@@ -216,6 +233,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
     ) -> Callable[[bytes, Context], Awaitable[None]]:
         name = f"{method.containing_service.full_name}/{method.name}"
         parse = cast(Callable[[bytes], Message], GetMessageClass(method.input_type).FromString)
+        gate = self._guard.gate(name) if self._guard is not None else None
 
         # Writes instead of being a generator itself: gRPC does not close the generator of a call that is cancelled
         # while it sends, so the servicer's last lines would run at some time later.
@@ -225,13 +243,21 @@ class ServiceHandlers(grpc.GenericRpcHandler):
             request_id_of_call.set(call.request_id)
             self._in_progress += 1
             self._idle.clear()
+            expires_at = math.inf
             try:
+                if gate is not None:
+                    identity = gate.identify(context)
+                    call.caller = identity.name
+                    gate.check_role(identity)
+                    expires_at = started + identity.expires_at - time()
                 try:
                     request = parse(data)
                 except DecodeError:
                     request = self._parse_again(method, data)
+                if gate is not None:
+                    gate.check_user(identity, request)
                 async with aclosing(behaviour(request, call)) as responses:
-                    while (response := await self._next(responses)) is not None:
+                    while (response := await self._next(responses, expires_at)) is not None:
                         await context.write(response.SerializeToString())
             except _Draining:
                 # No reason of ours: it is what gRPC itself says to the calls that come too late.
@@ -248,12 +274,17 @@ class ServiceHandlers(grpc.GenericRpcHandler):
 
         return handle
 
-    async def _next(self, responses: AsyncGenerator[Message, None]) -> Message | None:
-        """The next response of a stream, None after the last one. Raises _Draining."""
+    async def _next(self, responses: AsyncGenerator[Message, None], expires_at: float) -> Message | None:
+        """The next response of a stream, None after the last one. Raises _Draining, or NoCredential after
+        ``expires_at`` (monotonic): a stream does not outlive the credential that it began with.
+        """
         # Only here can a stream be ended: gRPC fails to send the status while a write is in progress.
         if self._streams_ended:
             raise _Draining
-        until_drain = asyncio.timeout(None)
+        remaining = expires_at - monotonic()
+        if remaining <= 0:
+            raise NoCredential
+        until_drain = asyncio.timeout(None if math.isinf(remaining) else remaining)
         try:
             async with until_drain:
                 self._until_drain.add(until_drain)
@@ -261,9 +292,9 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         except StopAsyncIteration:
             return None
         except TimeoutError as error:
-            if until_drain.expired():
-                raise _Draining from error
-            raise
+            if not until_drain.expired():
+                raise
+            raise (_Draining if self._streams_ended else NoCredential) from error
         finally:
             self._until_drain.discard(until_drain)
 
@@ -304,6 +335,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
             code=code,
             request_id=call.request_id,
             seconds=round(monotonic() - started, 4),
+            **({"caller": call.caller} if call.caller else {}),
             **({"lines_left_out": left_out} if left_out else {}),
             **more,
         )

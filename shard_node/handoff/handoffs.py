@@ -10,6 +10,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from likering.errors import ShardUnavailable
+from likering.serving.channels import Channels
 from likering.shard.v1 import shard_service_pb2 as pb
 from likering.topology.moves import MoveLimits, MoveStore
 from likering.topology.watch import TopologyWatch
@@ -51,6 +52,7 @@ class Handoffs:
         watch: TopologyWatch,
         generation: Callable[[], int],
         marks: Callable[[int], Marks | None],
+        channels: Channels,
     ) -> None:
         """``marks``: how far a slot's changes have been told to the users' side."""
         self._replication_dsn = replication_dsn
@@ -62,7 +64,7 @@ class Handoffs:
         self._node_name = identity.node_name
         self._limits = MoveLimits()
         self._budget = RowBudget()
-        self._peers = Peers(identity.cluster_id, watch)
+        self._peers = Peers(identity.cluster_id, watch, channels)
         self._links = Links(f"likering-move-{identity.node_name}")
         self._source = Source(
             identity.node_name, identity.system_identifier, ownership, writer, pool, moves, generation, marks

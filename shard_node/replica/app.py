@@ -12,6 +12,8 @@ import structlog
 from prometheus_client import Gauge
 
 from likering.errors import TopologyUnavailable, WrongCluster
+from likering.security.errors import SecurityError
+from likering.security.setup import Security, say_how_secured, security_of
 from likering.serving import logging, runtime
 from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
 from likering.serving.handlers import ServiceHandlers
@@ -45,7 +47,12 @@ class Replica:
     """One process of a replica. It writes nothing and leads nothing; there may be any number for a node."""
 
     def __init__(
-        self, settings: ReplicaSettings, identity: Identity, store: TopologyStore, watch: TopologyWatch
+        self,
+        settings: ReplicaSettings,
+        identity: Identity,
+        store: TopologyStore,
+        watch: TopologyWatch,
+        security: Security | None = None,
     ) -> None:
         self._settings = settings
         self._identity = identity
@@ -55,6 +62,7 @@ class Replica:
             settings.postgres.get_secret_value(), settings.read_connections, of_replica=True
         )
         self._reader = ReplicaReader(self._pool)
+        access = security.access() if security is not None else None
         self._server = Server(
             [
                 ServiceHandlers(
@@ -62,9 +70,11 @@ class Replica:
                     ReplicaService(identity, self._reader, lambda: watch.latest),
                     slow_call=settings.slow_call,
                     methods=METHODS,
+                    guard=access.guard if access is not None else None,
                 )
             ],
             ServerSettings(max_message_bytes=MAX_INTERNAL_MESSAGE_BYTES),
+            access,
         )
         self._announced = False
         """Whether the topology is of this cluster, and may know this replica."""
@@ -75,7 +85,7 @@ class Replica:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until ``stop`` is set or the database is promoted."""
-        await self._server.start(self._settings.listen)
+        await self._server.start(self._settings.listen, health_listen=self._settings.health_listen)
         if self._settings.metrics_listen is not None:
             serve_metrics(self._settings.metrics_listen)
         await self._pool.open()
@@ -151,12 +161,14 @@ async def serve(settings: ReplicaSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    security = security_of(settings)
+    say_how_secured(security)
     identity = await identify(settings.postgres.get_secret_value())
     store = PostgresTopologyStore(settings.topology.get_secret_value())
     watch = TopologyWatch(store)
     try:
         watch.begin()
-        await Replica(settings, identity, store, watch).run(stop)
+        await Replica(settings, identity, store, watch, security).run(stop)
     finally:
         await watch.stop()
         await store.close()
@@ -169,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     status = 0
     try:
         runtime.run(serve(settings))
-    except (NoReplica, IdentityMismatch, ListenFailed, WrongCluster) as error:
+    except (NoReplica, IdentityMismatch, ListenFailed, WrongCluster, SecurityError) as error:
         print(f"{replica_settings.PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         status = EXIT_CONFIGURATION
     raise SystemExit(status)

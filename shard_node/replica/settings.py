@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from likering.security.setup import SecuritySettings
 from likering.serving.settings import HostPort, read_settings
 
 PROGRAM = "likering-replica"
 ENVIRONMENT_PREFIX = "LIKERING_REPLICA_"
 
 
-class ReplicaSettings(BaseSettings):
+class ReplicaSettings(SecuritySettings):
     """A replica of a shard node: answers stale reads while the node is gone. Times are in seconds."""
 
     model_config = SettingsConfigDict(extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
