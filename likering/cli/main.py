@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import typer
 
-from likering.cli import bench, cluster, counts, dev, exporting, importing, node, posts, ring, users
-
-app = typer.Typer(
-    help="likering: a like service on a ring of Postgres shards.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+from likering.cli import (
+    bench,
+    cluster,
+    counts,
+    credentials,
+    dev,
+    exporting,
+    importing,
+    node,
+    posts,
+    ring,
+    users,
 )
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.callback()(credentials.options)
 app.add_typer(dev.app, name="dev")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(ring.app, name="ring")

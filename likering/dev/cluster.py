@@ -19,6 +19,7 @@ from likering.dev.node import PARTS, EmbeddedNode
 from likering.dev.part import Part, PartState
 from likering.dev.ports import HOST, choose_port
 from likering.dev.postgres import PostgresServer
+from likering.dev.securing import Secured
 from likering.dev.service import Service
 
 T = TypeVar("T")
@@ -49,12 +50,14 @@ class EmbeddedCluster:
         router_workers: int = 1,
         slots: int = 64,
         supervise: bool = True,
+        secure: bool = False,
         progress: Callable[[str], None] | None = None,
         node_module: str = "shard_node",
     ) -> None:
         """``nodes`` and ``slots`` count at the first start in a directory only; later it knows its own.
 
         ``port`` is the router's (0: a free one); its port for operators is the next one, if that is free.
+        ``secure``: with TLS, certificates and tokens, made in the directory; see ``secured``.
         ``progress`` gets a line for each part that comes up, dies or goes.
         ``node_module`` is what ``python -m`` runs for each node: a test may put itself in between.
         """
@@ -64,6 +67,9 @@ class EmbeddedCluster:
         self._router_workers = router_workers
         self._slots = slots
         self._supervise = supervise
+        self._secure = secure
+        self.secured: Secured | None = None
+        """The certificates and the issuer of tokens, once it was started; None where everybody may call everything."""
         self._progress = progress
         self._node_module = node_module
         self._progress_lock = threading.Lock()
@@ -102,6 +108,11 @@ class EmbeddedCluster:
     def admin_address(self) -> str:
         """Of the router's port for operators, host:port."""
         return f"{HOST}:{_started(self._layout).admin_port}"
+
+    @property
+    def token_address(self) -> str:
+        """Of the router's port for callers with tokens, host:port; only a secured cluster has one."""
+        return f"{HOST}:{_started(self._layout).token_port}"
 
     @property
     def topology_dsn(self) -> str:
@@ -194,6 +205,9 @@ class EmbeddedCluster:
         # Beside a port that somebody chose: where operators' commands look for it by default.
         kept_port = self._layout.admin_port or (self._port + 1 if 0 < self._port < 65535 else 0)
         self._layout.admin_port = choose_port(0, kept=kept_port, what="the router's port for operators")
+        secured = self.secured = Secured(self._layout.tls) if self._secure else None
+        token_port = self._layout.token_port or (self._port + 2 if 0 < self._port < 65534 else 0)
+        self._layout.token_port = choose_port(0, kept=token_port, what="the router's port for tokens")
         self._router = Service(
             "router",
             [
@@ -204,7 +218,9 @@ class EmbeddedCluster:
             environment=lambda: {
                 "LIKERING_ROUTER_TOPOLOGY": self.topology_dsn,
                 "LIKERING_ROUTER_SEEDS": ",".join(node.address for node in self._nodes.values()),
+                **(secured.router_settings("LIKERING_ROUTER_", self.token_address) if secured else {}),
             },
+            certificate=secured.router if secured else None,
             log=logs / "router.log",
             what="the router",
         )
@@ -229,6 +245,7 @@ class EmbeddedCluster:
             topology_dsn=lambda: self.topology_dsn,
             supervise=self._supervise,
             report=self._say,
+            secured=self.secured,
             module=self._node_module,
         )
 

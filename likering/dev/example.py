@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 
+import grpc
+
 from likering.client.tracker import LikeTracker
 from likering.dev.errors import DevError
 from likering.errors import LikeringError
@@ -11,14 +13,14 @@ from likering.errors import LikeringError
 ANSWERS: list[bool | int] = [True, True, True, 2, False, 1]
 
 
-def run(address: str) -> list[bool | int]:
+def run(address: str, credentials: grpc.ChannelCredentials | None = None) -> list[bool | int]:
     """What the example prints. Its post is a new one each time, for the likes of the last time are still there.
 
     Raises DevError when a call fails or an answer is not the one it should be.
     """
     post = f"p-{secrets.token_hex(4)}"
     try:
-        with LikeTracker(address) as likes:
+        with LikeTracker(address, credentials=credentials) as likes:
             answers: list[bool | int] = [
                 likes.like("u1", post),
                 likes.like("u2", post),

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from likering.dev.part import Part, Server
 from likering.dev.postgres import PostgresServer
+from likering.dev.securing import Secured
 from likering.dev.service import Service
 from likering.dev.valkey import ValkeyServer
 
@@ -27,9 +28,15 @@ class EmbeddedNode:
         topology_dsn: Callable[[], str],
         supervise: bool,
         report: Callable[[str], None],
+        secured: Secured | None = None,
         module: str = "shard_node",
     ) -> None:
-        """``module`` is what ``python -m`` runs as the node's process."""
+        """``secured`` gives the node a certificate; None: it serves without TLS.
+
+        ``module`` is what ``python -m`` runs as the node's process.
+        """
+        certificate = secured.node(name) if secured is not None else None
+        tls = secured.settings("LIKERING_NODE_", certificate) if secured and certificate else {}
         self.name = name
         self._postgres = PostgresServer(
             directory / "postgres", log=logs / f"{name}-postgres.log", what=f"Postgres of node {name}"
@@ -45,7 +52,9 @@ class EmbeddedNode:
                 "LIKERING_NODE_POSTGRES": self.postgres_dsn,
                 "LIKERING_NODE_CACHE": self.cache_url,
                 "LIKERING_NODE_TOPOLOGY": topology_dsn(),
+                **tls,
             },
+            certificate=certificate,
             log=logs / f"{name}-node.log",
             what=f"node {name}",
         )
