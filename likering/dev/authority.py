@@ -1,4 +1,4 @@
-"""A certificate authority and an issuer of tokens for a cluster on one machine. Not for production: its keys lie in files.
+"""A certificate authority and an issuer of tokens for a cluster on one machine. Not for production: the keys are files.
 
 The authority's key and that of the tokens stay for the next start; certificates are made anew at each start.
 """

@@ -92,7 +92,7 @@ class TokenVerifier:
                 audience=self._audience,
                 issuer=self._issuer,
                 leeway=LEEWAY,
-                options={"require": ["exp", "sub", "aud"], "strict_aud": False},
+                options={"require": ["exp", "sub", "aud"]},
             )
         except jwt.PyJWTError as error:
             raise self._refused(type(error).__name__) from None
@@ -125,11 +125,11 @@ def _key_set(contents: Sequence[bytes]) -> Mapping[str | None, jwt.PyJWK]:
     """By key id, the public keys of a JWKS (RFC 7517). Raises SecurityError."""
     try:
         document = json.loads(contents[0])
-        entries = document["keys"]
-        keys = {entry.get("kid"): jwt.PyJWK(entry) for entry in entries if entry.get("use", "sig") == "sig"}
+        entries = [entry for entry in document["keys"] if entry.get("use", "sig") == "sig"]
+        keys = {entry.get("kid"): jwt.PyJWK(entry) for entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
         raise SecurityError(f"not a JWKS of public keys ({type(error).__name__})") from None
-    if not keys or (len(keys) < len(entries) and None in keys):
+    if not keys or len(keys) < len(entries) or (len(keys) > 1 and None in keys):
         raise SecurityError("it needs a key, and where there are several each has a kid of its own")
     for key in keys.values():
         if key.key_type == "oct":
