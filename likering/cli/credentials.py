@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import click
 import grpc
 import typer
 
@@ -31,8 +30,10 @@ class Credentials(NamedTuple):
     token: Token | None
 
 
+_given = Files()
+
+
 def options(
-    context: typer.Context,
     tls_ca: Annotated[
         Path | None,
         typer.Option(envvar="LIKERING_TLS_CA", help="PEM file: whose certificates of routers are trusted."),
@@ -49,14 +50,14 @@ def options(
     ] = None,
 ) -> None:
     """likering: a like service on a ring of Postgres shards."""
-    context.obj = Files(tls_ca, tls_certificate, tls_key, token_file)
+    global _given
+    _given = Files(tls_ca, tls_certificate, tls_key, token_file)
 
 
 def of_command() -> Credentials:
     """What the command that runs was given. A mistake ends it with a sentence."""
-    context = click.get_current_context(silent=True)
-    files = context.find_object(Files) if context is not None else None
-    if files is None or files == Files():
+    files = _given
+    if files == Files():
         return Credentials(None, None)
     if files.ca is None:
         fail("--tls-certificate, --tls-key and --token-file go with --tls-ca", ExitCode.USAGE)

@@ -105,6 +105,11 @@ async def outcome(call: Any) -> tuple[str, grpc.StatusCode]:
     return "", grpc.StatusCode.OK
 
 
+def _reflection(channel: grpc.aio.Channel) -> Any:
+    untyped: Any = channel
+    return ServerReflectionStub(untyped)
+
+
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
 
@@ -169,8 +174,8 @@ async def test_a_bound_token_writes_for_its_user_only(tmp_path: Path) -> None:
         serving(tmp_path, bound=True) as served,
         served.channel(served.authority.issue("app")) as channel,
     ):
-        request = api.LikeRequest(user_id="u2", post_id="p1")
-        assert (await outcome(like_stub(channel).Like(request, timeout=10)))[0] == ""
+        other_user = api.LikeRequest(user_id="u2", post_id="p1")
+        assert (await outcome(like_stub(channel).Like(other_user, timeout=10)))[0] == ""
 
 
 async def test_a_stream_ends_with_the_token_that_it_began_with(tmp_path: Path) -> None:
@@ -189,13 +194,13 @@ async def test_reflection_is_for_those_who_have_a_role(tmp_path: Path) -> None:
     asking = reflection_pb2.ServerReflectionRequest(list_services="")
     async with serving(tmp_path) as served:
         async with served.anonymous() as channel:
-            stub: Any = ServerReflectionStub(channel)
+            stub = _reflection(channel)
             assert await outcome(stub.ServerReflectionInfo(iter([asking]), timeout=10).read()) == NOBODY
         async with served.channel(served.authority.issue("unknown")) as channel:
-            stub = ServerReflectionStub(channel)
+            stub = _reflection(channel)
             assert await outcome(stub.ServerReflectionInfo(iter([asking]), timeout=10).read()) == NOT_ALLOWED
         async with served.channel(served.authority.issue("page")) as channel:
-            stub = ServerReflectionStub(channel)
+            stub = _reflection(channel)
             answer = await stub.ServerReflectionInfo(iter([asking]), timeout=10).read()
             names = {service.name for service in answer.list_services_response.service}
             assert "likering.v1.LikeService" in names

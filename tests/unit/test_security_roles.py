@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -24,7 +24,7 @@ FILES = (
     health_pb2.DESCRIPTOR,
     reflection_pb2.DESCRIPTOR,
 )
-SERVICES: list[ServiceDescriptor] = [service for file in FILES for service in file.services_by_name.values()]
+SERVICES: list[Any] = [service for file in FILES for service in file.services_by_name.values()]
 METHODS = [f"{service.full_name}/{method.name}" for service in SERVICES for method in service.methods]
 ROLES = {
     "likering.v1": {Role.READER, Role.WRITER},
