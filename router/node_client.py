@@ -180,6 +180,7 @@ class NodeClient:
 
     def _changed(self, link: _Link, connected: bool) -> None:
         if link is self._successor and connected and self._link is not None:
+            _log.info("connection renewed with another certificate", node=self.name)
             self._retire(self._link, after=RENEWAL_GRACE)
             self._link, self._successor = link, None
         if link is self._link:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from likering.security.setup import SecuritySettings
 from likering.security.tokens import ALGORITHMS
-from likering.serving.settings import HostPort, read_settings
+from likering.serving.settings import Dsn, HostPort, read_settings
 
 PROGRAM = "likering-router"
 ENVIRONMENT_PREFIX = "LIKERING_ROUTER_"
@@ -29,7 +29,7 @@ class RouterSettings(SecuritySettings):
     admin_listen: HostPort | None = Field(
         None, description="host:port to serve operators on (likering ring, likering node); absent: not at all"
     )
-    topology: SecretStr = Field(description="connection string of the topology database")
+    topology: Dsn = Field(description="connection string of the topology database")
     seeds: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port,… of nodes to ask for the topology while its database is away"
     )

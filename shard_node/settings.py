@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from likering.ring.topology import MAX_WEIGHT
 from likering.security.setup import SecuritySettings
-from likering.serving.settings import HostPort, read_settings
+from likering.serving.settings import CacheUrl, Dsn, HostPort, read_settings
 
 PROGRAM = "likering-node"
 ENVIRONMENT_PREFIX = "LIKERING_NODE_"
@@ -34,10 +34,10 @@ class NodeSettings(SecuritySettings):
         None, description="host:port to serve metrics for Prometheus on; default: nowhere"
     )
     weight: int = Field(1, ge=1, le=MAX_WEIGHT, description="the node's share of the slots")
-    postgres: SecretStr = Field(description="connection string of the node's own database")
-    topology: SecretStr = Field(description="connection string of the topology database")
-    cache: SecretStr = Field(description="URL of the node's Valkey or Redis")
-    replication: SecretStr | None = Field(
+    postgres: Dsn = Field(description="connection string of the node's own database")
+    topology: Dsn = Field(description="connection string of the topology database")
+    cache: CacheUrl = Field(description="URL of the node's Valkey or Redis")
+    replication: Dsn | None = Field(
         None,
         description="connection string by which other nodes and their Postgres reach this node's database;"
         " default: the one of --postgres",

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from likering.security.setup import SecuritySettings
-from likering.serving.settings import HostPort, read_settings
+from likering.serving.settings import Dsn, HostPort, read_settings
 
 PROGRAM = "likering-replica"
 ENVIRONMENT_PREFIX = "LIKERING_REPLICA_"
@@ -29,10 +29,10 @@ class ReplicaSettings(SecuritySettings):
     metrics_listen: HostPort | None = Field(
         None, description="host:port to serve metrics for Prometheus on; default: nowhere"
     )
-    postgres: SecretStr = Field(
+    postgres: Dsn = Field(
         description="connection string of the streaming replica of the node's database, and of no other host"
     )
-    topology: SecretStr = Field(description="connection string of the topology database")
+    topology: Dsn = Field(description="connection string of the topology database")
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     slow_call: float = Field(1.0, gt=0, description="a call that takes longer is logged")

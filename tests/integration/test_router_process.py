@@ -299,7 +299,7 @@ async def test_a_dsn_that_is_none_is_one_sentence_and_exit_code_2() -> None:
     async with router_process("--listen", "127.0.0.1:0", "--topology", "no such=thing=") as router:
         assert await router.ended() == 2
     (line,) = router.lines
-    assert line["text"].startswith("likering-router: --topology: ")
+    assert line["text"].startswith("likering-router: --topology (LIKERING_ROUTER_TOPOLOGY): this is not")
 
 
 async def test_life_goes_on_without_the_topology_database(tmp_path: Path) -> None:

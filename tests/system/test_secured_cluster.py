@@ -259,10 +259,12 @@ async def test_certificates_are_renewed_under_load(secured: EmbeddedCluster) -> 
                 for address, old in zip((secured.address, secured.nodes["a"].address), before, strict=True)
             )
         )
-        # The router has found its new certificate by itself, and calls nodes with it.
-        logs = (secured.directory / "logs" / "router.log").read_text
-        await until(lambda: logs().count("files read again") >= 2, 30)
-        await asyncio.to_thread(answer, secured.address, COUNT, own.app.credentials())
+        # Both workers of the router call every node with the new one.
+        log = secured.directory / "logs" / "router.log"
+        renewed = 2 * len(secured.nodes)
+        await until(
+            lambda: log.read_text().count("connection renewed with another certificate") == renewed, 30
+        )
     assert failures == []
 
 
