@@ -16,6 +16,7 @@ from likering.cli.exit_codes import ExitCode, fail, nothing_to_do
 from likering.cli.output import Output, OutputOption
 from likering.errors import LikeringError, TopologyChanged
 from likering.postgres.dsn import check_dsn
+from likering.postgres.roles import Database, statements
 from likering.ring.hashing import check_slot_count
 from likering.ring.placement import place
 from likering.ring.plan import balance, moves_between
@@ -122,6 +123,14 @@ def upgrade(topology: Dsn) -> None:
     if not applied:
         nothing_to_do("The topology database is up to date already.")
     typer.echo(f"applied {', '.join(applied)}")
+
+
+@app.command()
+def roles(
+    database: Annotated[Database, typer.Argument(help="What the roles are for.")],
+) -> None:
+    """Print SQL that makes Postgres roles with few rights, to be run by a superuser in the database."""
+    typer.echo(statements(database), nl=False)
 
 
 async def _get(dsn: str) -> Topology:

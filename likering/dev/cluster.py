@@ -21,6 +21,7 @@ from likering.dev.ports import HOST, choose_port
 from likering.dev.postgres import PostgresServer
 from likering.dev.securing import Secured
 from likering.dev.service import Service
+from likering.postgres.roles import Database, statements
 
 T = TypeVar("T")
 
@@ -116,7 +117,7 @@ class EmbeddedCluster:
 
     @property
     def topology_dsn(self) -> str:
-        """Of the topology database, with the password."""
+        """Of the topology database, with the password, of a superuser."""
         return _started(self._topology).dsn
 
     @property
@@ -216,7 +217,7 @@ class EmbeddedCluster:
             ],
             port=port,
             environment=lambda: {
-                "LIKERING_ROUTER_TOPOLOGY": self.topology_dsn,
+                "LIKERING_ROUTER_TOPOLOGY": self._topology_dsn_of_parts(),
                 "LIKERING_ROUTER_SEEDS": ",".join(node.address for node in self._nodes.values()),
                 **(secured.router_settings("LIKERING_ROUTER_", self.token_address) if secured else {}),
             },
@@ -242,7 +243,7 @@ class EmbeddedCluster:
             self._layout.node(name),
             port,
             logs=self._layout.logs,
-            topology_dsn=lambda: self.topology_dsn,
+            topology_dsn=self._topology_dsn_of_parts,
             supervise=self._supervise,
             report=self._say,
             secured=self.secured,
@@ -256,7 +257,7 @@ class EmbeddedCluster:
 
         def topology() -> None:
             self._bring_up(self.parts["topology", "postgres"])
-            if bootstrap.create_cluster_once(self.topology_dsn, slots):
+            if bootstrap.create_cluster_once(self._make_topology_roles(), slots):
                 self._say(f"created a cluster of {slots} slots")
             topology_ready.set()
             self._bring_up(self.parts["router", "router"])
@@ -274,6 +275,17 @@ class EmbeddedCluster:
         self._layout.complete = True
         self._layout.save()
 
+    def _make_topology_roles(self) -> str:
+        """Where the cluster is secured, makes them; the DSN for what makes the tables."""
+        topology = _started(self._topology)
+        if not self._secure:
+            return topology.dsn
+        topology.make_roles(statements(Database.TOPOLOGY), ("likering_migration", "likering_app"))
+        return topology.dsn_as("likering_migration")
+
+    def _topology_dsn_of_parts(self) -> str:
+        return _started(self._topology).dsn_as("likering_app") if self._secure else self.topology_dsn
+
     def _await_registered(self, names: Collection[str], *, assign: bool) -> int:
         return bootstrap.await_nodes(
             self.topology_dsn, names, _REGISTER_SECONDS, assign=assign, cancel=self._cancel
@@ -282,6 +294,7 @@ class EmbeddedCluster:
     def _bring_up_node(self, node: EmbeddedNode, before: Callable[[], None]) -> None:
         """Starts what the node stores in, does ``before``, and starts its process."""
         self._all_of([partial(self._bring_up, node.parts[kind]) for kind in ("postgres", "valkey")])
+        node.make_roles()
         before()
         self._bring_up(node.parts["node"])
 

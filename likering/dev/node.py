@@ -11,6 +11,7 @@ from likering.dev.postgres import PostgresServer
 from likering.dev.securing import Secured
 from likering.dev.service import Service
 from likering.dev.valkey import ValkeyServer
+from likering.postgres.roles import Database, statements
 
 PARTS = ("node", "postgres", "valkey")
 
@@ -35,6 +36,7 @@ class EmbeddedNode:
 
         ``module`` is what ``python -m`` runs as the node's process.
         """
+        self._has_roles = secured is not None
         certificate = secured.node(name) if secured is not None else None
         tls = secured.settings("LIKERING_NODE_", certificate) if secured and certificate else {}
         self.name = name
@@ -49,7 +51,7 @@ class EmbeddedNode:
             ["--name", name, "--listen", f"127.0.0.1:{port}"],
             port=port,
             environment=lambda: {
-                "LIKERING_NODE_POSTGRES": self.postgres_dsn,
+                **self._databases(),
                 "LIKERING_NODE_CACHE": self.cache_url,
                 "LIKERING_NODE_TOPOLOGY": topology_dsn(),
                 **tls,
@@ -77,8 +79,21 @@ class EmbeddedNode:
 
     @property
     def postgres_dsn(self) -> str:
-        """With the password."""
+        """With the password, of a superuser."""
         return self._postgres.dsn
+
+    def make_roles(self) -> None:
+        """Where the node is secured: makes the roles that it uses its Postgres with, once that runs."""
+        if self._has_roles:
+            self._postgres.make_roles(statements(Database.NODE), ("likering_node", "likering_replication"))
+
+    def _databases(self) -> dict[str, str]:
+        if not self._has_roles:
+            return {"LIKERING_NODE_POSTGRES": self.postgres_dsn}
+        return {
+            "LIKERING_NODE_POSTGRES": self._postgres.dsn_as("likering_node"),
+            "LIKERING_NODE_REPLICATION": self._postgres.dsn_as("likering_replication"),
+        }
 
     @property
     def cache_url(self) -> str:
