@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
 import ssl
 import subprocess
@@ -14,6 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Never
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -293,7 +293,8 @@ def test_secrets_are_nowhere_but_in_files(secured: EmbeddedCluster, tmp_path: Pa
     for part in ("postgres", "valkey", "node"):
         secured.kill("a", part)
         secured.wait_serving(60)
-    secrets = set(passwords(secured.directory))
+    processes = psutil.Process().children(recursive=True)
+    secrets = {password for process in processes for password in passwords(process)}
     secrets |= {part for token in tokens for part in token.split(".")[1:] if part}
     secrets |= {
         line for path in own.authority.directory.glob("*.key") for line in path.read_text().split()[4:-4]
@@ -302,10 +303,7 @@ def test_secrets_are_nowhere_but_in_files(secured: EmbeddedCluster, tmp_path: Pa
     places = {
         path.name: path.read_text("utf-8", "replace") for path in (secured.directory / "logs").iterdir()
     }
-    places |= {
-        f"arguments of {process.pid}": " ".join(process.cmdline())
-        for process in psutil.Process().children(recursive=True)
-    }
+    places |= {f"arguments of {process.pid}": " ".join(process.cmdline()) for process in processes}
     with psycopg.connect(secured.topology_dsn) as connection:
         tables = connection.execute(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'likering'"
@@ -323,10 +321,11 @@ def like_for_ever(likes: LikeTracker) -> Never:
         likes.like("u1", "roles")
 
 
-def passwords(directory: Path) -> Iterator[str]:
-    """Of the servers of a cluster."""
-    for path in directory.rglob("server.json"):
-        yield json.loads(path.read_text())["password"]
+def passwords(process: psutil.Process) -> Iterator[str]:
+    """Those that a process of ours was given: of the databases and caches."""
+    for name, value in process.environ().items():
+        if name.startswith("LIKERING_") and (password := urlsplit(value).password):
+            yield password
 
 
 def shown_by(address: str) -> str:
