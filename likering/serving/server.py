@@ -198,6 +198,8 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         # And looks after its own side: a caller that was cut off is noticed.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # Whoever connects and does not get through TLS and HTTP/2 in this time is hung up on; gRPC's default is 120 s.
+        ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.so_reuseport", int(settings.shared_port)),
     ]
     if settings.max_connection_age is not None:
