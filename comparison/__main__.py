@@ -230,6 +230,7 @@ def events(
 @app.command()
 def user_side(
     rate: Annotated[float, typer.Option(min=1, help="Likes a second while likes are looked for.")] = 2000.0,
+    batch: Annotated[int, typer.Option(min=1, help="Likes of one call, while likes are looked for.")] = 20,
     seconds: Annotated[float, typer.Option(min=1, help="How long each load lasts.")] = 15.0,
     rounds: Annotated[int, typer.Option(min=1, help="How often each side is measured.")] = 3,
     nodes: Annotated[int, typer.Option(min=1, help="Cluster size.")] = 3,
@@ -242,6 +243,7 @@ def user_side(
                 Path(directory),
                 lambda line: console.print(line, style="dim"),
                 rate=rate,
+                batch=batch,
                 seconds=seconds,
                 rounds=rounds,
                 nodes=nodes,

@@ -18,6 +18,7 @@ from likering import AsyncLikes
 from likering.bench.workload import Op
 
 _LIKES = {Op.LIKE: 1}
+_BATCHES = {Op.MUTATE: 1}
 _OFF = "LIKERING_NODE_USER_SIDE"
 _SIDES = ("edges", "user_likes")
 _LOOK = 0.005
@@ -25,9 +26,13 @@ _PATIENCE = 30.0
 
 
 async def user_side(
-    directory: Path, say: Say, *, rate: float, seconds: float, rounds: int, nodes: int
+    directory: Path, say: Say, *, rate: float, batch: int, seconds: float, rounds: int, nodes: int
 ) -> dict[str, Any]:
-    """Likes at a rate, some of them looked for; then, on and off in turn, as many likes as there can be."""
+    """Likes at a rate, some of them looked for; then, on and off in turn, as many likes as there can be.
+
+    Those at a rate come in MutateLikes calls of ``batch`` likes: one by one, so many would be all that a small machine
+    can do, and what was measured would be its queues.
+    """
     visible: list[float] = []
     throughput: dict[str, list[float]] = {"on": [], "off": []}
     problems: list[str] = []
@@ -41,7 +46,9 @@ async def user_side(
                     if side == "on":
                         await _told([node.postgres_dsn for node in one.cluster.nodes.values()])
                         loading = asyncio.create_task(
-                            one.load(mix=_LIKES, rate=rate, seconds=seconds, warmup=2.0)
+                            one.load(
+                                mix=_BATCHES, batch=batch, rate=rate / batch, seconds=seconds, warmup=2.0
+                            )
                         )
                         visible += await _delays(one.cluster.address, loading)
                         await loading
