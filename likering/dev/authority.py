@@ -135,7 +135,12 @@ class Authority:
         now = datetime.now(UTC)
         # A name of its own, so that one authority is never taken for another.
         name = x509.Name(
-            [x509.NameAttribute(NameOID.COMMON_NAME, f"likering dev {x509.random_serial_number():x}"[:64])]
+            [
+                x509.NameAttribute(
+                    NameOID.COMMON_NAME,
+                    f"authority of a likering cluster {x509.random_serial_number():x}"[:64],
+                )
+            ]
         )
         certificate = (
             x509.CertificateBuilder()

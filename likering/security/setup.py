@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import structlog
 from pydantic import Field
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from likering.security.access import Access
 from likering.security.certificates import Certificates
@@ -24,6 +24,9 @@ _TLS: Final = ("tls_certificate", "tls_key", "tls_ca", "tls_roles")
 
 class SecuritySettings(BaseSettings):
     """All of TLS or none of it. The files are read again when they change."""
+
+    # Settings that are wrong may be secrets.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     tls_certificate: Path | None = Field(
         None, description="PEM file of the certificate chain that this process shows, to callers and to nodes"
