@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -134,14 +135,8 @@ class Authority:
             return x509.load_pem_x509_certificate(self.ca.read_bytes())
         now = datetime.now(UTC)
         # A name of its own, so that one authority is never taken for another.
-        name = x509.Name(
-            [
-                x509.NameAttribute(
-                    NameOID.COMMON_NAME,
-                    f"authority of a likering cluster {x509.random_serial_number():x}"[:64],
-                )
-            ]
-        )
+        own_name = f"likering authority {secrets.token_hex(8)}"
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, own_name)])
         certificate = (
             x509.CertificateBuilder()
             .subject_name(name)

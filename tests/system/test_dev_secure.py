@@ -36,7 +36,7 @@ def test_what_it_says_works(up: DevUp) -> None:
     shown = credentials_from_files(ca=tls / "ca.pem", certificate=tls / "app.pem", key=tls / "app.key")
     with LikeTracker(router["address"], credentials=shown) as likes:
         assert likes.like("u1", "secure")
-    with LikeTracker(router["address"]) as likes, pytest.raises(LikeringError) as caught:
+    with pytest.raises(LikeringError) as caught, LikeTracker(router["address"]) as likes:
         likes.like("u1", "secure")
     assert "it may want TLS" in caught.value.message
 
