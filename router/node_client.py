@@ -12,7 +12,7 @@ import grpc.aio
 import structlog
 
 from likering.errors import InternalError, ShardUnavailable
-from likering.serving.channels import RENEWAL_GRACE, Channels
+from likering.serving.channels import NOT_LET_IN, RENEWAL_GRACE, Channels
 from likering.serving.status import DETAILS_KEY, from_rpc_error
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
@@ -25,7 +25,6 @@ _log = structlog.get_logger(__name__)
 
 # What gRPC says of a call that it could not put on any connection.
 _NEVER_CONNECTED = ("failed to connect to all addresses", "Failed to pick")
-_NOT_LET_IN = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 _RENEWAL_LOOK = 10.0
@@ -273,8 +272,7 @@ def _told_apart(link: _Link) -> Iterator[None]:
 
 def _what_happened(error: grpc.aio.AioRpcError) -> Exception:
     code = error.code()
-    if code in _NOT_LET_IN:
-        # It is about this router's certificate, not about the caller's credential.
+    if code in NOT_LET_IN:
         return BatchRefused(ShardUnavailable())
     if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
         return BatchRefused(from_rpc_error(error))

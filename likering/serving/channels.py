@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, TypeAlias
 
+import grpc
 import grpc.aio
 
 from likering.security.certificates import Certificates
@@ -16,6 +17,11 @@ MAX_INTERNAL_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 
 KEEPALIVE_SECONDS: Final = 1.0
 """How often an idle peer is asked whether it is there."""
+
+NOT_LET_IN: Final = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+"""Codes of a node that does not take the certificate of this process. They are nothing to tell a caller, who has shown
+another credential: to the caller the node is not available.
+"""
 
 RENEWAL_GRACE: Final = 30.0
 """Seconds that calls on a channel have to end when another one has taken its place."""

@@ -39,6 +39,8 @@ pytestmark = pytest.mark.timeout(180)
 
 LIKE = ("/likering.v1.LikeService/Like", api.LikeRequest(user_id="u1", post_id="p1"))
 COUNT = ("/likering.v1.LikeService/GetLikeCount", api.GetLikeCountRequest(post_id="p1"))
+LIKERS = ("/likering.v1.LikeService/ListLikers", api.ListLikersRequest(post_id="p1"))
+HOT = ("/likering.admin.v1.LikeAdminService/ListHotPosts", admin_api.ListHotPostsRequest())
 RING = ("/likering.admin.v1.RingService/GetTopology", ring_api.GetTopologyRequest())
 PURGE = ("/likering.admin.v1.LikeAdminService/PurgeUser", admin_api.PurgeUserRequest(user_id="u1"))
 NODE = ("/likering.shard.v1.ShardService/GetTopology", shard_api.GetTopologyRequest())
@@ -69,6 +71,8 @@ def answer(
     call: tuple[str, Any],
     credentials: grpc.ChannelCredentials | None,
     token: str = "",
+    *,
+    seconds: float = 20,
 ) -> str:
     """What a call comes to: code and reason, nothing if it is let in."""
     method, request = call
@@ -82,7 +86,7 @@ def answer(
     with channel:
         made: Any = channel.unary_stream(method) if call is PURGE else channel.unary_unary(method)
         try:
-            given = made(request.SerializeToString(), timeout=20, metadata=metadata)
+            given = made(request.SerializeToString(), timeout=seconds, metadata=metadata)
             if call is PURGE:
                 list(given)
         except grpc.RpcError as failure:
@@ -281,6 +285,28 @@ def test_a_role_that_is_taken_away_is_gone(secured: EmbeddedCluster) -> None:
             assert caught.value.reason == "ROLE_MISSING"
         finally:
             own.authority.roles.write_bytes(file)
+
+
+def test_a_router_that_nodes_do_not_let_in_is_no_fault_of_its_callers(secured: EmbeddedCluster) -> None:
+    """Their credential is good: to them the shard is not available, and is again when the nodes know the router."""
+    own = certificates(secured)
+    file = own.authority.roles.read_bytes()
+    app, operator = own.app.credentials(), own.operator.credentials()
+    try:
+        own.authority.give_roles({"app": [Role.READER, Role.WRITER], "operator": [Role.OPERATOR]})
+        unavailable = "UNAVAILABLE SHARD_UNAVAILABLE"
+        expect(lambda: answer(secured.address, LIKE, app, seconds=1), unavailable)
+        expect(lambda: answer(secured.address, LIKERS, app, seconds=1), unavailable)
+        assert answer(secured.admin_address, HOT, operator) in (OK, unavailable)
+    finally:
+        own.authority.roles.write_bytes(file)
+    expect(lambda: answer(secured.address, LIKE, app), OK)
+
+
+def expect(ask: Callable[[], str], answered: str) -> None:
+    """Asks until that is the answer; pytest-timeout ends what never comes."""
+    while ask() != answered:
+        pass
 
 
 def test_secrets_are_nowhere_but_in_files(secured: EmbeddedCluster, tmp_path: Path) -> None:
