@@ -207,8 +207,9 @@ class EmbeddedCluster:
         kept_port = self._layout.admin_port or (self._port + 1 if 0 < self._port < 65535 else 0)
         self._layout.admin_port = choose_port(0, kept=kept_port, what="the router's port for operators")
         secured = self.secured = Secured(self._layout.tls) if self._secure else None
-        token_port = self._layout.token_port or (self._port + 2 if 0 < self._port < 65534 else 0)
-        self._layout.token_port = choose_port(0, kept=token_port, what="the router's port for tokens")
+        if secured:
+            token_port = self._layout.token_port or (self._port + 2 if 0 < self._port < 65534 else 0)
+            self._layout.token_port = choose_port(0, kept=token_port, what="the router's port for tokens")
         self._router = Service(
             "router",
             [
