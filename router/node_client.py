@@ -56,7 +56,8 @@ class NodeClient:
         self._link: _Link | None = None
         self._successor: _Link | None = None
         """Has a renewed certificate, and takes over when it stands."""
-        self._closing = asyncio.Event()
+        self._hurry = asyncio.Event()
+        """Set when the links that have a successor are to wait for their calls no more."""
         self._retired: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -77,6 +78,8 @@ class NodeClient:
             _log.info("node has moved", node=self.name, address=address, generation=generation)
             self._retire(self._link)
         self._give_up_successor()
+        self._hurry.set()
+        self._hurry = asyncio.Event()
         self._address = address
         self._generation = generation
         self._set_connected(False)
@@ -155,7 +158,7 @@ class NodeClient:
 
     async def close(self) -> None:
         """Ends the connection."""
-        self._closing.set()
+        self._hurry.set()
         self._give_up_successor()
         if self._link is not None:
             self._retire(self._link)
@@ -201,11 +204,12 @@ class NodeClient:
 
     def _retire(self, link: _Link, after: float = 0) -> None:
         """Closes a link, ``after`` some seconds that its calls have to end."""
+        hurry = self._hurry
 
         async def close() -> None:
             if after:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), after)
+                    await asyncio.wait_for(hurry.wait(), after)
             await link.close()
 
         task = asyncio.get_running_loop().create_task(close())
