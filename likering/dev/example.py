@@ -10,6 +10,7 @@ from likering.client.tracker import LikeTracker
 from likering.dev.errors import DevError
 from likering.errors import LikeringError
 
+_PATIENCE = 30.0
 ANSWERS: list[bool | int] = [True, True, True, 2, False, 1]
 
 
@@ -20,7 +21,8 @@ def run(address: str, credentials: grpc.ChannelCredentials | None = None) -> lis
     """
     post = f"p-{secrets.token_hex(4)}"
     try:
-        with LikeTracker(address, credentials=credentials) as likes:
+        # The nodes may still be making the tables of their slots, on a machine that is busy.
+        with LikeTracker(address, credentials=credentials, timeout=_PATIENCE) as likes:
             answers: list[bool | int] = [
                 likes.like("u1", post),
                 likes.like("u2", post),
