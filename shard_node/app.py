@@ -49,6 +49,7 @@ from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
 from shard_node.settings import NodeSettings
+from shard_node.standby import StandbyWatch
 from shard_node.user_feed import Rows, UserFeed
 from shard_node.user_lag import UserFeedLag
 from shard_node.user_likes import Codes, UserLikes
@@ -95,9 +96,16 @@ class ShardNode:
         self._watches = Watches(self._ownership)
         self._ownership.on_replaced.append(self._watches.slots_changed)
         self._cache = CountCache(settings.cache.get_secret_value(), identity.node_uuid[:8], self._ownership)
-        self._leadership = Leadership(settings.postgres.get_secret_value(), settings.name, self._lead_taken)
+        standby = StandbyWatch() if settings.require_synchronous_standby else None
+        self._leadership = Leadership(
+            settings.postgres.get_secret_value(), settings.name, self._lead_taken, standby=standby
+        )
         self._writer = Writer(
-            self._leadership, self._ownership, self._publish, max_queued=settings.queued_operations
+            self._leadership,
+            self._ownership,
+            self._publish,
+            max_queued=settings.queued_operations,
+            standby=standby,
         )
         reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
         self._feed = Feed(self._pool, self._ownership, self._leadership)

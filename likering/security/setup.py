@@ -15,7 +15,6 @@ from likering.security.errors import SecurityError
 from likering.security.guard import Guard
 from likering.security.identity import CertificateIdentities
 from likering.security.tokens import TokenVerifier
-from likering.serving.settings import HostPort
 
 _log = structlog.get_logger(__name__)
 
@@ -37,9 +36,6 @@ class SecuritySettings(BaseSettings):
     )
     tls_roles: Path | None = Field(
         None, description="TOML file that gives roles to the names in certificates of callers"
-    )
-    health_listen: HostPort | None = Field(
-        None, description="host:port to serve health alone on, without TLS: for probes that know none"
     )
 
 

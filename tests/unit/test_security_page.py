@@ -36,5 +36,5 @@ def test_the_table_of_the_page_is_that_of_the_code() -> None:
 def test_the_settings_of_the_page_are_those_of_the_code() -> None:
     said = set(re.findall(r"`--((?:tls|token|health)-[\w-]+)`", PAGE)) - {"token-file"}
     names = {name for name in RouterSettings.model_fields if name.startswith("token_")}
-    names |= set(SecuritySettings.model_fields)
+    names |= {"health_listen", *SecuritySettings.model_fields}
     assert said == {name.replace("_", "-") for name in names}
