@@ -86,6 +86,10 @@ async def test_a_node_owns_its_tables_and_nothing_else(database: str) -> None:
     node, replication = give_roles(database, Database.NODE, "likering_node", "likering_replication")
     async with await psycopg.AsyncConnection.connect(node, autocommit=True) as connection:
         await migrate(connection, files("shard_node").joinpath("schema"), schema=SCHEMA)
+    # A node with --require-synchronous-standby looks at its standbys' connections, which are another role's.
+    with psycopg.connect(node, application_name="own") as own, psycopg.connect(database) as other:
+        seen = "SELECT state FROM pg_stat_activity WHERE pid = %s"
+        assert own.execute(seen, [other.info.backend_pid]).fetchone() == ("idle",)
     # What the one makes belongs to the other.
     with psycopg.connect(replication, autocommit=True) as connection_of_peer:
         connection_of_peer.execute("CREATE PUBLICATION likering_s1_m1_a1 FOR TABLE likering.seals")

@@ -36,6 +36,8 @@ GRANT likering_node TO likering_replication;
 ALTER ROLE likering_replication SET role = 'likering_node';
 -- To end the senders of a replication slot that is dropped.
 GRANT pg_signal_backend TO likering_node;
+-- To see whether a standby is streaming (--require-synchronous-standby): of others' connections only these see more than nothing.
+GRANT pg_read_all_stats TO likering_node;
 -- The log repeats statements that fail, and CREATE SUBSCRIPTION has the password of another node in it.
 ALTER ROLE likering_node SET log_min_error_statement = 'panic';
 ALTER ROLE likering_replication SET log_min_error_statement = 'panic';
