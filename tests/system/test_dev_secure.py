@@ -20,11 +20,12 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevUp]:
     with DevUp(tmp_path_factory.mktemp("dev") / "data", "--nodes", "1", "--secure") as up:
+        up.said = up.until_said("likering serves on")
         yield up
 
 
 def test_it_says_how_to_connect(up: DevUp) -> None:
-    said = "\n".join(up.until_said("likering serves on"))
+    said = "\n".join(up.said)
     tls = up.data / "tls"
     assert f"callers show {tls / 'app.pem'} with {tls / 'app.key'}, and trust {tls / 'ca.pem'};" in said
     assert "true" in said.lower()  # the README's example ran
