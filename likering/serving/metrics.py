@@ -5,18 +5,22 @@ from __future__ import annotations
 from wsgiref.simple_server import WSGIServer
 
 import structlog
-from prometheus_client import start_http_server
+from prometheus_client import REGISTRY, start_http_server
+from prometheus_client.registry import Collector
 
 from likering.serving.server import ListenFailed
 
 _log = structlog.get_logger(__name__)
 
 
-def serve_metrics(listen: str) -> WSGIServer:
-    """Serves all that is registered on ``host:port``, until the process ends or the server is shut down.
+def serve_metrics(listen: str, *collectors: Collector) -> WSGIServer:
+    """Registers the collectors and serves all that is registered on ``host:port``, until the process ends or the
+    server is shut down.
 
     Raises ListenFailed.
     """
+    for collector in collectors:
+        REGISTRY.register(collector)
     host, _, port = listen.rpartition(":")
     try:
         server, _ = start_http_server(int(port), host.strip("[]"))

@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 
 from likering.errors import IdNotPrintable, MessageMalformed, WrongCluster
-from likering.serving.handlers import Call
+from likering.serving.handlers import Call, Context
+from likering.serving.trail import Trail
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_UNAVAILABLE,
     OP_KIND_COUNT,
@@ -15,7 +16,7 @@ from likering.shard.v1.shard_service_pb2 import (
     ExecuteRequest,
     StreamChangesRequest,
 )
-from router.lane import Answer
+from router.fragments import Answer
 from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
 from shard_node.load import Load
@@ -26,7 +27,7 @@ from shard_node.user_likes import UserLikes
 from shard_node.watches import Watches
 from shard_node.writer import Writer
 
-CALL = Call("request", 0.0, cast("object", None))  # type: ignore[arg-type]
+CALL = Call("request", 0.0, cast("Context", None), Trail(0.0))
 
 
 def service() -> ShardService:
