@@ -48,6 +48,7 @@ class SlotFigures:
         """Slot → rows and bytes of its tables, by the database's statistics."""
         self.named: Collection[int] = ()
         """The slots that are told apart: those that have had the most writes in the last minute or so."""
+        ownership.on_replaced.append(self._choose)
 
     def __repr__(self) -> str:
         return f"<SlotFigures of {len(self.sizes)} slots>"
@@ -67,7 +68,11 @@ class SlotFigures:
             for slot in owned
         }
         self._seen = writes
-        self.named = sorted(nlargest(self._named, owned, key=lambda slot: (self._busy[slot], -slot)))
+        self._choose()
+
+    def _choose(self) -> None:
+        owned = self._ownership.epochs
+        self.named = sorted(nlargest(self._named, owned, key=lambda slot: (self._busy.get(slot, 0.0), -slot)))
 
     async def _measure(self) -> None:
         try:

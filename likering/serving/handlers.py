@@ -39,6 +39,9 @@ from likering.serving.trail import Trail, trail_of_call
 REQUEST_ID_KEY = "x-request-id"
 _MAX_REQUEST_ID = 128
 
+_TIMER_SECONDS = 0.005
+"""By how much gRPC may end a call before the deadline that it told: its timers have milliseconds."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -360,7 +363,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
 
 def _code_of_cancelled(call: Call, ended: float) -> str:
     """The code of a call that was cancelled, by its caller or because its time was up."""
-    return "DEADLINE_EXCEEDED" if ended >= call.deadline else "CANCELLED"
+    return "DEADLINE_EXCEEDED" if ended > call.deadline - _TIMER_SECONDS else "CANCELLED"
 
 
 def _deadline(started: float, context: Context) -> float:

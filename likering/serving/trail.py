@@ -62,12 +62,11 @@ def where_time_went(
     """Seconds by part, which make up the whole, and the nodes in the order of the visits.
 
     Of visits at the same time the one counts that was waited for last: walking back from the end, the latest answer,
-    then the latest answer before that one's question was put, and so on. What lies between is the router's own time,
-    and waits before another try.
+    then the latest answer before that one's question was put, and so on. What lies between two of them is a wait before
+    another try; what is left is the router's own time.
     """
     spent: dict[str, float] = {"router_queue": 0.0, "wire": 0.0}
     nodes: list[str] = []
-    inside = 0.0
     cursor = ended
     for queued, visit in sorted(visits, key=lambda noted: noted[1].answered, reverse=True):
         if visit.answered > cursor:
@@ -80,10 +79,11 @@ def where_time_went(
             spent["wire"] += away - sum(visit.spent.values())
             for part, seconds in visit.spent.items():
                 spent[part] = spent.get(part, 0.0) + seconds
-        inside += visit.answered - queued
+        if nodes:
+            spent["between_tries"] = spent.get("between_tries", 0.0) + cursor - visit.answered
         nodes.insert(0, visit.node)
         cursor = queued
-    spent["router"] = ended - started - inside
+    spent["router"] = ended - started - sum(spent.values())
     return spent, nodes
 
 
