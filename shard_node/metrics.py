@@ -62,11 +62,13 @@ class NodeMetrics(Collector):
 
     def _of_writer(self) -> Iterator[Metric]:
         writer, tally = self._writer, self._writer.tally
-        yield _gauge(
+        leads = GaugeMetricFamily(
             "likering_writer_leads",
             "1 while this process is the node's writer and can prove it",
-            int(self._leadership.leased),
+            labels=["node"],
         )
+        leads.add_metric([self._name], int(self._leadership.leased))
+        yield leads
         yield _gauge(
             "likering_writer_queued_operations", "Writes that wait for their transaction", writer.queued
         )

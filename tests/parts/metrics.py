@@ -6,15 +6,20 @@ import json
 import urllib.request
 from pathlib import Path
 
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 
+def families(address: str) -> list[Metric]:
+    """All that a process tells."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
+        return list(text_string_to_metric_families(response.read().decode()))
+
+
 def scrape(address: str) -> list[Sample]:
     """All samples of a process."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
-        text = response.read().decode()
-    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return [sample for family in families(address) for sample in family.samples]
 
 
 def address_in(log: Path) -> str:
