@@ -15,7 +15,15 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Link, SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanKind,
+    Status,
+    StatusCode,
+    format_trace_id,
+    set_span_in_context,
+)
 from opentelemetry.trace import Span as OtelSpan
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -70,13 +78,15 @@ class _Otel:
         *,
         remote: bool = False,
     ) -> Span:
-        spans = {id(cause): cause.span for cause in causes if isinstance(cause, _Span)}.values()
+        spans = list({id(cause): cause.span for cause in causes if isinstance(cause, _Span)}.values())
         kept = [span for span in spans if span.get_span_context().trace_flags.sampled]
-        parent = next(iter(kept or spans), None)
+        if spans and not kept:
+            # As the sampler would decide, without asking it.
+            return _Span(NonRecordingSpan(spans[0].get_span_context()))
         return _Span(
             self._tracer.start_span(
                 name,
-                set_span_in_context(parent, Context()) if parent is not None else Context(),
+                set_span_in_context(kept[0], Context()) if kept else Context(),
                 kind=SpanKind.CLIENT if remote else SpanKind.INTERNAL,
                 attributes=attributes,
                 links=[Link(span.get_span_context()) for span in kept[1 : _MOST_LINKS + 1]],
