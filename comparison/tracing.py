@@ -22,7 +22,7 @@ import grpc
 import grpc.aio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from comparison.cpu import cpu_seconds
+from likering.bench.cpu import cpu_seconds
 from likering.dev.cluster import EmbeddedCluster
 from likering.v1 import like_service_pb2 as api
 from likering.v1.like_service_pb2_grpc import LikeServiceStub
