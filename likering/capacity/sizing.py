@@ -121,7 +121,8 @@ def size(workload: Workload, costs: Costs, machines: Machines) -> Size:
     for_storage = math.ceil(data / (machines.disk_bytes * machines.fullness))
     shards = max(1, for_load, for_storage)
     # Slots do not divide evenly, and the fullest shard is to fit as well.
-    while data / shards * largest_share(shards) > machines.disk_bytes * machines.fullness:
+    room = machines.disk_bytes * machines.fullness
+    while shards < MAX_SLOT_COUNT and data / shards * largest_share(shards) > room:
         shards += 1
     slots, largest = slots_for(shards), largest_share(shards)
     likes_peak_shard = likes_peak / shards * largest
