@@ -11,7 +11,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,14 +133,20 @@ def main() -> None:
                     found.append(measure(Path(directory) / "cluster", mode, given.seconds, address))
                 if bool(receiver.spans) is (mode == "off"):
                     raise SystemExit(f"{receiver.spans} spans came with traces: {mode}")
-    print("| traces | calls/s | router + node CPU per Like, µs | ÷ off |\n|---|---|---|---|")
-    without = median(figure.cpu_us for figure in figures["off"])
+    print(
+        "| traces | calls/s | router + node CPU per Like, µs | ÷ off, in the same round |\n|---|---|---|---|"
+    )
     for mode, found in figures.items():
-        cpu = sorted(figure.cpu_us for figure in found)
+        ratios = [figure.cpu_us / off.cpu_us for figure, off in zip(found, figures["off"], strict=True)]
         print(
             f"| {mode} | {median(figure.calls_per_second for figure in found):,.0f} |"
-            f" {median(cpu):.0f} ({cpu[0]:.0f} to {cpu[-1]:.0f}) | {median(cpu) / without:.2f} |"
+            f" {_spread([figure.cpu_us for figure in found], 0)} | {_spread(ratios, 2)} |"
         )
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """Median, lowest and highest."""
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

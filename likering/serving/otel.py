@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from functools import lru_cache
+from threading import Thread
 from typing import Final
 
 from opentelemetry.context import Context
@@ -58,7 +59,9 @@ class _Span:
         self.span.end()
 
 
-class _Otel:
+class Otel:
+    """The spans of one process."""
+
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("likering")
@@ -100,8 +103,10 @@ class _Otel:
         return tuple(carrier.items())
 
     def close(self) -> None:
-        self._provider.force_flush(int(_FLUSH_SECONDS * 1000))
-        self._provider.shutdown()
+        # In a thread that nobody waits for any longer: with a receiver that is away the SDK's own end took 20 s.
+        ending = Thread(target=self._provider.shutdown, name="last traces", daemon=True)
+        ending.start()
+        ending.join(_FLUSH_SECONDS)
 
 
 def start(service: str) -> Tracing:
@@ -112,9 +117,9 @@ def start(service: str) -> Tracing:
     named = (
         Resource.create() if "OTEL_SERVICE_NAME" in os.environ else Resource.create({"service.name": service})
     )
-    provider = TracerProvider(resource=named)
+    provider = TracerProvider(resource=named, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return _Otel(provider)
+    return Otel(provider)
 
 
 @lru_cache(maxsize=256)
