@@ -91,9 +91,9 @@ async def likes(address: str, seconds: float, pids: Mapping[str, list[int]]) -> 
         number = 0
         while time.monotonic() < until:
             number += 1
-            await stub.Like(
-                api.LikeRequest(user_id=f"{until}-{caller}-{number}", post_id=f"p{number % 5000}")
-            )
+            request = api.LikeRequest(user_id=f"{until}-{caller}-{number}", post_id=f"p{number % 5000}")
+            request.intent_time.GetCurrentTime()  # so that it is tried again where a node has just begun
+            await stub.Like(request)
             done += 1
 
     async with grpc.aio.insecure_channel(address) as channel:

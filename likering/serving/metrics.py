@@ -25,6 +25,8 @@ def serve_metrics(listen: str, *collectors: Collector) -> WSGIServer:
     host, _, port = listen.rpartition(":")
     try:
         server, _ = start_http_server(int(port), host.strip("[]"))
+    except OverflowError as error:
+        raise ListenFailed(f"cannot serve metrics on {listen}: there is no such port") from error
     except OSError as error:
         raise ListenFailed(f"cannot serve metrics on {listen}: {error.strerror}") from error
     _log.info("serves metrics", address=f"{host}:{server.server_port}")
