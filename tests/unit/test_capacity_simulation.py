@@ -77,8 +77,9 @@ def test_moves_between_different_nodes_come_at_the_same_time() -> None:
 
 def test_a_source_feeds_one_target_at_a_time_and_who_waits_takes_another_source_meanwhile() -> None:
     moves = [Move(0, "a", "x", 1), Move(1, "a", "y", 1), Move(2, "b", "y", 1)]
-    second = SECONDS_PER_SLOT + 1
-    assert rebalance_seconds(moves, [1000] * 3, 1, 1000) == pytest.approx(2 * second)
+    each = SECONDS_PER_SLOT + 1
+    assert rebalance_seconds(moves[:2], [1000] * 3, 1, 1000) == pytest.approx(2 * each)
+    assert rebalance_seconds(moves, [1000] * 3, 1, 1000) == pytest.approx(2 * each)
 
 
 def test_more_slots_at_once_share_what_a_node_copies() -> None:
