@@ -85,6 +85,7 @@ class WriteUnit:
     def refuse(self, code: OpCode.ValueType) -> None:
         """Answers every operation with the same code."""
         size = len(self)
+        self.began = self.committed = monotonic()  # all that it did was to wait
         self.answer([code] * size, [OP_OUTCOME_UNSPECIFIED] * size, [0] * size, [0] * size)
 
     def answer(
