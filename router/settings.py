@@ -27,6 +27,9 @@ class RouterSettings(BaseSettings):
     admin_listen: HostPort | None = Field(
         None, description="host:port to serve operators on (likering ring, likering node); absent: not at all"
     )
+    health_listen: HostPort | None = Field(
+        None, description="host:port to serve health alone on, without TLS: for probes that know none"
+    )
     metrics_listen: HostPort | None = Field(
         None,
         description="host:port to serve metrics for Prometheus on, of several workers the first one; the others on the"
