@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from likering.dev.postgres import PostgresServer
 from likering.errors import ShardUnavailable
@@ -33,6 +32,7 @@ from shard_node.user_store import Marks, ToldEdge
 from shard_node.writer import Writer
 from tests.integration.node_database import EPOCH, SLOTS, prepared, unit
 from tests.parts.until import until
+from tests.parts.user_side import CHUNKS, told
 
 CLUSTER = "00000000-0000-0000-0000-000000000001"
 UPPER = range(SLOTS // 2, SLOTS)
@@ -102,13 +102,13 @@ class Node:
                 await asyncio.sleep(0.02)
 
     async def tell(self, *rows: tuple[str, str, int, bool], epoch: int = EPOCH) -> Codes:
-        edges = [ToldEdge(*row, like_time=row[2]) for row in rows]
+        edges = [ToldEdge(*row, like_time=row[2], first=False) for row in rows]
         return await self.likes.apply(edges, [epoch] * len(rows))
 
-    async def rows(self, what: str = "user_id, post_id, rev, liked", table: str = "user_likes") -> list[Any]:
+    async def rows(self) -> list[Any]:
+        """User, post, revision and whether it is a like, of what this node has been told."""
         async with self.pool.connection() as connection:
-            query = sql.SQL("SELECT " + what + " FROM {} ORDER BY 1, 2").format(sql.Identifier(table))
-            return await (await connection.execute(query)).fetchall()
+            return [row[:4] for row in told(await (await connection.execute(CHUNKS)).fetchall())]
 
 
 class Pair:
@@ -135,9 +135,9 @@ class Pair:
 
     async def liked(self) -> set[tuple[str, str]]:
         """(user, post) of what both nodes tell that users like."""
-        rows = [row for node in self.nodes.values() for row in await node.rows("user_id, post_id, liked")]
+        rows = [row for node in self.nodes.values() for row in await node.rows()]
         assert len(rows) == len({row[:2] for row in rows})
-        return {(user, post) for user, post, liked in rows if liked}
+        return {(user, post) for user, post, _, liked in rows if liked}
 
     async def told(self, expected: set[tuple[str, str]]) -> None:
         """Waits until the users' side is as it should be."""
