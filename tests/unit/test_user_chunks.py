@@ -20,8 +20,9 @@ from shard_node.user_chunks import (
     place,
     search_key,
 )
+from tests.parts.tellings import BEGIN as NOW
+from tests.parts.tellings import Tellings
 
-NOW = 1_760_000_000_000_000
 _TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=32)
 _IDS = st.one_of(_TEXTS, st.integers(0, 2**70).map(str), st.uuids().map(str), st.just("x" * 128))
 _ENTRIES = st.builds(
@@ -31,40 +32,6 @@ _ENTRIES = st.builds(
     liked=st.booleans(),
     like_time=st.integers(0, 2**63 - 1),
 )
-
-
-class Tellings:
-    """The life of some edges, as a post's owner would tell it: each telling with whether it is a first like.
-
-    Of few posts and times, so that they meet; told in any order, some twice, some not at all.
-    """
-
-    def __init__(self, seed: int, posts: Sequence[str], changes: int) -> None:
-        chance = random.Random(seed)
-        self.told: list[tuple[Entry, bool]] = []
-        known: set[str] = set()
-        for rev in range(NOW, NOW + changes):
-            post = chance.choice(posts)
-            first = post not in known
-            known.add(post)
-            # An import is of an older time, many of the same one; only an edge that never was can be brought in.
-            like_time = NOW - chance.randrange(3) if first and chance.random() < 0.3 else rev
-            entry = Entry(post, rev, first or chance.random() < 0.6, like_time)
-            self.told += [(entry, first)] * chance.choice((0, 1, 1, 1, 2))
-        if chance.random() < 0.5:
-            chance.shuffle(self.told)
-        self.batches = [
-            self.told[start : start + 1 + chance.randrange(9)] for start in range(0, len(self.told), 9)
-        ]
-
-    def newest(self) -> dict[str, Entry]:
-        """By post: what every user's side must end with."""
-        newest: dict[str, Entry] = {}
-        for entry, _ in (one for batch in self.batches for one in batch):
-            known = newest.get(entry.post_id)
-            if known is None or known.rev < entry.rev:
-                newest[entry.post_id] = entry
-        return newest
 
 
 def needed(chunks: Mapping[bytes, bytes], told: Iterable[tuple[Entry, bool]]) -> dict[bytes, bytes]:
