@@ -15,7 +15,8 @@ CREATE TABLE user_likes (
 ALTER TABLE user_likes
     ALTER user_id SET STORAGE PLAIN, ALTER since SET STORAGE PLAIN, ALTER entries SET STORAGE PLAIN;
 
-CREATE FUNCTION packed(id text) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
+-- As packed_ids.py does it. Not IMMUTABLE: it would be called for each row, instead of standing in the statement.
+CREATE FUNCTION packed(id text) RETURNS bytea LANGUAGE sql STABLE AS $$
     SELECT CASE
         WHEN id ~ '^[1-9][0-9]{0,18}$' AND id::numeric < 9223372036854775808
             THEN ltrim(int8send(id::bigint), '\x00'::bytea)
@@ -25,12 +26,6 @@ CREATE FUNCTION packed(id text) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
             THEN decode(replace(id, '-', ''), 'hex')
         ELSE '\x00'::bytea || convert_to(id, 'UTF8')
     END
-$$;
-
-CREATE FUNCTION entry(post bytea, rev bigint, liked boolean, liked_at bigint) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
-    SELECT set_byte('\x00'::bytea, 0, length(post)) || post
-        || substr(int8send(rev * 4 + CASE WHEN liked_at <> rev THEN 2 ELSE 0 END + liked::integer), 2)
-        || CASE WHEN liked_at <> rev THEN int8send(liked_at) ELSE ''::bytea END
 $$;
 
 DO $$
@@ -46,16 +41,22 @@ BEGIN
         EXECUTE format('CREATE TABLE user_likes_s%s (LIKE user_likes INCLUDING STORAGE)', held);
         EXECUTE format($sql$
             INSERT INTO user_likes_s%1$s (slot, user_id, since, entries)
-            SELECT %1$s, packed(user_id),
+            SELECT %1$s, user_id,
                    CASE WHEN chunk = 0 THEN '' ELSE (array_agg(place ORDER BY place))[1] END,
                    string_agg(entry, ''::bytea ORDER BY place DESC)
             FROM (
                 SELECT user_id, place, entry,
                        (sum(length(entry)) OVER (PARTITION BY user_id ORDER BY place) - length(entry)) / 800 AS chunk
                 FROM (
-                    SELECT user_id, int8send(coalesce(liked_at, rev)) || convert_to(post_id, 'UTF8') AS place,
-                           entry(packed(post_id), rev, liked, coalesce(liked_at, rev)) AS entry
-                    FROM old_user_likes_s%1$s
+                    SELECT user_id, int8send(liked_at) || convert_to(post_id, 'UTF8') AS place,
+                           set_byte('\x00', 0, length(post)) || post
+                           || substr(int8send(rev * 4 + 2 * (liked_at <> rev)::integer + liked::integer), 2)
+                           || CASE WHEN liked_at <> rev THEN int8send(liked_at) ELSE '' END AS entry
+                    FROM (
+                        SELECT packed(user_id) AS user_id, post_id, packed(post_id) AS post, rev, liked,
+                               coalesce(liked_at, rev) AS liked_at
+                        FROM old_user_likes_s%1$s OFFSET 0
+                    ) AS packed
                 ) AS encoded
             ) AS placed
             GROUP BY user_id, chunk
@@ -72,5 +73,5 @@ BEGIN
     END LOOP;
 END $$;
 
-DROP FUNCTION packed, entry;
+DROP FUNCTION packed;
 DROP TABLE old_user_likes;
