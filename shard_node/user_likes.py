@@ -41,6 +41,8 @@ GATHERING: Final = 0.1
 """Seconds that rows wait for others."""
 _GOOD_BATCH: Final = 250
 """So many rows wait for no others."""
+_FOLDED_AT_ONCE: Final = 100
+"""Users whose chunks are folded without a pause: some milliseconds at most, callers wait meanwhile."""
 
 Codes = Sequence[OpCode.ValueType]
 
@@ -175,12 +177,11 @@ async def apply(connection: Connection, fence: Fence, likes: Sequence[UserLike])
     for like in likes:
         told.setdefault((like.user_id, like.slot), []).append(like.entry)
     stored = await user_store.read_chunks(connection, likes)
-    await user_store.write_chunks(
-        connection,
-        fence,
-        [
-            # In the order of places, so that new likes come one behind the other.
-            UserChunks(user_id, slot, fold(stored[user_id], sorted(entries, key=_ORDER), oldest))
-            for (user_id, slot), entries in told.items()
-        ],
-    )
+    changed: list[UserChunks] = []
+    for number, ((user_id, slot), entries) in enumerate(told.items(), 1):
+        # In the order of places, so that new likes come one behind the other.
+        chunks = fold(stored[user_id], sorted(entries, key=_ORDER), oldest)
+        changed.append(UserChunks(user_id, slot, chunks))
+        if not number % _FOLDED_AT_ONCE:
+            await asyncio.sleep(0)
+    await user_store.write_chunks(connection, fence, changed)

@@ -72,7 +72,7 @@ class ToldEdge(NamedTuple):
     liked: bool
     like_time: int
     first: bool = False
-    """It is the edge's first like, which nothing has changed since: older forms of it, a user cannot have."""
+    """It is the edge's first like, which nothing has changed since: what is known of it already can only be newer."""
 
 
 class Marks(NamedTuple):

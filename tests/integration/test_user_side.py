@@ -117,6 +117,8 @@ class Pair:
     def __init__(self, dsn: str, other_dsn: str) -> None:
         self.topologies = Topologies(["b" if slot in UPPER else "a" for slot in range(SLOTS)])
         self.calls: list[tuple[str, int]] = []
+        self.first: dict[tuple[str, str], bool] = {}
+        """Whether an edge was told as a first like, the last time."""
         self.down: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -127,6 +129,7 @@ class Pair:
 
     async def _deliver(self, name: str, rows: Rows, epochs: Sequence[int]) -> Codes:
         self.calls.append((name, len(rows)))
+        self.first.update({(row.user_id, row.post_id): row.first for row in rows})
         if name in self.down:
             raise ShardUnavailable
         if name == "b":
@@ -259,6 +262,18 @@ async def test_likes_and_unlikes_reach_the_owners_of_the_users(pair: Pair) -> No
     await node.act(*[(False, *edge) for edge in edges[::2]], (False, "nobody", "p"))
     await pair.told(set(edges[1::2]))
     assert {slot_of(user, SLOTS) in UPPER for user, *_ in await pair.nodes["b"].rows()} == {True}
+
+
+async def test_what_was_never_changed_is_told_as_a_first_like(pair: Pair) -> None:
+    """Not an unlike, and not what was liked again."""
+    node, (user, *_) = pair.nodes["a"], users(UPPER)
+    await node.act((True, user, "first"), (True, user, "ended"), (True, user, "again"))
+    await pair.told({(user, "first"), (user, "ended"), (user, "again")})
+    assert pair.first == {(user, "first"): True, (user, "ended"): True, (user, "again"): True}
+    await node.act((False, user, "ended"), (False, user, "again"))
+    await node.act((True, user, "again"))
+    await pair.told({(user, "first"), (user, "again")})
+    assert pair.first == {(user, "first"): True, (user, "ended"): False, (user, "again"): False}
 
 
 async def test_many_changes_are_told_page_by_page(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
