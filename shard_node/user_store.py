@@ -72,7 +72,7 @@ class ToldEdge(NamedTuple):
     liked: bool
     like_time: int
     first: bool = False
-    """It is the edge's first like, which nothing has changed since: whatever else is known of it is newer, or an unlike."""
+    """It is the edge's first like, which nothing has changed since: what else is known of it is newer, or an unlike."""
 
 
 class Marks(NamedTuple):
