@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import LiteralString
 
@@ -24,6 +25,9 @@ _INDEXES: Mapping[str, Sequence[LiteralString]] = {
     "user_likes": ("ALTER TABLE {} ADD PRIMARY KEY (user_id, since, slot)",),
 }
 """As the schema has them: else attaching a table would make them, while everybody waits."""
+_LOOK = 0.005
+"""Seconds between two looks at whether transactions have ended."""
+_PATIENCE = 10.0
 
 
 async def create_partitions(connection: Connection, slots: Sequence[int]) -> None:
@@ -32,6 +36,7 @@ async def create_partitions(connection: Connection, slots: Sequence[int]) -> Non
     LIKE and ATTACH instead of PARTITION OF: that one takes a lock on the parent that queues behind any reader and
     stalls every writer meanwhile.
     """
+    made = False
     for slot in slots:
         for parent in PARENTS:
             name = partition(parent, slot)
@@ -41,6 +46,9 @@ async def create_partitions(connection: Connection, slots: Sequence[int]) -> Non
             async with connection.transaction():
                 await create_slot_table(connection, parent, name, indexes=True)
                 await attach_partition(connection, parent, name, slot)
+            made = True
+    if made:
+        await make_known(connection)
 
 
 async def create_slot_table(connection: Connection, parent: str, name: str, *, indexes: bool) -> None:
@@ -68,6 +76,45 @@ async def attach_partition(connection: Connection, parent: str, name: str, slot:
             parent=Identifier(parent), name=Identifier(name), slot=slot
         )
     )
+
+
+async def make_known(connection: Connection) -> None:
+    """Returns when every session sees the partitions that have been attached up to now.
+
+    Without this one may not, for as long as nothing else happens to the parent: a session that is reading the list of
+    partitions while another one commits an ATTACH may take up the notice of it *before* it stores the list that it has
+    read. It then finds no rows in the new partition, and says nothing. (Seen with Postgres 15 and 18;
+    ``tests/stale_partitions.py`` shows it.) So whoever used the parents at the time is waited for, and then they are
+    said to have changed once more: a list that is read after that is right. DETACH CONCURRENTLY does so by itself.
+
+    ``connection`` is in autocommit. Raises TimeoutError when a transaction that uses the parents does not end.
+    """
+    parents = list(PARENTS)
+    cursor = await connection.execute(
+        "SELECT DISTINCT virtualtransaction FROM pg_locks WHERE relation = ANY(%s::regclass[])"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        # Only these read or write rows; the stronger ones are of those who attach and detach.
+        " AND mode IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock') AND pid <> pg_backend_pid()",
+        [parents],
+    )
+    using = [transaction for (transaction,) in await cursor.fetchall()]
+    async with asyncio.timeout(_PATIENCE):
+        while using:
+            cursor = await connection.execute(
+                "SELECT virtualxid FROM pg_locks WHERE locktype = 'virtualxid' AND virtualxid = ANY(%s)",
+                [using],
+            )
+            using = [transaction for (transaction,) in await cursor.fetchall()]
+            if using:
+                await asyncio.sleep(_LOOK)
+    async with connection.transaction():
+        # What builds on it comes later in the log.
+        await connection.execute("SET LOCAL synchronous_commit = off")
+        for parent in parents:
+            # The default as it is: it changes nothing but a row of the catalog, and takes a lock that nobody minds.
+            await connection.execute(
+                SQL("ALTER TABLE ONLY {} ALTER COLUMN slot SET STATISTICS -1").format(Identifier(parent))
+            )
 
 
 async def rename_unowned(

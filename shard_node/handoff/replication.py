@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from likering.topology.move_names import Attempt, partition
-from shard_node.partitions import PARENTS, attach_partition, hold_writer
+from shard_node.partitions import PARENTS, attach_partition, hold_writer, make_known
 from shard_node.store import Connection, Cursor, FenceLost
 
 SEAL = 0
@@ -71,7 +71,7 @@ async def publish(source: Connection, attempt: Attempt) -> None:
 
 
 async def attach(target: Connection, attempt: Attempt, generation: int) -> None:
-    """Gives the staging tables their names and makes them partitions. Raises FenceLost."""
+    """Gives the staging tables their names and makes them partitions that every session sees. Raises FenceLost."""
     try:
         async with target.pipeline():
             await target.execute("BEGIN")
@@ -96,6 +96,7 @@ async def attach(target: Connection, attempt: Attempt, generation: int) -> None:
     except psycopg.Error:
         await target.rollback()
         raise
+    await make_known(target)
 
 
 async def subscribe(target: Connection, source_dsn: str, attempt: Attempt) -> None:
