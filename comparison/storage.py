@@ -18,7 +18,7 @@ from psycopg.rows import tuple_row
 
 from comparison.resize import Say, ring
 from comparison.servers import create_database
-from comparison.user_side import told_likes
+from comparison.user_side import told_edges
 from likering import AsyncLikes, Mutation
 
 _CALL: Final = 500
@@ -110,7 +110,7 @@ def _wait_for_users(dsn: str, likes: int) -> None:
     """Until all has been told to the users' side."""
     until = time.monotonic() + _PATIENCE
     with psycopg.connect(dsn, options="-csearch_path=likering", autocommit=True) as connection:
-        while (found := told_likes(connection)) < likes:
+        while (found := told_edges(connection)) < likes:
             if time.monotonic() > until:
                 raise RuntimeError(f"{found:,} of {likes:,} likes are on the users' side")
             time.sleep(_LOOK)

@@ -16,7 +16,7 @@ import psycopg
 from comparison.resize import Say, ring
 from likering import AsyncLikes
 from likering.bench.workload import Op
-from shard_node.user_chunks import decode
+from shard_node.user_chunks import count
 
 _LIKES = {Op.LIKE: 1}
 _BATCHES = {Op.MUTATE: 1}
@@ -96,13 +96,13 @@ async def _delays(address: str, loading: asyncio.Task[Any]) -> list[float]:
 
 
 async def _told(dsns: list[str]) -> None:
-    """Waits until both sides have as many likes."""
+    """Waits until both sides have as many edges."""
     async with asyncio.timeout(600):
-        while len({await asyncio.to_thread(_likes, dsns, side) for side in (_liked, told_likes)}) > 1:  # noqa: ASYNC110
+        while len({await asyncio.to_thread(_sum, dsns, side) for side in (_edges, told_edges)}) > 1:  # noqa: ASYNC110
             await asyncio.sleep(0.5)
 
 
-def _likes(dsns: list[str], side: Callable[[psycopg.Connection], int]) -> int:
+def _sum(dsns: list[str], side: Callable[[psycopg.Connection], int]) -> int:
     total = 0
     for dsn in dsns:
         with psycopg.connect(dsn, options="-csearch_path=likering") as connection:
@@ -110,17 +110,17 @@ def _likes(dsns: list[str], side: Callable[[psycopg.Connection], int]) -> int:
     return total
 
 
-def _liked(connection: psycopg.Connection) -> int:
-    row = connection.execute("SELECT count(*) FROM edges WHERE liked").fetchone()
+def _edges(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT count(*) FROM edges").fetchone()
     return row[0] if row else 0
 
 
-def told_likes(connection: psycopg.Connection) -> int:
-    """How many likes the users' side of a node has been told."""
+def told_edges(connection: psycopg.Connection) -> int:
+    """How many edges the users' side of a node has been told."""
     with connection.transaction(), connection.cursor("chunks") as cursor:
         cursor.itersize = 10_000
         cursor.execute("SELECT entries FROM user_likes")
-        return sum(entry.liked for (entries,) in cursor for entry in decode(entries))
+        return sum(count(entries) for (entries,) in cursor)
 
 
 def _percentile(ordered: list[float], part: float) -> float:

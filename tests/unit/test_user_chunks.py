@@ -152,6 +152,15 @@ def test_an_edge_that_is_liked_first_again_is_there_once() -> None:
     assert [one for one in entries_of(apply(chunks, [(end, False)])) if one.post_id == "p000"] == [end]
 
 
+def test_a_chunk_that_has_a_post_twice_has_it_once_afterwards() -> None:
+    """Whatever has brought that about."""
+    twice = [Entry("p", NOW + n, n == 2, NOW + n) for n in (2, 0)]
+    between = Entry("q", NOW + 1, True, NOW + 1)
+    chunk = encode(twice[0]) + encode(between) + encode(twice[1])
+    end = Entry("p", NOW + 3, False, NOW + 3)
+    assert entries_of(apply({b"": chunk}, [(end, False)])) == [between, end]
+
+
 def test_old_unlikes_make_room_when_a_chunk_is_full() -> None:
     """Not likes, and not unlikes that an older like could still come after."""
     chunks: dict[bytes, bytes] = {}
