@@ -18,8 +18,8 @@ from psycopg.rows import tuple_row
 
 from comparison.resize import Say, ring
 from comparison.servers import create_database
-from comparison.user_side import told_edges
 from likering import AsyncLikes, Mutation
+from shard_node.user_chunks import Entry, encode
 
 _CALL: Final = 500
 _IN_FLIGHT: Final = 8
@@ -36,6 +36,9 @@ CREATE TABLE likes (
 CREATE INDEX newest ON likes (post_id, liked_at DESC);
 CREATE INDEX by_user ON likes (user_id, liked_at DESC);
 """
+_TOLD: Final = "SELECT coalesce(sum(length(entries)), 0) FROM user_likes"
+_ENTRY: Final = len(encode(Entry(f"7{0:018}", rev=1, liked=True, like_time=1)))
+"""Of these, which all have as many bytes: to look into them would hold up what is looked at."""
 # A table's bytes and those of each of its indexes, the partitions of one together: by the index's columns, for each
 # partition's index has a name of its own.
 _SIZES: Final = """
@@ -110,7 +113,7 @@ def _wait_for_users(dsn: str, likes: int) -> None:
     """Until all has been told to the users' side."""
     until = time.monotonic() + _PATIENCE
     with psycopg.connect(dsn, options="-csearch_path=likering", autocommit=True) as connection:
-        while (found := told_edges(connection)) < likes:
+        while (found := _one(connection, _TOLD) // _ENTRY) < likes:
             if time.monotonic() > until:
                 raise RuntimeError(f"{found:,} of {likes:,} likes are on the users' side")
             time.sleep(_LOOK)
