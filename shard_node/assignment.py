@@ -1,6 +1,7 @@
 """Takes up the slots that the topology assigns to this node for the first time.
 
-Only a slot at its first epoch may be begun empty: one that had an owner before has likes, and those come by a move.
+Only a slot at its first epoch may be begun empty: one that had an owner before has likes, and those come by a move. Nor
+may one that has left this node, whatever a topology says that has been restored from a backup.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 from likering.ring.topology import Topology
 from likering.topology.watch import TopologyWatch
 from shard_node import store
-from shard_node.ownership import Ownership
+from shard_node.ownership import Ownership, SlotState
 from shard_node.partitions import create_partitions
 from shard_node.store import Connection
 from shard_node.writer import Writer
@@ -57,11 +58,18 @@ class Assignment:
                 version = topology.version
 
     async def _take_up(self, topology: Topology) -> None:
-        missing = {
-            slot: epoch
-            for slot, epoch in topology.slots_of(self._node_name).items()
-            if slot not in self._ownership.held
-        }
+        assigned, held = topology.slots_of(self._node_name), self._ownership.held
+        left = [
+            slot
+            for slot, epoch in assigned.items()
+            if slot in held and held[slot].state is SlotState.MOVED and held[slot].epoch >= epoch
+        ]
+        if left:
+            log.warning(
+                "the topology gives this node slots that have left it: has it been restored from a backup?",
+                slots=sorted(left),
+            )
+        missing = {slot: epoch for slot, epoch in assigned.items() if slot not in held}
         new = {slot: epoch for slot, epoch in missing.items() if epoch == FIRST_EPOCH}
         if len(new) < len(missing):
             # Right after a move has committed this is how it should be.

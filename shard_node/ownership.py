@@ -29,7 +29,10 @@ class SlotState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HeldSlot:
-    """A slot's row. ``move`` and ``attempt`` are of the move that froze it or took it away."""
+    """A slot's row. ``move`` and ``attempt`` are of the move that froze it or took it away.
+
+    A slot that has moved keeps its row for good, without a move once the copy has been dropped.
+    """
 
     epoch: int
     state: SlotState

@@ -153,8 +153,9 @@ WHERE slot = %(slot)s AND state = 'frozen' AND move = %(move)s AND attempt = %(a
 -- name: slot_moved
 UPDATE slots SET state = 'moved' WHERE slot = %(slot)s AND state = 'frozen' AND move = %(move)s
 
--- name: forget_slot
-DELETE FROM slots WHERE slot = %(slot)s AND state = 'moved' AND move = %(move)s
+-- name: retire_slot
+-- The copy is gone. The row stays, or a topology restored from a backup could have the slot begun empty once more.
+UPDATE slots SET move = NULL, attempt = NULL WHERE slot = %(slot)s AND state = 'moved' AND move = %(move)s
 
 -- name: take_slot
 -- From the end of the transaction on the slot is this database's. It may have been here before.

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from likering.admin.v1 import ring_service_pb2 as api
-from likering.cli.admin import DEFAULT_ADMIN, Admin, Ring, ring_at
+from likering.cli.admin import DEFAULT_ADMIN, Admin, AdminError, Ring, ring_at
 from likering.cli.confirm import Yes, confirm
 from likering.cli.exit_codes import ExitCode, fail, nothing_to_do
 from likering.cli.messages import plain
@@ -107,8 +107,8 @@ def drain(
 ) -> None:
     """Move all slots of a node to the others, and give it none from now on.
 
-    Exit code 1: moves were cancelled meanwhile; 3: it is draining and owns no slot already; 4: refused; 5: not done
-    within --timeout (the moves go on).
+    Exit code 1: moves were cancelled meanwhile; 3: it is draining and owns no slot already; 4: refused, for instance
+    while other slots move (it stays draining: run this again); 5: not done within --timeout (the moves go on).
     """
     course = Course(yes=yes, wait=wait, timeout=timeout, report=report, output=output)
     with ring_at(admin) as ring:
@@ -120,7 +120,17 @@ def drain(
         typer.echo(f"Node {name} is draining: plans give it no slots.", err=True)
         made = make_plan(ring, {})
         if made.moves:
-            follow(ring, apply_anew(ring, made, {}), course)
+            try:
+                resize = apply_anew(ring, made, {})
+            except AdminError as error:
+                if error.reason != "PLAN_STALE":
+                    raise
+                fail(
+                    f"{error.message}. Node {name} stays draining: then run this again, or end that with:"
+                    f" likering node undrain {name}",
+                    error.exit_code,
+                )
+            follow(ring, resize, course)
         else:
             _show(topology, output)
 

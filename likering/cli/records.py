@@ -31,25 +31,24 @@ def history(
     if output is Output.JSON:
         print_json([{key: value for key, value in report.items() if key != "slots"} for report in reports])
         return
-    numbers = ("planned", "moved", "given up", "fewest", "took", "rows", "pause p50", "p99", "max")
-    table = Table(
-        Column("resize", justify="right"), "applied", *(Column(name, justify="right") for name in numbers)
-    )
+    # Narrow enough for 80 columns; JSON has the rest.
+    numbers = ("resize", "moved", "took", "rows", "pauses (ms): p50, p99, max")
+    first, *others = (Column(name, justify="right") for name in numbers)
+    table = Table(first, Column("applied", no_wrap=True), *others)
     for report in reports:
-        table.add_row(str(report["resize"]), report["apply_time"], *_history_figures(report))
+        table.add_row(str(report["resize"]), *_history_figures(report))
     Console().print(table)
 
 
 def _history_figures(report: dict[str, Any]) -> list[str]:
     pauses = report["pauses"]
+    date, _, time = report["apply_time"].partition("T")
     return [
-        str(report["slots_planned"]),
-        str(report["slots_moved"]),
-        str(report["slots_given_up"]),
-        str(report["minimum"]),
+        f"{date} {time[:8]}Z",
+        f"{report['slots_moved']} of {report['slots_planned']}",
         duration(report["seconds"]),
         count(report["rows"]),
-        *(duration(pauses[key]) if pauses["count"] else "" for key in ("p50", "p99", "max")),
+        ", ".join(f"{pauses[key] * 1000:.1f}" for key in ("p50", "p99", "max")) if pauses["count"] else "",
     ]
 
 
@@ -122,7 +121,10 @@ def check(admin: Admin = DEFAULT_ADMIN, output: OutputOption = Output.TABLE) -> 
 def _show_findings(lasting: list[api.Finding], transient: int) -> None:
     console = Console()
     if lasting:
-        table = Table("node", "what", "what to do", show_lines=True)
+        # Folded, not cut: a remedy is there to be copied.
+        table = Table(
+            "node", *(Column(name, overflow="fold") for name in ("what", "what to do")), show_lines=True
+        )
         for finding in lasting:
             table.add_row(finding.node, escape(finding.what), escape(finding.remedy))
         console.print(table)

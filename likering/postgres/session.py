@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -74,7 +75,7 @@ class Session:
         """Run ``work``, which waits for nothing but the connection.
 
         Raises TimeoutError at the deadline and psycopg.Error as the work does; after either, the outcome of a write is
-        unknown. The next call replaces a connection that broke.
+        unknown. The next call replaces a connection that broke. One that ended while nobody used it is no error.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout
         async with asyncio.timeout_at(deadline):
@@ -129,6 +130,8 @@ class Session:
     async def _connect_and(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         if self._closed:
             raise psycopg.InterfaceError("the session is closed")
+        if self._connection is not None and not await _lives(self._connection):
+            await self._drop()
         if self._connection is None:
             self._connection = await self._connect()
         try:
@@ -161,3 +164,19 @@ class Session:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+
+async def _lives(connection: Connection) -> bool:
+    """Whether a connection that nobody uses still leads to a server.
+
+    Asked only where that has sent something unasked, as it does when it ends one: all others need no round trip.
+    """
+    unasked = select.poll()
+    unasked.register(connection.fileno(), select.POLLIN)
+    if not unasked.poll(0):
+        return True
+    try:
+        await connection.execute("")
+    except psycopg.OperationalError:
+        return False
+    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,7 +12,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal, Placehol
 from psycopg.types.json import Jsonb
 
 from likering.postgres.session import Connection
-from likering.topology.moves import NEXT, MoveChanged, MoveState, SlotMove
+from likering.topology.moves import NEXT, UNCOMMITTED, MoveChanged, MoveState, SlotMove
 from likering.topology.postgres import CHANNEL as TOPOLOGY_CHANNEL
 from likering.topology.postgres import RAISE_VERSION
 
@@ -50,6 +50,12 @@ _COMMIT = SQL(
     " WHERE slots.slot = changed.slot AND slots.owner = changed.source AND slots.epoch = changed.epoch RETURNING 1),"
     " raised AS (UPDATE cluster SET version = version + 1 FROM owned), noted AS ({noted})"
     " SELECT {columns}, 1 / (SELECT count(*) FROM owned) FROM changed"
+)
+_LOCK = SQL("SELECT {} FROM moves WHERE move = ANY(%s) ORDER BY move FOR UPDATE").format(COLUMNS)
+# As many as there are: one after the other, thousands would take longer than a call may.
+_CANCEL = SQL(
+    "WITH changed AS (UPDATE moves SET {changes} WHERE move = ANY(%(_moves)s) RETURNING *), noted AS ({noted})"
+    " SELECT {columns} FROM changed"
 )
 _SAME = SQL("move = %(_move)s AND state = %(_state)s AND attempt = %(_attempt)s")
 
@@ -130,6 +136,28 @@ async def advance(
     return await _compare_and_set(
         connection, _ADVANCE, move, values, who, detail, told=SQL(", ").join(told or [SQL("NULL")])
     )
+
+
+async def cancel(connection: Connection, moves: Sequence[int], who: str) -> list[SlotMove]:
+    """Cancels, in a transaction, those of the moves that are uncommitted, and tells all nodes.
+
+    Returns all of them as they are now. Raises MoveChanged unless there are all of them.
+    """
+    values = {"state": MoveState.CANCELLED, "waits_for": ""}
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(_LOCK, [list(moves)])
+        now = {row["move"]: slot_move(row) for row in await cursor.fetchall()}
+        if missing := set(moves) - now.keys():
+            raise MoveChanged(f"There is no move {min(missing)}")
+        uncommitted = [number for number, move in now.items() if move.state in UNCOMMITTED]
+        await cursor.execute(
+            _CANCEL.format(changes=_row_changes(values), noted=_NOTED, columns=COLUMNS),
+            {**values, "_moves": uncommitted, "_who": who, "_detail": Jsonb({})},
+        )
+        now |= {row["move"]: slot_move(row) for row in await cursor.fetchall()}
+    if uncommitted:
+        await connection.execute(SQL("NOTIFY {}").format(Identifier(CHANNEL)))
+    return list(now.values())
 
 
 async def commit(

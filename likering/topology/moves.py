@@ -102,6 +102,13 @@ class SlotMove:
     def __str__(self) -> str:
         return f"move {self.move} of slot {self.slot} from {self.source} to {self.target}"
 
+    @property
+    def actor(self) -> str | None:
+        """The node that is to do the next step; None when the move has ended."""
+        if self.state in ENDED:
+            return None
+        return self.source if self.state in (MoveState.ACTIVE, MoveState.VERIFIED) else self.target
+
 
 @dataclass(frozen=True, slots=True)
 class MoveLimits:
@@ -201,7 +208,7 @@ class MoveStore(Protocol):
         """COMMITTED → REVERTED and the slot's owner → the source, at an epoch above the target's."""
 
     async def cancel(self, moves: Collection[int], who: str) -> list[SlotMove]:
-        """Cancel those that are uncommitted; returns all of them as they are now."""
+        """Cancel those that are uncommitted, thousands of them piece by piece; returns all of them as they are now."""
 
     async def report(self, move: SlotMove, **facts: Any) -> None:
         """Note how far an attempt is (columns), while it is the current one."""

@@ -20,6 +20,7 @@ from likering.topology.move_rows import (
     EVERYBODY,
     advance,
     assignments,
+    cancel,
     change_owner,
     commit,
     note,
@@ -28,7 +29,6 @@ from likering.topology.move_rows import (
 from likering.topology.moves import (
     ENDED,
     SETTLED,
-    UNCOMMITTED,
     UNDER_WAY,
     MoveChanged,
     MoveEvent,
@@ -235,22 +235,20 @@ class PostgresMoveStore:
     async def cancel(self, moves: Collection[int], who: str) -> list[SlotMove]:
         """See MoveStore."""
 
-        async def work(connection: Connection) -> list[SlotMove]:
-            result = []
-            async with connection.transaction():
-                for number in sorted(moves):
-                    move = await _read(connection, number, lock=True)
-                    if move.state in UNCOMMITTED:
-                        move = await advance(
-                            connection, move, MoveState.CANCELLED, who, {}, {"waits_for": ""}
-                        )
-                    result.append(move)
-            return result
+        numbers = sorted(moves)
+        now: list[SlotMove] = []
+        for start in range(0, len(numbers), _CANCELLED_AT_ONCE):
+            now += await self._cancel(numbers[start : start + _CANCELLED_AT_ONCE], who)
+        if len(now) == 1 and now[0].state is not MoveState.CANCELLED:
+            raise MoveCommitted(f"The {now[0]} is {now[0].state} and can no longer be cancelled")
+        return now
 
-        cancelled = await self._run(work)
-        if len(cancelled) == 1 and cancelled[0].state is not MoveState.CANCELLED:
-            raise MoveCommitted(f"The {cancelled[0]} is {cancelled[0].state} and can no longer be cancelled")
-        return cancelled
+    async def _cancel(self, numbers: Sequence[int], who: str) -> list[SlotMove]:
+        async def work(connection: Connection) -> list[SlotMove]:
+            async with connection.transaction():
+                return await cancel(connection, numbers, who)
+
+        return await self._run(work)
 
     async def report(self, move: SlotMove, **facts: Any) -> None:
         """See MoveStore."""
@@ -344,12 +342,9 @@ class PostgresMoveStore:
             return await self._transitions.run(work)
 
 
-async def _read(connection: Connection, move: int, *, lock: bool = False) -> SlotMove:
+async def _read(connection: Connection, move: int) -> SlotMove:
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(
-            SQL("SELECT {} FROM moves WHERE move = %s" + (" FOR UPDATE" if lock else "")).format(COLUMNS),
-            [move],
-        )
+        await cursor.execute(SQL("SELECT {} FROM moves WHERE move = %s").format(COLUMNS), [move])
         row = await cursor.fetchone()
     if row is None:
         raise MoveChanged(f"There is no move {move}")
@@ -380,6 +375,8 @@ async def _read_limits(connection: Connection, *, lock: bool = False) -> MoveLim
     return limits
 
 
+_CANCELLED_AT_ONCE = 1000
+"""Moves of one call: the largest resize has sixteen thousand, and each call has its time."""
 _FIRST_PLANNED = 4
 """So many planned moves from one source to one target are looked at: a source that is away must not hide the others."""
 _TO_DO = """

@@ -82,9 +82,8 @@ class Check:
             what = f"slot {slot} is at epoch {epoch} in the topology, but at {row.epoch} in the database"
         else:
             return None
-        return _finding(
-            node, what, f"wait for the {move}" if taking_up else _FOLLOWS_TOPOLOGY, transient=taking_up
-        )
+        remedy = f"wait for the {move}" if taking_up else self._older_topology(slot) or _FOLLOWS_TOPOLOGY
+        return _finding(node, what, remedy, transient=taking_up)
 
     def _other_slot(self, node: str, slot: int, row: shard.HeldSlot) -> api.Finding | None:
         move = self._by_slot.get(slot)
@@ -94,7 +93,8 @@ class Check:
                 node,
                 f"the database has this node as the owner of slot {slot} at epoch {row.epoch}, but in the topology"
                 f" it is {f'node {owner}' if owner else 'nobody'}",
-                "stop the node's process, so that it cannot write; then find out which of the two holds the slot's"
+                self._older_topology(slot)
+                or "stop the node's process, so that it cannot write; then find out which of the two holds the slot's"
                 " newest likes before you change anything",
             )
         if row.state == "frozen" and not (
@@ -106,6 +106,32 @@ class Check:
                 _FOLLOWS_TOPOLOGY,
             )
         return None
+
+    def _older_topology(self, slot: int) -> str:
+        """What to do if it is the topology that is wrong, from a backup of before a move; empty if it may not be.
+
+        Of a node that has not answered nothing is known, and it may have the slot at a later epoch still.
+        """
+        owners = [
+            (row.epoch, node)
+            for node, inventory in self._inventories.items()
+            for row in inventory.slots
+            if row.slot == slot and row.state == "owner"
+        ]
+        if (
+            slot >= self._topology.slot_count
+            or len(owners) != 1
+            or self._topology.nodes.keys() - self._inventories
+        ):
+            return ""
+        ((epoch, owner),) = owners
+        if epoch <= self._topology.epochs[slot]:
+            return ""
+        return (
+            f"the topology is older than node {owner}'s database, as from a backup: in the topology's Postgres, UPDATE"
+            f" likering.slots SET owner = '{owner}', epoch = {epoch} WHERE slot = {slot}; and after the last of these,"
+            " UPDATE likering.cluster SET version = N, above all that the logs of routers and nodes name"
+        )
 
     def _replication(self, node: str, inventory: shard.GetInventoryResponse) -> Iterator[api.Finding]:
         kinds = (

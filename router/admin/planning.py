@@ -151,6 +151,8 @@ def check_made(plan: api.Plan) -> None:
     slots = [move.slot for move in plan.moves]
     if len(set(slots)) < len(slots):
         raise InvalidArgument("The plan moves a slot twice")
+    if any(move.source == move.target for move in plan.moves):
+        raise InvalidArgument("The plan moves a slot to the node that it is on")
     shares = (share.node for balance in (plan.before, plan.after) for share in balance)
     nodes = (name for move in plan.moves for name in (move.source, move.target))
     if any("\0" in name for name in (*shares, *nodes)):

@@ -22,6 +22,8 @@ _COMMANDS: Final = (
     ("at once", "likering ring limits --slots-at-once N"),
     ("budget", "likering ring limits --pause-budget MILLISECONDS"),
     ("does not answer", "start that node"),
+    ("holds the slot too", "likering ring check"),
+    ("transaction", "end it there: SELECT pg_terminate_backend(PROCESS)"),
 )
 
 
@@ -42,18 +44,11 @@ class Word:
     age: float
 
 
-def actor(move: SlotMove) -> str | None:
-    """The node that is to do the next step; None when the move has ended."""
-    if move.state in ENDED:
-        return None
-    return move.source if move.state in (MoveState.ACTIVE, MoveState.VERIFIED) else move.target
-
-
 def last_words(moves: Iterable[SlotMove]) -> dict[str, Word]:
     """By node. A node works through its moves in turn, so a move alone does not tell whether it is alive."""
     words: dict[str, Word] = {}
     for move in moves:
-        name = actor(move)
+        name = move.actor
         if name is not None and (name not in words or move.word_age < words[name].age):
             words[name] = Word(move.word_at, move.word_age)
     return words
@@ -61,7 +56,7 @@ def last_words(moves: Iterable[SlotMove]) -> dict[str, Word]:
 
 def waiting(move: SlotMove, limits: MoveLimits, words: Mapping[str, Word]) -> Waiting | None:
     """Why the move waits, None when it does not. ``words``: of all moves that have not ended."""
-    name = actor(move)
+    name = move.actor
     if name is None:
         return None
     if move.state is MoveState.VERIFIED:
@@ -77,6 +72,8 @@ def waiting(move: SlotMove, limits: MoveLimits, words: Mapping[str, Word]) -> Wa
     if not move.waits_for:
         if move.state is not MoveState.PLANNED:
             return None
+        if move.last_error:
+            return Waiting(f"it is tried again, after: {move.last_error}", move.state_since)
         return Waiting(f"other moves to node {name} come first", move.state_since)
     command = next((command for words_in, command in _COMMANDS if words_in in move.waits_for), "")
     return Waiting(move.waits_for, move.waits_since or move.word_at, command)

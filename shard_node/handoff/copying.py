@@ -85,6 +85,20 @@ async def export_snapshot(connection: AsyncConnection[TupleRow], name: str) -> s
     return str(row[2])
 
 
+async def in_the_way(source: Connection, backend: int) -> str:
+    """The processes whose transactions a server's process waits for; empty when it waits for none.
+
+    A replication slot is made once all transactions that write have ended, those of strangers too.
+    """
+    cursor = await source.execute(
+        "SELECT pid, application_name FROM pg_stat_activity WHERE pid = ANY(pg_blocking_pids(%s)) ORDER BY xact_start",
+        [backend],
+    )
+    return ", ".join(
+        f"process {pid}" + (f" ({name})" if name else "") for pid, name in await cursor.fetchall()
+    )
+
+
 async def estimate_rows(source: Connection, slot: int) -> int:
     """About how many rows the slot's tables have."""
     cursor = await source.execute(

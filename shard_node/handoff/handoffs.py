@@ -172,7 +172,7 @@ class Handoffs:
     def _own_slots(self) -> set[int]:
         topology = self._watch.latest
         assigned = topology.slots_of(self._node_name).keys() if topology else ()
-        return {*self._ownership.held, *assigned}
+        return {*self._ownership.epochs, *assigned}
 
 
 @asynccontextmanager

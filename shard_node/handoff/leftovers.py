@@ -88,7 +88,7 @@ def superfluous(
     """What of it nobody needs.
 
     ``moves``: those that are begun and not settled. ``ended``: those of the inventory's that have ended, or never were.
-    ``own``: the slots that the database has a row of, and those that the topology gives to the node.
+    ``own``: the slots that the database or the topology gives to the node.
     """
     by_number = {move.move: move for move in moves}
     passing = {

@@ -10,13 +10,13 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from likering.errors import LikeringError
+from likering.errors import LikeringError, TopologyUnavailable
 from likering.topology.moves import UNDER_WAY, MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
 from shard_node.handoff import leftovers
 from shard_node.handoff.pull import Pull, PullFailed
@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 ROUND = 1.0
 """Seconds between two looks at the moves when nothing is told."""
+SIGN = 2.0
+"""Seconds after which a node that has said nothing of its moves says that it lives: who is silent is taken for dead."""
 CLEARING = 5.0
 """Seconds between two looks for leftovers when no move has ended."""
 LISTEN_AGAIN = 0.5
@@ -166,6 +168,7 @@ class Mover:
                         busy.update((move.source, move.target))
                 elif reason != move.waits_for:
                     await self._moves.report(move, waits_for=reason)
+        await self._give_sign(moves)
         self._retries.keep({move.move for move in moves})
         await self._source.tend_frozen(moves)
         if self._keeping_house is None or self._keeping_house.done():
@@ -175,6 +178,12 @@ class Mover:
             )
             self._keeping_house.add_done_callback(_say_bugs)
 
+    async def _give_sign(self, moves: Sequence[SlotMove]) -> None:
+        """One word about one move tells that this node lives, whatever the others wait for."""
+        own = [move for move in moves if move.actor == self._node_name]
+        if own and min(move.word_age for move in own) > SIGN:
+            await self._moves.report(own[0])
+
     async def _keep_house(self, moves: Sequence[SlotMove], grace: float) -> None:
         """Tends the copies that this node keeps, and drops what moves have left; each failure is its own."""
         for move in moves:
@@ -182,6 +191,8 @@ class Mover:
                 await self._source.tend_copy(move, grace)
             except TROUBLE as error:
                 log.info("cannot tend a copy yet", slot=move.slot, move=move.move, error=repr(error))
+                with suppress(TopologyUnavailable):
+                    await self._moves.report(move, last_error=f"{type(error).__name__}: {error}")
         if time.monotonic() < self._clear_at:
             return
         self._clear_at = time.monotonic() + CLEARING

@@ -17,7 +17,7 @@ from likering.errors import LikeringError, TopologyUnavailable
 from likering.shard.v1 import shard_service_pb2 as pb
 from likering.topology.moves import MoveChanged, MoveState, SlotMove
 from shard_node.handoff import replication, steps
-from shard_node.handoff.copying import copy_tables, estimate_rows, export_snapshot
+from shard_node.handoff.copying import copy_tables, estimate_rows, export_snapshot, in_the_way
 from shard_node.handoff.forecast import Advice, Forecast
 from shard_node.handoff.leftovers import clear_slot
 from shard_node.handoff.replication import SEAL, Origin
@@ -118,12 +118,8 @@ class Pull:
             raise PullFailed(
                 f"node {self._target.name} holds slot {self._move.now.slot} itself, at epoch {held.epoch}"
             )
-        try:
-            description = await self._target.peers.describe_source(self._move.now.source)
-        except LikeringError as error:
-            await self._move.wait_for(
-                f"node {self._move.now.source} does not answer", last_error=error.message
-            )
+        description = await self._ask_source()
+        if description is None:
             return None
         if description.obstacles:
             await self._move.wait_for(f"node {self._move.now.source}: {'; '.join(description.obstacles)}")
@@ -136,14 +132,25 @@ class Pull:
             return None
         return description
 
+    async def _ask_source(self) -> pb.DescribeSourceResponse | None:
+        """None when it does not answer, which is a reason to wait."""
+        try:
+            return await self._target.peers.describe_source(self._move.now.source)
+        except LikeringError as error:
+            await self._move.wait_for(
+                f"node {self._move.now.source} does not answer", last_error=error.message
+            )
+            return None
+
     async def _begin(self) -> bool:
         """PLANNED → COPYING. False when the limits do not allow it now."""
         reason = await self._target.moves.begin(self._move.now, self._target.name)
         if reason:
             await self._move.wait_for(reason)
             return False
-        self._move.now = await self._target.moves.move(self._move.now.move)
-        if (self._move.now.state, self._move.now.attempt) != (MoveState.COPYING, self._move.attempt.attempt):
+        attempt = self._move.attempt
+        self._move = TargetMove(self._target, await self._target.moves.move(attempt.move))
+        if (self._move.now.state, self._move.attempt) != (MoveState.COPYING, attempt):
             raise self._move.elsewhere()
         steps.reached("copying", self._move.now)
         return True
@@ -157,7 +164,7 @@ class Pull:
         steps.reached("published", self._move.now)
         async with self._target.links.replicating(source_dsn) as replicating:
             origin = await replication.identify(replicating)
-            snapshot = await export_snapshot(replicating, self._move.attempt.replication)
+            snapshot = await self._export_snapshot(source, replicating)
             steps.reached("snapshot", self._move.now)
             total = await estimate_rows(source, self._move.now.slot)
             copied = 0
@@ -183,6 +190,27 @@ class Pull:
             MoveState.CATCHING_UP, {"rows": rows}, rows_total=rows, rows_copied=rows, last_error=""
         )
         return origin
+
+    async def _export_snapshot(self, source: Connection, replicating: Connection) -> str:
+        """Makes the replication slot, and says meanwhile whom that waits for."""
+        telling = asyncio.create_task(self._tell_what_is_in_the_way(source, replicating.info.backend_pid))
+        try:
+            snapshot = await export_snapshot(replicating, self._move.attempt.replication)
+        finally:
+            await end(telling)
+        await self._move.go_on()
+        return snapshot
+
+    async def _tell_what_is_in_the_way(self, source: Connection, backend: int) -> None:
+        while True:
+            # Not at once: see _report_rows.
+            await asyncio.sleep(REPORT_INTERVAL)
+            processes = await in_the_way(source, backend)
+            reason = f"a transaction on node {self._move.now.source}'s Postgres has to end first: {processes}"
+            try:
+                await self._move.wait_for(reason if processes else "")
+            except TopologyUnavailable as error:
+                log.info("cannot tell what is in the way", reason=error.message)
 
     async def _catch_up(self, source: Connection, own: Connection) -> None:
         """Returns when a freeze can be expected to keep within the pause budget."""
@@ -240,7 +268,9 @@ class Pull:
 
     async def _verify(self) -> bool:
         move = self._move.now
-        description = await self._target.peers.describe_source(move.source)
+        description = await self._ask_source()
+        if description is None:
+            return False
         async with self._both(description.replication_dsn) as (source, own):
             verdict = await verify(source, own, move.slot, move.move, move.last_rev or 0)
         if verdict.problem:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 import structlog
@@ -265,6 +265,11 @@ class Source:
         async with self._pool.connection() as connection:
             if not await rename_unowned(connection, move.slot, names, self._generation()):
                 log.error("a slot that its target serves is held here too", slot=move.slot, move=move.move)
+                await self._moves.report(
+                    move,
+                    waits_for=f"node {self._node_name}'s database holds the slot too, which node {move.target} serves:"
+                    " it is older than the move, or was changed by hand",
+                )
                 return
             steps.reached("renamed", move)
             await rests.after_step()
@@ -272,7 +277,7 @@ class Source:
                 await detach(connection, parent, name)
                 await rests.after_step()
         steps.reached("set_aside", move)
-        await self._advance(move, MoveState.MOVED)
+        await self._advance(move, MoveState.MOVED, waits_for="", last_error="")
 
     async def _retire(self, move: SlotMove) -> None:
         """Drops the copy: the disk space is back at once."""
@@ -283,15 +288,15 @@ class Source:
                 )
         steps.reached("dropped", move)
 
-        async def forget(connection: Connection) -> None:
-            await execute(connection, "forget_slot", {"slot": move.slot, "move": move.move})
+        async def retire(connection: Connection) -> None:
+            await execute(connection, "retire_slot", {"slot": move.slot, "move": move.move})
 
-        await self._writer.change_slots(forget)
+        await self._writer.change_slots(retire)
         await self._advance(move, MoveState.RETIRED)
 
-    async def _advance(self, move: SlotMove, to: MoveState) -> None:
+    async def _advance(self, move: SlotMove, to: MoveState, **facts: Any) -> None:
         try:
-            moved = await self._moves.advance(move, to, self._node_name)
+            moved = await self._moves.advance(move, to, self._node_name, **facts)
         except MoveChanged:
             return
         assert moved.state not in ENDED or to in ENDED

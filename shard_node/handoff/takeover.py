@@ -99,6 +99,9 @@ async def _commit(move: TargetMove, answer: pb.FreezeSlotResponse, stopping: asy
     while move.now.state is MoveState.FREEZING:
         try:
             move.now = await target.moves.commit(move.now, to, target.name, detail, last_rev=answer.last_rev)
+        except MoveChanged:
+            await move.let_source_look()
+            raise
         except TopologyUnavailable:
             # Committed or not, nobody knows. Serve neither way.
             await move.reread(MoveState.FREEZING, to)

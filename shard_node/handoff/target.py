@@ -66,7 +66,16 @@ class TargetMove:
 
     async def abort(self, reason: str) -> None:
         """FREEZING → ABORTED, and the source goes on at once."""
-        await self.advance(MoveState.ABORTED, {"reason": reason}, last_error=reason)
+        try:
+            await self.advance(MoveState.ABORTED, {"reason": reason}, last_error=reason)
+        finally:
+            await self.let_source_look()
+
+    async def let_source_look(self) -> None:
+        """Has the source see at once whether it may go on.
+
+        Also when the move was cancelled: of that it may have been told before it froze the slot.
+        """
         try:
             await self.target.peers.unfreeze_slot(self.now)
         except LikeringError as error:
@@ -96,11 +105,16 @@ class TargetMove:
         await self.target.moves.report(self.now, **facts)
 
     async def wait_for(self, reason: str, **facts: object) -> None:
-        """Notes why the move does not go on, and facts."""
-        if reason != self._waits_for:
+        """Notes why the move does not go on, and facts. Empty: it does."""
+        if reason and reason != self._waits_for:
             log.info("a move waits", slot=self.now.slot, move=self.now.move, reason=reason)
         self._waits_for = reason
         await self.report(waits_for=reason, **facts)
+
+    async def go_on(self) -> None:
+        """Notes that there is nothing to wait for any more, if there was."""
+        if self._waits_for:
+            await self.wait_for("")
 
 
 async def end(task: asyncio.Task[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import grpc
 import pytest
@@ -22,7 +23,7 @@ def server(database: str) -> Iterator[RingServer]:
 @pytest.fixture
 def run(server: RingServer) -> Run:
     """Runs ``likering …`` on the server; its stdin is no terminal."""
-    return lambda *arguments: likering(server.address, *arguments)
+    return partial(likering, server.address)
 
 
 @pytest.fixture

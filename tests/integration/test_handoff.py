@@ -20,7 +20,13 @@ from shard_node.handoff.copying import RowBudget, copy_tables, export_snapshot
 from shard_node.handoff.replication import Sums
 from shard_node.handoff.source import detach
 from shard_node.handoff.verification import verify
-from shard_node.partitions import PARENTS, create_partitions, rename_unowned
+from shard_node.partitions import (
+    PARENTS,
+    create_partitions,
+    create_slot_table,
+    index_slot_table,
+    rename_unowned,
+)
 from shard_node.store import Connection, FenceLost
 from shard_node.user_chunks import Entry
 from tests.integration.node_database import prepared
@@ -145,6 +151,30 @@ async def test_a_slot_arrives_whole_and_stays_in_step(
     assert await sums_of(target) == await sums_of(source) == Sums(3, 11, 7)
     assert await replication.subscription_error(target, ATTEMPT) == ""
     assert await replication.replication_slot_problem(source, ATTEMPT) == ""
+
+
+@pytest.mark.parametrize("parent", PARENTS)
+async def test_a_copy_has_every_column_and_index_of_its_table(target: Connection, parent: str) -> None:
+    """They are written down twice: one that a migration has added and a copy leaves out would be lost by moving."""
+    cursor = await target.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+        [parent],
+    )
+    assert sorted(copying._COLUMNS[parent]) == sorted(name for (name,) in await cursor.fetchall())
+    await create_slot_table(target, parent, "like_parent", indexes=True)
+    await create_slot_table(target, parent, "by_hand", indexes=False)
+    await index_slot_table(target, parent, "by_hand")
+    assert await indexes_of(target, "by_hand") == await indexes_of(target, "like_parent") != []
+
+
+async def indexes_of(connection: Connection, table: str) -> list[str]:
+    """What each index is on."""
+    cursor = await connection.execute(
+        "SELECT indisunique || substring(pg_get_indexdef(indexrelid) FROM ' USING .*') FROM pg_index"
+        " WHERE indrelid = %s::regclass ORDER BY 1",
+        [table],
+    )
+    return [index for (index,) in await cursor.fetchall()]
 
 
 async def test_a_slot_of_many_posts_is_not_added_up(

@@ -69,12 +69,21 @@ async def test_errors_of_the_work_are_the_callers(session: Session) -> None:
     assert await session.run(backend) == before
 
 
-async def test_a_connection_that_broke_is_replaced(session: Session, database: str) -> None:
+async def test_a_connection_that_broke_is_replaced(session: Session) -> None:
+    async def end_itself(connection: Connection) -> None:
+        await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    before = await session.run(backend)
+    with pytest.raises(psycopg.OperationalError):
+        await session.run(end_itself)
+    assert await session.run(backend) != before
+
+
+async def test_nobody_notices_a_connection_that_ended_unused(session: Session, database: str) -> None:
+    """Nothing was under way on it: the first call after a restart of the server is as good as any other."""
     before = await session.run(backend)
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as other:
         await other.execute("SELECT pg_terminate_backend(%s, 10000)", [before])
-    with pytest.raises(psycopg.OperationalError):
-        await session.run(backend)
     assert await session.run(backend) != before
 
 

@@ -84,6 +84,16 @@ def test_a_drain_ends_before_its_moves_if_it_is_to_begin_only(server: RingServer
     assert topology_of(server).nodes["b"].state is NodeState.ACTIVE
 
 
+def test_a_drain_that_must_wait_for_other_moves_says_what_has_been_done(server: RingServer, run: Run) -> None:
+    """Nothing moves; but the node gets no slots any more, which is what was asked for."""
+    server.run(server.nodes("a", "b", "c"))
+    run("node", "drain", "c", "--yes", "--no-wait")
+    said = refusal(run("node", "drain", "b", "--yes", "--no-wait"))
+    assert "slots are moving already (resize 1)" in said
+    assert "Node b stays draining" in said
+    assert topology_of(server).nodes["b"].state is NodeState.DRAINING
+
+
 def test_the_last_active_node_is_not_drained(server: RingServer, run: Run) -> None:
     server.run(server.nodes("a", "b"))
     run("node", "drain", "b", "--yes", "--no-wait")
@@ -136,6 +146,8 @@ def test_a_check_compares_the_topology_with_the_databases(server: RingServer, ru
         result = run("ring", "check")
         assert result.exit_code == 1
         assert "publication likering_s1_m5_a1 of move 5, which has ended" in result.stdout
+        narrow = run("ring", "check", columns=40).stdout
+        assert "…" not in narrow, "a remedy that is cut cannot be copied"
         (finding,) = output_of(run("ring", "check", "-o", "json"), 1)["findings"]
         assert finding["remedy"] == "in the node's Postgres: DROP PUBLICATION likering_s1_m5_a1"
     finally:

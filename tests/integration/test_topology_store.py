@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 
 from likering.dev.postgres import PostgresServer
 from likering.errors import LikeringError, NodeOwnsSlots, TopologyChanged, TopologyUnavailable, WrongCluster
+from likering.ring.hashing import MAX_SLOT_COUNT
 from likering.ring.plan import Move
 from likering.ring.topology import Node, NodeState, Topology
+from likering.topology.moves import MoveChanged, MoveState
 from likering.topology.postgres import (
     CHANNEL,
     SCHEMA,
@@ -221,6 +224,36 @@ async def test_a_node_stays_until_its_moves_have_ended(store: PostgresTopologySt
         assert [move.target for move in await moves.moves(ended=True)] == ["b", "b"]
     finally:
         await moves.close()
+
+
+async def test_the_largest_resize_is_cancelled(database: str) -> None:
+    """Though a call has its time, and what has been committed goes on."""
+    await create_cluster(database, MAX_SLOT_COUNT)
+    store, moves = PostgresTopologyStore(database), PostgresMoveStore(database)
+    try:
+        await store.register(registration("a"))
+        topology = await store.register(registration("b"))
+        topology = await store.assign(topology.version, dict.fromkeys(range(MAX_SLOT_COUNT), "a"))
+        planned = [Move(slot, "a", "b", 1) for slot in range(MAX_SLOT_COUNT)]
+        await moves.apply(topology.version, planned, {}, "test")
+        first, *others = await moves.moves()
+        assert not await moves.begin(first, "b")
+        for state in (MoveState.CATCHING_UP, MoveState.FREEZING):
+            first = await moves.advance(await moves.move(first.move), state, "b")
+        first = await moves.commit(first, MoveState.ACTIVATING, "b", {})
+        now = await moves.cancel([move.move for move in (*others, first)], "operator")
+        assert [move.move for move in now] == [move.move for move in (first, *others)]
+        assert Counter(move.state for move in now) == {
+            MoveState.ACTIVATING: 1,
+            MoveState.CANCELLED: MAX_SLOT_COUNT - 1,
+        }
+        *_, event = await moves.events([others[-1].move])
+        assert (event.state, event.who) == (MoveState.CANCELLED, "operator")
+        with pytest.raises(MoveChanged, match=f"no move {MAX_SLOT_COUNT + 1}"):
+            await moves.cancel([first.move, MAX_SLOT_COUNT + 1], "operator")
+    finally:
+        await moves.close()
+        await store.close()
 
 
 async def test_an_unknown_node_is_named_with_those_known(store: PostgresTopologyStore) -> None:

@@ -322,12 +322,20 @@ async def test_a_broken_connection_is_made_anew(
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()",
     )
-    await until(lambda: watch.trouble is not None)
-    await until(lambda: watch.trouble is None)
+    await until(lambda: connections(database) == 2)
     monkeypatch.setattr(watch_module, "POLL_SECONDS", 3600.0)
     await until(lambda: listeners(database) == 1)
     topology = await store.register(registration("a"))
     await until(lambda: watch.current.version == topology.version)
+
+
+def connections(database: str) -> int:
+    with psycopg.connect(database) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
 
 
 def listeners(database: str) -> int:

@@ -19,6 +19,7 @@ from tests.parts.until import until
 DIRECTORY = "FAILPOINTS"
 """Names the environment variable that names the directory."""
 _LOOK = 0.005
+_ROUND = 0.25
 
 
 class Failpoints:
@@ -40,13 +41,18 @@ class Failpoints:
     def release(self, node: str) -> None:
         """Lets a node that stands still go on, if it lives; nothing is armed any more."""
         self._keeps_reads(node).unlink(missing_ok=True)
+        self._looks_when_told(node).unlink(missing_ok=True)
         self._armed(node).unlink(missing_ok=True)
         self._held(node).unlink(missing_ok=True)
+
+    def go_on(self, node: str) -> None:
+        """Lets a node that stands still go on; whatever else it was told is as it was."""
+        self._held(node).unlink()
 
     def go_on_until(self, node: str, step: str) -> None:
         """Lets a node that stands still go on as far as a later step."""
         self.arm(node, step)
-        self._held(node).unlink()
+        self.go_on(node)
 
     def hold_answer(self, node: str) -> None:
         """Has the next answer that tells the node of a slot of its own which is being caught up with arrive late."""
@@ -86,6 +92,14 @@ class Failpoints:
         """The node's side of ``keep_reads``."""
         return self._keeps_reads(node).exists()
 
+    def look_when_told(self, node: str) -> None:
+        """Has the node look at the moves only when it is told to, not now and then as well."""
+        self._looks_when_told(node).touch()
+
+    def looks_when_told(self, node: str) -> bool:
+        """The node's side of ``look_when_told``."""
+        return self._looks_when_told(node).exists()
+
     def await_birth(self, node: str) -> None:
         """The node's side of ``kept_dead``."""
         while self._dead(node).exists():
@@ -111,6 +125,9 @@ class Failpoints:
 
     def _keeps_reads(self, node: str) -> Path:
         return self._directory / f"{node}.keeps_reads"
+
+    def _looks_when_told(self, node: str) -> Path:
+        return self._directory / f"{node}.looks_when_told"
 
     def _dead(self, node: str) -> Path:
         return self._directory / f"{node}.dead"
@@ -153,6 +170,7 @@ def main() -> None:
         moves = await to_do(store, name)
         if any(move.source == name and move.state is MoveState.CATCHING_UP for move in moves):
             await failpoints.delay_answer(name)
+        mover.ROUND = 3600.0 if failpoints.looks_when_told(name) else _ROUND
         return moves
 
     PostgresMoveStore.to_do = to_do_late  # type: ignore[method-assign,assignment]
@@ -165,7 +183,7 @@ def main() -> None:
     admin_steps.reached = maintained
     purge_pieces.PIECE = 20  # type: ignore[misc]
     Source.freeze = freeze_only  # type: ignore[method-assign,assignment]
-    mover.ROUND = 0.25
+    mover.ROUND = _ROUND
     mover.CLEARING = 0.5
     app.main()
 

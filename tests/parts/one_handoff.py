@@ -15,7 +15,7 @@ from likering.dev.cluster import EmbeddedCluster
 from likering.errors import LikeringError
 from likering.ring.hashing import slot_of
 from likering.ring.topology import Topology
-from likering.topology.moves import MoveChanged, MoveState, SlotMove
+from likering.topology.moves import ENDED, MoveChanged, MoveState, SlotMove
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.postgres_moves import PostgresMoveStore
 from tests.parts.apply_move import apply
@@ -38,8 +38,10 @@ _LEFT = """
     UNION ALL SELECT 'table ' || relname FROM pg_class
               WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace
                 AND relname ~ '^(edges|posts|user_likes)_s'
-                AND NOT EXISTS (SELECT FROM slots WHERE relname ~ ('^(edges|posts|user_likes)_s' || slot || '$'))
-    UNION ALL SELECT 'row ' || slot || ' ' || state FROM slots WHERE state <> 'owner'
+                AND NOT EXISTS (SELECT FROM slots WHERE state <> 'moved'
+                                AND relname ~ ('^(edges|posts|user_likes)_s' || slot || '$'))
+    UNION ALL SELECT 'row ' || slot || ' ' || state FROM slots
+              WHERE state <> 'owner' AND (state <> 'moved' OR move IS NOT NULL)
 """
 
 
@@ -176,11 +178,16 @@ class Handoff:
 
     async def ends(self, state: MoveState = MoveState.RETIRED) -> SlotMove:
         """Waits for the move's end, and checks that nothing is lost, doubled or left behind."""
-        reverted = state is MoveState.REVERTED
         await nothing(self._unfinished)
         move = await self.move()
         assert move.state is state, move
-        owner, epoch = (self.source, self.epoch + 2) if reverted else (self.target, self.epoch + 1)
+        match state:
+            case MoveState.REVERTED:
+                owner, epoch = self.source, self.epoch + 2
+            case MoveState.CANCELLED:
+                owner, epoch = self.source, self.epoch
+            case _:
+                owner, epoch = self.target, self.epoch + 1
         await until(self.takes_writes())
         await self.callers.stop()
         assert await self._owners() == {(self.slot, owner, epoch)}
@@ -201,7 +208,7 @@ class Handoff:
     async def _unfinished(self) -> list[str]:
         """What is still to come."""
         move = await self.move()
-        if move.state not in (MoveState.RETIRED, MoveState.REVERTED):
+        if move.state not in ENDED:
             return [f"{move}: {move.state}, attempt {move.attempt}, {move.waits_for!r}, {move.last_error!r}"]
         left = []
         for name, node in self.cluster.nodes.items():

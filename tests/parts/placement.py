@@ -93,7 +93,10 @@ async def placement_in(topology_dsn: str, nodes: Mapping[str, str]) -> Placement
 async def _held(dsn: str) -> Held:
     held = Held()
     async with await psycopg.AsyncConnection.connect(dsn, options="-csearch_path=likering") as connection:
-        cursor = await connection.execute("SELECT slot, epoch, state FROM slots")
+        # A slot whose copy has been dropped keeps its row, without a move: that much stays of it.
+        cursor = await connection.execute(
+            "SELECT slot, epoch, state FROM slots WHERE state <> 'moved' OR move IS NOT NULL"
+        )
         held.slots = {slot: (epoch, state) for slot, epoch, state in await cursor.fetchall()}
         cursor = await connection.execute(
             "SELECT slot FROM edges UNION SELECT slot FROM posts UNION SELECT slot FROM user_likes"

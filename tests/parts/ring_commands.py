@@ -19,10 +19,13 @@ Run = Callable[..., Result]
 """Runs ``likering …`` with these arguments."""
 
 
-def likering(admin: str, *arguments: str) -> Result:
+def likering(admin: str, *arguments: str, columns: int = 250) -> Result:
     """Runs a command against the port for operators; its stdin is no terminal."""
     return CliRunner().invoke(
-        app, arguments, env={"LIKERING_ADMIN": admin, "COLUMNS": "250", "TERM": "dumb"}, prog_name="likering"
+        app,
+        arguments,
+        env={"LIKERING_ADMIN": admin, "COLUMNS": str(columns), "TERM": "dumb"},
+        prog_name="likering",
     )
 
 

@@ -90,6 +90,25 @@ async def test_a_target_that_wakes_up_finds_the_slot_given_back(handoff: Handoff
     await handoff.ends(MoveState.REVERTED)
 
 
+# Whoever cancels
+
+
+async def test_a_cancel_overtakes_the_freeze(handoff: Handoff) -> None:
+    """The source has heard of the cancel before it freezes the slot; the target tells it once more."""
+    handoff.failpoints.look_when_told(handoff.source)
+    await handoff.begin_until(handoff.target, "freezing")
+    await handoff.moves.cancel([handoff.number], "test")
+    handoff.failpoints.arm(handoff.source, "sealed")
+    handoff.failpoints.go_on(handoff.target)
+    await handoff.failpoints.held(handoff.source)
+    assert await handoff.row(handoff.source) == ("frozen", handoff.epoch)
+    handoff.failpoints.go_on(handoff.source)
+    await until(handoff.takes_writes())
+    handoff.release(handoff.source)
+    await handoff.moves.set_limits(paused=False)  # which is told to all nodes
+    await handoff.ends(MoveState.CANCELLED)
+
+
 # The source
 
 

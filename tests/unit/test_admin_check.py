@@ -55,7 +55,7 @@ def test_nothing_is_found_where_all_is_well() -> None:
             {"s0": "owner", "s1": "owner"},
             "slot 3 is this node's at epoch 1, but its database does not hold it",
         ),
-        ({**A, "s3": "owner 2"}, "slot 3 is at epoch 1 in the topology, but at 2 in the database"),
+        ({**A, "s3": "owner 0"}, "slot 3 is at epoch 1 in the topology, but at 0 in the database"),
         ({**A, "s3": "moved"}, "slot 3 is this node's at epoch 1, but its database has it as moved"),
         ({**A, "s3": "frozen"}, "slot 3 is frozen at epoch 1, but no move is freezing it"),
     ],
@@ -171,3 +171,17 @@ def test_a_name_of_another_version_is_told() -> None:
     source.tables.append("edges_of_tomorrow_s3")
     (finding,) = found(source)
     assert finding.what == "table edges_of_tomorrow_s3, whose name this version does not know"
+
+
+def test_a_topology_from_a_backup_is_mended_and_nothing_else() -> None:
+    """Slot 3 has moved from a to b since; both databases agree on that."""
+    findings = found(held(s0="owner", s1="owner", s3="moved"), held(**B, s3="owner 2"))
+    assert [(one.node, one.transient) for one in findings] == [("a", False), ("b", False)]
+    for one in findings:
+        assert "SET owner = 'b', epoch = 2 WHERE slot = 3" in one.remedy
+    # Of a node that does not answer nothing is known.
+    (finding,) = Check(topology(), [], {"b": held(**B, s3="owner 2")}).findings()
+    assert finding.remedy.startswith("stop the node's process")
+    # Two nodes that say so contradict each other, whatever the topology says.
+    findings = found(held(**A), held(**B, s3="owner 2"))
+    assert [one.remedy.startswith("stop the node's process") for one in findings] == [True]

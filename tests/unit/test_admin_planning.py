@@ -82,11 +82,17 @@ def test_a_draining_node_is_emptied() -> None:
 def test_a_plan_that_was_not_made_here_is_refused() -> None:
     plan = made(topology())
     check_made(plan)
-    twice, source, share = (api.Plan.FromString(plan.SerializeToString()) for _ in range(3))
+    twice, nowhere, source, share = (api.Plan.FromString(plan.SerializeToString()) for _ in range(4))
     twice.moves.add().CopyFrom(plan.moves[0])
+    nowhere.moves[0].target = nowhere.moves[0].source
     source.moves[0].source = "a\0"
     share.after[0].node = "\0"
-    for broken, what in ((twice, "a slot twice"), (source, "NUL"), (share, "NUL")):
+    for broken, what in (
+        (twice, "a slot twice"),
+        (nowhere, "that it is on"),
+        (source, "NUL"),
+        (share, "NUL"),
+    ):
         with pytest.raises(InvalidArgument, match=what):
             check_made(broken)
 

@@ -55,6 +55,13 @@ def test_a_node_is_alive_if_it_speaks_of_another_move() -> None:
     assert found == Waiting("other moves to node b come first", silent.state_since)
 
 
+def test_a_move_that_has_failed_says_with_what() -> None:
+    move = slot_move(MoveState.PLANNED, attempt=2, last_error="the replication slot is gone")
+    assert waiting(move, LIMITS, last_words([move])) == Waiting(
+        "it is tried again, after: the replication slot is gone", move.state_since
+    )
+
+
 @pytest.mark.parametrize("state", [MoveState.PLANNED, MoveState.CATCHING_UP, MoveState.ABORTED])
 def test_a_pause_holds_what_has_not_frozen(state: MoveState) -> None:
     move = slot_move(state, word_age=9.0)
@@ -81,6 +88,11 @@ def test_a_pause_holds_nothing_else(state: MoveState) -> None:
             "likering ring limits --pause-budget MILLISECONDS",
         ),
         ("node a does not answer", "start that node"),
+        (
+            "a transaction on node a's Postgres has to end first: process 4711 (psql)",
+            "end it there: SELECT pg_terminate_backend(PROCESS)",
+        ),
+        ("node a's database holds the slot too, which node b serves", "likering ring check"),
         ("changes take more than 5 s to arrive", ""),
     ],
 )
