@@ -218,6 +218,13 @@ class TopologyUnavailable(LikeringError):
     reason = "TOPOLOGY_UNAVAILABLE"
 
 
+class NoSynchronousStandby(LikeringError):
+    """The shard that owns the post takes no writes: its database has no synchronous standby."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "NO_SYNCHRONOUS_STANDBY"
+
+
 class DeadlineExceeded(LikeringError):
     """The deadline passed; the outcome of a write is unknown."""
 

@@ -69,7 +69,10 @@ class Router:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until ``stop`` is set. Raises ListenFailed, or TopologyUnavailable when there is none in time."""
-        await self._server.start(self._settings.listen)
+        await self._server.start(
+            self._settings.listen,
+            health_listen=self._settings.health_listen if self._settings.worker_index in (None, 0) else None,
+        )
         _log.info(
             "listening", address=self._server.address, worker=self._settings.worker_index, pid=os.getpid()
         )

@@ -27,6 +27,9 @@ class RouterSettings(BaseSettings):
     admin_listen: HostPort | None = Field(
         None, description="host:port to serve operators on (likering ring, likering node); absent: not at all"
     )
+    health_listen: HostPort | None = Field(
+        None, description="host:port to serve health alone on, without TLS: for probes that know none"
+    )
     topology: SecretStr = Field(description="connection string of the topology database")
     seeds: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port,… of nodes to ask for the topology while its database is away"

@@ -19,6 +19,7 @@ from likering.errors import (
     IntentInFuture,
     InternalError,
     LikeringError,
+    NoSynchronousStandby,
     PostBeingPurged,
     RouterOverloaded,
     ShardUnavailable,
@@ -227,6 +228,9 @@ class Undertaking:
                 self._again((position,), SlotMoving(), self._patience.backoff(FIRST_MOVING_BACKOFF))
             case shard.OP_CODE_UNAVAILABLE:
                 self._again((position,), ShardUnavailable(), self._patience.backoff())
+            case shard.OP_CODE_NO_STANDBY:
+                # After a failover the other standby needs a moment to follow the new primary.
+                self._again((position,), NoSynchronousStandby(), self._patience.backoff())
             case shard.OP_CODE_UNKNOWN_OUTCOME:
                 self._unknown(position)
             case shard.OP_CODE_INTENT_IN_FUTURE:

@@ -47,6 +47,7 @@ from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
 from shard_node.settings import NodeSettings
+from shard_node.standby import StandbyWatch
 from shard_node.user_feed import Rows, UserFeed
 from shard_node.user_lag import UserFeedLag
 from shard_node.user_likes import Codes, UserLikes
@@ -89,9 +90,16 @@ class ShardNode:
         self._watches = Watches(self._ownership)
         self._ownership.on_replaced.append(self._watches.slots_changed)
         self._cache = CountCache(settings.cache.get_secret_value(), identity.node_uuid[:8], self._ownership)
-        self._leadership = Leadership(settings.postgres.get_secret_value(), settings.name, self._lead_taken)
+        standby = StandbyWatch() if settings.require_synchronous_standby else None
+        self._leadership = Leadership(
+            settings.postgres.get_secret_value(), settings.name, self._lead_taken, standby=standby
+        )
         self._writer = Writer(
-            self._leadership, self._ownership, self._publish, max_queued=settings.queued_operations
+            self._leadership,
+            self._ownership,
+            self._publish,
+            max_queued=settings.queued_operations,
+            standby=standby,
         )
         reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
         self._feed = Feed(self._pool, self._ownership, self._leadership)
@@ -161,7 +169,7 @@ class ShardNode:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until ``stop`` is set or the lead is lost. Returns the exit code."""
-        await self._server.start(self._settings.listen)
+        await self._server.start(self._settings.listen, health_listen=self._settings.health_listen)
         if self._settings.metrics_listen is not None:
             serve_metrics(self._settings.metrics_listen)
         await self._pool.open()

@@ -21,6 +21,7 @@ import structlog
 from psycopg.pq import TransactionStatus
 
 from shard_node.database import conninfo
+from shard_node.standby import StandbyWatch
 from shard_node.store import Connection, Fence, execute
 
 log = structlog.get_logger(__name__)
@@ -56,10 +57,15 @@ class Leadership:
         on_taken: Callable[[int], None],
         *,
         patience: float = PATIENCE,
+        standby: StandbyWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_taken`` is called with the generation, each time the lead is taken. ``patience`` in seconds."""
+        """``on_taken`` is called with the generation, each time the lead is taken. ``patience`` in seconds.
+
+        ``standby`` is told to look before the lead is taken, which is a commit and may wait for a standby.
+        """
         self._patience = patience
+        self._standby = standby
         self._conninfo = conninfo(dsn, f"likering-writer-{node_name}")
         self._on_taken = on_taken
         self._clock = clock
@@ -144,6 +150,8 @@ class Leadership:
 
     async def _take_over(self, connection: Connection) -> Taken:
         await self._wait_until_free(connection)
+        if self._standby is not None:
+            await self._standby.look(connection)
         began = self._clock()
         async with connection.transaction():
             # The row's lock waits for whatever the leader before had under way: it commits before us, or never.

@@ -120,6 +120,13 @@ SELECT generation, slots_seq, last_rev, beat FROM writer
 -- name: raise_generation
 UPDATE writer SET generation = generation + 1 RETURNING generation, slots_seq, last_rev
 
+-- name: synchronous_standby
+-- Whether commits wait for a standby, and whether one that they wait for is there; NULL when this role may not see that.
+SELECT current_setting('synchronous_standby_names') <> '',
+       CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') THEN
+           EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming' AND sync_state IN ('sync', 'quorum'))
+       END
+
 -- name: held_slots
 SELECT slot, epoch, state, move, attempt FROM slots
 

@@ -29,6 +29,9 @@ class NodeSettings(BaseSettings):
     advertise: HostPort | None = Field(
         None, description="host:port that routers call; default: the one of --listen"
     )
+    health_listen: HostPort | None = Field(
+        None, description="host:port to serve health alone on, without TLS: for probes that know none"
+    )
     metrics_listen: HostPort | None = Field(
         None, description="host:port to serve metrics for Prometheus on; default: nowhere"
     )
@@ -44,6 +47,11 @@ class NodeSettings(BaseSettings):
 
     auto_rebalance: bool = Field(
         False, description="take over its share of the slots when it joins, without waiting for a plan"
+    )
+
+    require_synchronous_standby: bool = Field(
+        False,
+        description="refuse writes while the node's Postgres has no synchronous standby that streams; reads go on",
     )
 
     user_side: bool = Field(

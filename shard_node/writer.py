@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 import psycopg
 import structlog
 
-from likering.errors import LikeringError, ShardOverloaded
+from likering.errors import LikeringError, NoSynchronousStandby, ShardOverloaded
 from likering.shard.v1.shard_service_pb2 import (
+    OP_CODE_NO_STANDBY,
     OP_CODE_STORAGE_FULL,
     OP_CODE_UNAVAILABLE,
     OP_CODE_UNKNOWN_OUTCOME,
@@ -35,6 +36,7 @@ from shard_node.ownership import HeldSlot, Ownership, SlotState
 from shard_node.purge_marks import PurgeMarks, Purges, load_marks
 from shard_node.refusals import refused_writes
 from shard_node.slot_change import RefusedJob, SlotsJob, change_slots
+from shard_node.standby import Lack, StandbyWatch
 from shard_node.user_purge_marks import UserPurgeMarks
 
 log = structlog.get_logger(__name__)
@@ -68,14 +70,19 @@ class Writer:
         *,
         max_queued: int = 50_000,
         transaction_timeout: float = TRANSACTION_TIMEOUT,
+        standby: StandbyWatch | None = None,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        """``publish`` is awaited after each commit and before its operations are answered."""
+        """``publish`` is awaited after each commit and before its operations are answered.
+
+        ``standby``: writes are refused while it tells of a lack. None: they never are for that.
+        """
         self._leadership = leadership
         self._ownership = ownership
         self._publish = publish
         self._max_queued = max_queued
         self._transaction_timeout = transaction_timeout
+        self._standby = standby
         self._clock_us = clock_us
         self._queue: deque[WriteUnit] = deque()
         self._queued = 0
@@ -207,7 +214,7 @@ class Writer:
                 waking.cancel()
             if self._wake.is_set() and not leading.done():
                 self._wake.clear()
-                self._refuse_queued(OP_CODE_UNAVAILABLE)
+                self._refuse_queued(OP_CODE_NO_STANDBY if self._lack else OP_CODE_UNAVAILABLE)
         taken = leading.result()
         self._last_rev = max(self._last_rev, taken.last_rev)
         await self._reload_slots()
@@ -215,12 +222,13 @@ class Writer:
 
     async def _commit_until_broken(self) -> None:
         while True:
+            if await self._commits_would_wait():
+                # Nothing can be committed, beats neither: reads end with the lease, as in a primary that was cut off.
+                self._refuse_queued(OP_CODE_NO_STANDBY)
+                await self._woken()
+                continue
             if not (self._queue or self._barriers or self._slots_jobs or self._maintenance or self._jobs):
-                self._wake.clear()
-                try:
-                    async with asyncio.timeout(BEAT_INTERVAL):
-                        await self._wake.wait()
-                except TimeoutError:
+                if not await self._woken() and not await self._commits_would_wait():
                     await self._beat([])
                 continue
             if self._slots_jobs:
@@ -228,6 +236,8 @@ class Writer:
                 continue
             if self._leadership.proof_age > BEAT_INTERVAL:
                 await self._beat([])  # commits that the server refuses prove nothing
+            if self._lack:
+                self._refuse_writes()
             began = time.monotonic()
             # At most one of each between two batches.
             job = bool(self._jobs) and (not self._queue or began >= self._next_job)
@@ -244,6 +254,20 @@ class Writer:
                 await self._beat(barriers)
             if began < self._rest_until and (worked or batch is not None):
                 await self._rest_after(time.monotonic() - began)
+
+    async def _commits_would_wait(self) -> bool:
+        """For a standby that is away."""
+        if self._standby is not None and self._standby.due:
+            await self._within(self._standby.look(self._leadership.connection))
+        return self._lack is Lack.AWAY
+
+    async def _woken(self) -> bool:
+        """Waits until something is queued, for BEAT_INTERVAL at most; whether something was."""
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEAT_INTERVAL):
+                return await self._wake.wait()
+        return False
 
     async def _rest_after(self, seconds: float) -> None:
         # What changes the slots ends what the rest is for, so it does not wait for that.
@@ -442,21 +466,41 @@ class Writer:
             or self._leadership.connection.broken
         )
 
+    @property
+    def _lack(self) -> Lack | None:
+        return self._standby.lack if self._standby is not None else None
+
     def _refuse_queued(self, code: OpCode.ValueType) -> None:
+        self._refuse_units(code)
+        barriers, self._barriers = self._barriers, []
+        _resolve(barriers, value=False)
+        away = ConnectionError("the node's database cannot be written to")
+        while self._maintenance:
+            self._maintenance.popleft().fail(NoSynchronousStandby() if self._lack else away)
+        _fail([job[-1] for job in self._slots_jobs], away)
+        _fail([job[-1] for job in self._jobs], away)
+        self._slots_jobs.clear()
+        self._jobs.clear()
+
+    def _refuse_writes(self) -> None:
+        """For want of a standby. Reads go on; so do changes of the slots: a node may be drained because of this."""
+        self._refuse_units(OP_CODE_NO_STANDBY)
+        while self._maintenance:
+            self._maintenance.popleft().fail(NoSynchronousStandby())
+        _fail([job[-1] for job in self._jobs], ConnectionError(NoSynchronousStandby().message))
+        self._jobs.clear()
+
+    def _refuse_units(self, code: OpCode.ValueType) -> None:
         for unit in self._queue:
             unit.refuse(code)
         self._queue.clear()
         self._queued = 0
-        barriers, self._barriers = self._barriers, []
-        _resolve(barriers, value=False)
-        while self._maintenance:
-            self._maintenance.popleft().fail(ConnectionError("the node's database is not reachable"))
-        futures = [job[-1] for job in self._slots_jobs] + [job[-1] for job in self._jobs]
-        self._slots_jobs.clear()
-        self._jobs.clear()
-        for future in futures:
-            if not future.done():
-                future.set_exception(ConnectionError("the node's database is not reachable"))
+
+
+def _fail(futures: Iterable[asyncio.Future[None]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
 
 
 def _resolve(barriers: list[asyncio.Future[bool]], *, value: bool) -> None:

@@ -19,7 +19,7 @@ from likering.errors import LikeringError, TopologyChanged
 from likering.ring.hashing import check_slot_count
 from likering.ring.placement import place
 from likering.ring.plan import balance, moves_between
-from likering.ring.topology import Topology
+from likering.ring.topology import NodeState, Topology
 from likering.topology.postgres import PostgresTopologyStore, create_cluster, upgrade_cluster
 from likering.topology.store import ClusterExists
 
@@ -118,6 +118,38 @@ def upgrade(topology: Dsn) -> None:
     if not applied:
         nothing_to_do("The topology database is up to date already.")
     typer.echo(f"applied {', '.join(applied)}")
+
+
+@app.command("await-drained")
+def await_drained(
+    topology: Dsn,
+    node: Annotated[str, typer.Option(envvar="LIKERING_NODE_NAME", help="The node's name.")],
+    timeout: Annotated[float, typer.Option(min=0.1, help="How long to wait, in seconds.")] = 30.0,
+) -> None:
+    """Wait, if a node is being drained, until it owns no slot: for what is to run before its process is stopped.
+
+    A node that is not draining is about to be started again, so nothing is waited for. Exit code 5: it still owns slots
+    after the timeout.
+    """
+    with _exit_codes():
+        asyncio.run(_await_drained(topology, node, timeout))
+
+
+async def _await_drained(dsn: str, name: str, timeout: float) -> None:
+    left = 0
+    async with _store(dsn) as store:
+        try:
+            async with asyncio.timeout(timeout), aclosing(store.changes()) as changes:
+                async for _ in changes:
+                    topology = await store.get()
+                    node = topology.nodes.get(name)
+                    if node is None or node.state is not NodeState.DRAINING:
+                        return
+                    left = len(topology.slots_of(name))
+                    if not left:
+                        return
+        except TimeoutError:
+            fail(f"Node {name} still owns {left} slots after {timeout:g} s", ExitCode.TIMED_OUT)
 
 
 async def _get(dsn: str) -> Topology:

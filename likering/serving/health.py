@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+LIVENESS: Final = "liveness"
+"""A name of which health says SERVING for as long as the process answers at all: for whoever restarts one that hangs.
+
+NOT_SERVING asks for no restart: a node that waits for the lead is well.
+"""
 
 
 class Health(health.aio.HealthServicer):
@@ -26,6 +32,7 @@ class Health(health.aio.HealthServicer):
         status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         for name in self._names:
             await self.set(name, status)
+        await self.set(LIVENESS, HealthCheckResponse.SERVING)
 
     async def drain(self) -> None:
         """NOT_SERVING from now on."""

@@ -66,24 +66,28 @@ class Server:
             ],
             self._server,
         )
+        self._probes: grpc.aio.Server | None = None
         self.address = ""
         """host:port, with the port that was bound; empty before the start."""
+        self.health_address = ""
+        """The same of the port for probes."""
 
     def __repr__(self) -> str:
         return f"<Server {self.address or 'not started'} {', '.join(map(repr, self._services))}>"
 
-    async def start(self, listen: str) -> None:
-        """Listens on ``host:port`` (port 0: any free one). Health says NOT_SERVING. Raises ListenFailed."""
+    async def start(self, listen: str, *, health_listen: str | None = None) -> None:
+        """Listens on ``host:port`` (port 0: any free one). Health says NOT_SERVING. Raises ListenFailed.
+
+        ``health_listen``: there is health and nothing else, never with TLS, for probes that know none.
+        """
         await self._health.set_serving(False)
-        host = listen.rpartition(":")[0]
-        try:
-            port = self._server.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise ListenFailed(
-                f"Cannot listen on {listen}: the port is taken, or the address is not one of this machine"
-            ) from error
+        self.address = _listen(self._server, listen)
         await self._server.start()
-        self.address = f"{host}:{port}"
+        if health_listen is not None:
+            self._probes = grpc.aio.server()
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
+            self.health_address = _listen(self._probes, health_listen)
+            await self._probes.start()
 
     async def set_serving(self, serving: bool) -> None:
         """What health says of this server and its services."""
@@ -100,6 +104,8 @@ class Server:
         self._health.end_watches()
         for service in self._services:
             service.end_streams()
+        if self._probes is not None:
+            await self._probes.stop(0)
         await self._stop(grace)
         # stop() has been seen to return while handlers still ran their last lines.
         try:
@@ -158,3 +164,14 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
             ("grpc.max_connection_age_grace_ms", int(settings.max_connection_age_grace * 1000)),
         ]
     return options
+
+
+def _listen(server: grpc.aio.Server, listen: str) -> str:
+    """Adds a port; gives host:port with the port that was bound. Raises ListenFailed."""
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ListenFailed(
+            f"Cannot listen on {listen}: the port is taken, or the address is not one of this machine"
+        ) from error
+    return f"{listen.rpartition(':')[0]}:{port}"

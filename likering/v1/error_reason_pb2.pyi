@@ -84,6 +84,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The post's slot was moving for longer than the deadline allowed to wait."""
     ERROR_REASON_TOPOLOGY_UNAVAILABLE: _ErrorReason.ValueType  # 42
     """No topology is known yet."""
+    ERROR_REASON_NO_SYNCHRONOUS_STANDBY: _ErrorReason.ValueType  # 43
+    """The database of the shard that owns the post has no synchronous standby, so the shard takes no writes."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 50
     """DEADLINE_EXCEEDED.
 
@@ -189,6 +191,8 @@ ERROR_REASON_SLOT_MOVING: ErrorReason.ValueType  # 41
 """The post's slot was moving for longer than the deadline allowed to wait."""
 ERROR_REASON_TOPOLOGY_UNAVAILABLE: ErrorReason.ValueType  # 42
 """No topology is known yet."""
+ERROR_REASON_NO_SYNCHRONOUS_STANDBY: ErrorReason.ValueType  # 43
+"""The database of the shard that owns the post has no synchronous standby, so the shard takes no writes."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 50
 """DEADLINE_EXCEEDED.
 

@@ -75,7 +75,7 @@ class Replica:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until ``stop`` is set or the database is promoted."""
-        await self._server.start(self._settings.listen)
+        await self._server.start(self._settings.listen, health_listen=self._settings.health_listen)
         if self._settings.metrics_listen is not None:
             serve_metrics(self._settings.metrics_listen)
         await self._pool.open()

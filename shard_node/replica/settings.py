@@ -25,6 +25,9 @@ class ReplicaSettings(BaseSettings):
     advertise: HostPort | None = Field(
         None, description="host:port that routers call; default: the one of --listen"
     )
+    health_listen: HostPort | None = Field(
+        None, description="host:port to serve health alone on, without TLS: for probes that know none"
+    )
     metrics_listen: HostPort | None = Field(
         None, description="host:port to serve metrics for Prometheus on; default: nowhere"
     )

@@ -7,13 +7,14 @@ import json
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
 from likering.cli import cluster
-from likering.ring.topology import Topology
+from likering.ring.topology import NodeState, Topology
 from likering.topology.postgres import SCHEMA, PostgresTopologyStore
 from tests.parts.registration import registration
 
@@ -190,3 +191,37 @@ def test_show_prints_the_canonical_json(run: Run, database: str) -> None:
     line = run("show", "-o", "json").stdout
     assert line.encode() == Topology.from_json(line.encode()).to_json() + b"\n"
     assert json.loads(line)["owners"] == [None, None]
+
+
+def set_state(database: str, name: str, state: NodeState) -> None:
+    async def work() -> None:
+        store = PostgresTopologyStore(database)
+        await store.set_node(name, state=state)
+        await store.close()
+
+    asyncio.run(work())
+
+
+def test_a_node_that_is_not_draining_is_not_waited_for(run: Run, database: str) -> None:
+    """It is stopped to be started again, with its slots."""
+    run("init", "--slots", "8")
+    register(database, a=1)
+    run("assign")
+    assert run("await-drained", "--node", "a").exit_code == 0
+    assert run("await-drained", "--node", "unknown").exit_code == 0
+
+
+def test_a_draining_node_is_waited_for_until_its_last_slot_has_gone(run: Run, database: str) -> None:
+    run("init", "--slots", "8")
+    register(database, a=1)
+    run("assign")
+    register(database, b=1)
+    set_state(database, "a", NodeState.DRAINING)
+    result = run("await-drained", "--node", "a", "--timeout", "0.5")
+    assert (result.exit_code, result.stderr) == (5, "likering: Node a still owns 8 slots after 0.5 s\n")
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(run, "await-drained", "--node", "a", "--timeout", "20")
+        with psycopg.connect(database) as connection:
+            connection.execute(f"UPDATE {SCHEMA}.slots SET owner = 'b', epoch = epoch + 1")
+            connection.execute(f"UPDATE {SCHEMA}.cluster SET version = version + 1")
+        assert waiting.result().exit_code == 0

@@ -71,6 +71,10 @@ class Standby:
         """Ends it in order."""
         self._server.stop()
 
+    def start(self) -> None:
+        """Follows the primary again after a stop."""
+        self._server.start()
+
     def take_over(self, part: Part) -> None:
         """The primary, which ``part`` runs, is gone at once; the standby is promoted and serves at its address."""
         self._primary.kill()

@@ -13,6 +13,7 @@ import pytest
 from likering.errors import (
     IntentInFuture,
     InternalError,
+    NoSynchronousStandby,
     RouterOverloaded,
     ShardOverloaded,
     ShardUnavailable,
@@ -191,6 +192,17 @@ async def test_an_unavailable_database_is_waited_for() -> None:
         assert (await like(dispatch))[1] == 1
         a.answering += [failing(shard.OP_CODE_UNAVAILABLE)] * 100
         with pytest.raises(ShardUnavailable) as caught:
+            await like(dispatch, seconds=0.4)
+        assert "outcome" not in caught.value.metadata
+
+
+async def test_a_missing_standby_is_waited_for_and_named() -> None:
+    """After a failover the next standby needs a moment; a write that has waited in vain was not executed."""
+    async with fake_shards("a") as (a,), dispatching(a) as dispatch:
+        a.answering.append(failing(shard.OP_CODE_NO_STANDBY))
+        assert (await like(dispatch))[1] == 1
+        a.answering += [failing(shard.OP_CODE_NO_STANDBY)] * 100
+        with pytest.raises(NoSynchronousStandby) as caught:
             await like(dispatch, seconds=0.4)
         assert "outcome" not in caught.value.metadata
 

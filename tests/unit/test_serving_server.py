@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from likering.serving.channels import internal_channel_options
 from likering.serving.handlers import Call, ServiceHandlers
+from likering.serving.health import LIVENESS
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.v1 import like_service_pb2 as api
 from tests.parts.stubs import health, like_stub
@@ -90,6 +91,30 @@ async def test_health_says_not_serving_until_told_otherwise() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await health(channel, "no.such.Service")
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_liveness_is_served_while_nothing_else_is() -> None:
+    """Whoever restarts what hangs must not restart what waits."""
+    async with started(Servicer()) as server, grpc.aio.insecure_channel(server.address) as channel:
+        assert await health(channel, LIVENESS) == "SERVING"
+        await server.set_serving(True)
+        await server.set_serving(False)
+        assert await health(channel, LIVENESS) == "SERVING"
+
+
+async def test_a_port_of_its_own_has_the_same_health_and_nothing_else() -> None:
+    server = Server([])
+    await server.start("127.0.0.1:0", health_listen="127.0.0.1:0")
+    try:
+        async with grpc.aio.insecure_channel(server.health_address) as channel:
+            assert [await health(channel), await health(channel, LIVENESS)] == ["NOT_SERVING", "SERVING"]
+            await server.set_serving(True)
+            assert await health(channel) == "SERVING"
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await like_stub(channel).GetLikeCount(api.GetLikeCountRequest(post_id="p"))
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    finally:
+        await server.drain(delay=0, grace=1)
 
 
 async def test_reflection_lists_the_services_and_describes_them() -> None:

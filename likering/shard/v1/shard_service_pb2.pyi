@@ -112,6 +112,8 @@ class _OpCodeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """Not executed: the post's likes are being erased."""
     OP_CODE_USER_BEING_PURGED: _OpCode.ValueType  # 9
     """Not executed: the user is being erased."""
+    OP_CODE_NO_STANDBY: _OpCode.ValueType  # 10
+    """Not executed: the node is to write only while its database has a synchronous standby, and it has none."""
 
 class OpCode(_OpCode, metaclass=_OpCodeEnumTypeWrapper):
     """What became of one operation."""
@@ -136,6 +138,8 @@ OP_CODE_POST_BEING_PURGED: OpCode.ValueType  # 8
 """Not executed: the post's likes are being erased."""
 OP_CODE_USER_BEING_PURGED: OpCode.ValueType  # 9
 """Not executed: the user is being erased."""
+OP_CODE_NO_STANDBY: OpCode.ValueType  # 10
+"""Not executed: the node is to write only while its database has a synchronous standby, and it has none."""
 global___OpCode = OpCode
 
 class _OpOutcome:
