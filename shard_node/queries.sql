@@ -128,7 +128,7 @@ SELECT current_setting('synchronous_standby_names') <> '',
        END
 
 -- name: held_slots
-SELECT slot, epoch, state, move, attempt FROM slots
+SELECT slot, epoch, state, move, attempt, swept_intent FROM slots
 
 -- name: add_slots
 INSERT INTO slots (slot, epoch, state)
@@ -144,8 +144,8 @@ WHERE slot = %(slot)s AND epoch = %(epoch)s
 RETURNING 1
 
 -- name: seal_slot
-INSERT INTO seals (slot, move, attempt, probe, last_rev)
-SELECT %(slot)s, %(move)s, %(attempt)s, 0, last_rev FROM writer
+INSERT INTO seals (slot, move, attempt, probe, last_rev, swept_rev, swept_intent)
+SELECT slot, %(move)s, %(attempt)s, 0, last_rev, swept_rev, swept_intent FROM writer CROSS JOIN slots WHERE slot = %(slot)s
 
 -- name: read_seal
 -- And the server's timeline, which the name of a WAL file begins with.
@@ -166,10 +166,14 @@ UPDATE slots SET move = NULL, attempt = NULL WHERE slot = %(slot)s AND state = '
 
 -- name: take_slot
 -- From the end of the transaction on the slot is this database's. It may have been here before.
--- It may have been purged in up to what its revisions go on above.
-INSERT INTO slots (slot, epoch, state, purged_rev) SELECT %(slot)s, %(epoch)s, 'owner', last_rev FROM writer
+-- It may have been purged in up to what its revisions go on above. What was swept is said by its seal.
+INSERT INTO slots (slot, epoch, state, purged_rev, swept_rev, swept_intent)
+SELECT %(slot)s, %(epoch)s, 'owner', writer.last_rev, coalesce(seal.swept_rev, writer.last_rev), coalesce(seal.swept_intent, 0)
+FROM writer
+LEFT JOIN seals AS seal ON seal.slot = %(slot)s AND seal.move = %(move)s AND seal.attempt = %(attempt)s AND seal.probe = 0
 ON CONFLICT (slot) DO UPDATE
-SET epoch = excluded.epoch, state = 'owner', move = NULL, attempt = NULL, purged_rev = excluded.purged_rev
+SET epoch = excluded.epoch, state = 'owner', move = NULL, attempt = NULL, purged_rev = excluded.purged_rev,
+    swept_rev = excluded.swept_rev, swept_intent = excluded.swept_intent, swept_to = 0
 WHERE slots.state = 'moved' AND slots.epoch < excluded.epoch
 
 -- name: raise_slots_seq
@@ -211,12 +215,13 @@ WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relnam
 
 -- name: read_changes
 -- Changes of each slot after a position, all of one moment: per slot a row without a post, with its epoch (as rev), whether it
--- is owned (as liked), the highest revision issued (as place) and one above which nothing was purged (as first_rev); then, by
--- place, edges that changed there last, edges first liked there that have changed since, and, in read_changes_and_purges, purges
--- that were done there, of a post (without a user) or of a user (without a post).
+-- is owned (as liked), the highest revision issued (as place), one above which nothing was purged (as first_rev) and one above
+-- which nothing was swept (as like_time); then, by place, edges that changed there last, edges first liked there that have
+-- changed since, and, in read_changes_and_purges, purges that were done there, of a post (without a user) or of a user (without
+-- a post).
 -- The limits as numbers tell the planner that an index is the way; the parameter is what is wanted. "AND few slots": see queries.py.
 SELECT slots.slot, writer.last_rev AS place, slots.epoch AS rev, slots.purged_rev AS first_rev, slots.state = 'owner' AS liked,
-       NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count, NULL::bigint AS like_time
+       NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count, slots.swept_rev AS like_time
 FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
 UNION ALL
 SELECT wanted.slot, edge.place, edge.rev, edge.first_rev, edge.liked, edge.post_id, edge.user_id,
@@ -594,3 +599,40 @@ SELECT (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint W
 
 -- name: slots_among
 SELECT slot, epoch, state FROM slots WHERE slot = ANY (%(slots)s::smallint[])
+
+-- name: slots_to_sweep
+-- Of a slot that has a seal, or a probe, a move has not ended: its copies are still to be compared.
+SELECT slot, epoch, swept_to FROM slots
+WHERE state = 'owner' AND NOT EXISTS (SELECT FROM seals WHERE seals.slot = slots.slot) ORDER BY slot
+
+-- name: tombstones
+-- One row: of the next edges of a slot by revision, how many there are and the last of them, which are tombstones that may
+-- be swept, and the first of those that may not because of their intents. The limit as a number: see read_changes.
+SELECT count(*), coalesce(max(rev), 0), coalesce(array_agg(rev) FILTER (WHERE NOT liked AND due), '{}'),
+       min(rev) FILTER (WHERE NOT liked AND NOT due)
+FROM (
+    SELECT rev, liked, coalesce(intent, rev) <= %(latest_intent)s AS due FROM edges
+    WHERE edges.slot = %(slot)s AND edges.rev > %(after)s AND edges.rev <= %(until)s
+    ORDER BY edges.rev LIMIT 5000
+) AS page
+
+-- name: sweep
+-- Those that are still as they were found. By row address: see erase_edges.
+WITH swept AS (
+    DELETE FROM edges WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
+        SELECT edge.address
+        FROM unnest(%(revs)s::bigint[]) AS wanted (rev)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS address FROM edges
+            WHERE edges.slot = %(slot)s AND edges.rev = wanted.rev
+              AND NOT liked AND coalesce(intent, rev) <= %(latest_intent)s
+            OFFSET 0
+        ) AS edge
+    ))
+    RETURNING rev, coalesce(intent, rev) AS intent
+)
+UPDATE slots
+SET swept_rev = greatest(swept_rev, (SELECT max(rev) FROM swept)),
+    swept_intent = greatest(swept_intent, (SELECT max(intent) FROM swept)), swept_to = greatest(swept_to, %(to)s)
+WHERE slot = %(slot)s
+RETURNING (SELECT count(*) FROM swept), swept_intent

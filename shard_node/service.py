@@ -265,10 +265,14 @@ class ShardService:
             or not all(0 <= slot < MAX_SLOT_COUNT for slot in slots)
             or not all(position >= FROM_NOW for position in positions)
             or request.max_batch < 1
+            or request.began < 0
         ):
             raise MessageMalformed("the columns of the slots do not fit together")
         changes = self._feed.changes(
-            dict(zip(slots, epochs, strict=True)), dict(zip(slots, positions, strict=True)), request.max_batch
+            dict(zip(slots, epochs, strict=True)),
+            dict(zip(slots, positions, strict=True)),
+            request.max_batch,
+            request.began,
         )
         async with aclosing(changes):
             async for response in changes:

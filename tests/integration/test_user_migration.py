@@ -35,7 +35,7 @@ async def before(database: str, tmp_path: Path) -> AsyncIterator[Connection]:
             "INSERT INTO slots (slot, epoch, state) VALUES (1, 1, 'owner'), (2, 1, 'owner')"
         )
         for file in SCHEMA.iterdir():
-            if file.name < "0010":
+            if file.name < "0011":
                 (tmp_path / file.name).write_bytes(file.read_bytes())
         await migrate(connection, tmp_path, schema="likering")
         await connection.execute("CREATE TABLE user_likes_s3_m7 (LIKE user_likes)")
