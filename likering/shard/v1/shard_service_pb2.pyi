@@ -1288,6 +1288,7 @@ class ApplyUserLikesRequest(google.protobuf.message.Message):
     LIKED_FIELD_NUMBER: builtins.int
     EPOCHS_FIELD_NUMBER: builtins.int
     LIKE_TIMES_FIELD_NUMBER: builtins.int
+    FIRST_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster that the sender belongs to."""
     @property
@@ -1316,6 +1317,12 @@ class ApplyUserLikesRequest(google.protobuf.message.Message):
         that an import gave.
         """
 
+    @property
+    def first(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bool]:
+        """Column: whether it is the edge's first like, which nothing has changed
+        since. Empty: of none is that known.
+        """
+
     def __init__(
         self,
         *,
@@ -1326,8 +1333,9 @@ class ApplyUserLikesRequest(google.protobuf.message.Message):
         liked: collections.abc.Iterable[builtins.bool] | None = ...,
         epochs: collections.abc.Iterable[builtins.int] | None = ...,
         like_times: collections.abc.Iterable[builtins.int] | None = ...,
+        first: collections.abc.Iterable[builtins.bool] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "like_times", b"like_times", "liked", b"liked", "post_ids", b"post_ids", "revs", b"revs", "user_ids", b"user_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "first", b"first", "like_times", b"like_times", "liked", b"liked", "post_ids", b"post_ids", "revs", b"revs", "user_ids", b"user_ids"]) -> None: ...
 
 global___ApplyUserLikesRequest = ApplyUserLikesRequest
 
