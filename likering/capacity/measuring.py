@@ -39,7 +39,6 @@ _SIZE: Final = """
 SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
 WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace AND relname ~ '_s[0-9]+$'
 """
-_TOLD: Final = "SELECT count(*) FROM likering.user_likes"
 
 
 async def measure(
@@ -124,10 +123,22 @@ async def _weigh(cluster: EmbeddedCluster, likes: int, say: Callable[[str], None
                 await client.mutate(mutations)
 
         await asyncio.gather(*(some() for _ in range(_BULK_IN_FLIGHT)))
-    async with asyncio.timeout(_TOLD_SECONDS):
-        while await asyncio.to_thread(_ask, node.postgres_dsn, _TOLD) < likes:  # noqa: ASYNC110 - in another process
-            await asyncio.sleep(0.5)
+        # The users' side follows in the order of the likes: once it has the last ones it has all.
+        last = iter(range(max(0, likes - _BULK * _BULK_IN_FLIGHT), likes))
+
+        async def look() -> None:
+            for number in last:
+                await _until_told(client, _user(number))
+
+        async with asyncio.timeout(_TOLD_SECONDS):
+            await asyncio.gather(*(look() for _ in range(_IN_FLIGHT)))
     return (await asyncio.to_thread(_ask, node.postgres_dsn, _SIZE) - before) / likes
+
+
+async def _until_told(client: AsyncLikes, user: str) -> None:
+    """Returns when the users' side has the user's like."""
+    while not (await client.list_liked_posts(user, page_size=1)).likes:  # noqa: ASYNC110 - in another process
+        await asyncio.sleep(0.5)
 
 
 def _ask(dsn: str, query: str) -> int:
