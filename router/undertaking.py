@@ -17,6 +17,7 @@ import grpc
 from likering.errors import (
     FieldViolation,
     IntentInFuture,
+    IntentTooOld,
     InternalError,
     LikeringError,
     NoSynchronousStandby,
@@ -30,7 +31,8 @@ from likering.errors import (
     WrongCluster,
 )
 from likering.shard.v1 import shard_service_pb2 as shard
-from router.lane import Fate, Fragment, Row, Way
+from router.fragments import Fate, Fragment, Row
+from router.lane import Way
 from router.operations import WRITES, Operations
 from router.patience import (
     FIRST_MOVING_BACKOFF,
@@ -238,6 +240,11 @@ class Undertaking:
                     "intent_time", IntentInFuture.reason, "more than 60 s ahead of the shard"
                 )
                 self.errors[position] = IntentInFuture(violations=[error])
+            case shard.OP_CODE_INTENT_TOO_OLD:
+                error = FieldViolation(
+                    "intent_time", IntentTooOld.reason, "older than unlikes that are remembered no longer"
+                )
+                self.errors[position] = IntentTooOld(violations=[error])
             case shard.OP_CODE_VERSION_AHEAD:
                 self.errors[position] = VersionAhead()
             case shard.OP_CODE_STORAGE_FULL:

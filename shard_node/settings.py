@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from likering.ring.hashing import MAX_SLOT_COUNT
 from likering.ring.topology import MAX_WEIGHT
 from likering.security.setup import SecuritySettings
 from likering.serving.settings import CacheUrl, Dsn, HostPort, read_settings
@@ -36,6 +37,15 @@ class NodeSettings(SecuritySettings):
     metrics_listen: HostPort | None = Field(
         None, description="host:port to serve metrics for Prometheus on; default: nowhere"
     )
+    metrics_slots: int = Field(
+        20,
+        ge=0,
+        le=MAX_SLOT_COUNT,
+        description="most slots that metrics tell apart, those with the most writes; 16384: all",
+    )
+    tracing: bool = Field(
+        False, description="export OpenTelemetry traces, as the OTEL_ variables say (extra: otel)"
+    )
     weight: int = Field(1, ge=1, le=MAX_WEIGHT, description="the node's share of the slots")
     postgres: Dsn = Field(description="connection string of the node's own database")
     topology: Dsn = Field(description="connection string of the topology database")
@@ -58,6 +68,13 @@ class NodeSettings(SecuritySettings):
     user_side: bool = Field(
         True,
         description="tell the owners of users what they like, and keep what is told here, for ListLikedPosts",
+    )
+
+    tombstone_retention: float = Field(
+        7 * 86_400.0,
+        ge=0,
+        description="for how long unlikes are remembered at least, against likes that come late and for consumers of"
+        " the change feed that were away; 0: for good",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

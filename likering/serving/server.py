@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from likering.security.access import Access
+from likering.serving.call_metrics import CallTally
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.health import Health
 from likering.serving.reflection import Reflection
@@ -92,6 +93,11 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server {self.address or 'not started'} {', '.join(map(repr, self._services))}>"
+
+    @property
+    def tallies(self) -> list[CallTally]:
+        """What the calls of all services came to, by method."""
+        return [tally for service in self._services for tally in service.tallies]
 
     async def start(
         self, listen: str, *, token_listen: str | None = None, health_listen: str | None = None

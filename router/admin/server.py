@@ -6,6 +6,7 @@ from typing import Final
 
 from likering.admin.v1 import like_admin_service_pb2, ring_service_pb2
 from likering.security.access import Access
+from likering.serving.call_metrics import CallTally
 from likering.serving.channels import Channels
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.server import Server, ServerSettings
@@ -69,6 +70,11 @@ class AdminServer:
     def address(self) -> str:
         """host:port, with the port that was bound; empty before the start."""
         return self._server.address
+
+    @property
+    def tallies(self) -> list[CallTally]:
+        """As Server.tallies."""
+        return self._server.tallies
 
     async def start(self, listen: str) -> None:
         """Listens on ``host:port``. Health says NOT_SERVING. Raises ListenFailed."""

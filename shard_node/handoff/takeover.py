@@ -132,7 +132,8 @@ async def _activate(
     async def take(connection: Connection) -> None:
         # Not before the disk has it: whatever is written to the slot comes later in the log, and is waited for.
         await connection.execute("SET LOCAL synchronous_commit = off")
-        await execute(connection, "take_slot", {"slot": slot, "epoch": epoch})
+        of_seal = {"slot": slot, "move": move.now.move, "attempt": move.now.attempt}
+        await execute(connection, "take_slot", {**of_seal, "epoch": epoch})
         await user_store.take_marks(connection, slot, marks)
 
     if target.ownership.owned.get(slot) != epoch:
@@ -143,6 +144,7 @@ async def _activate(
     facts: dict[str, object] = {}
     if pause is not None:
         pause.done("serving")
+        target.tally.pause_seconds.add(pause.seconds)
         detail = {"pause_ms": pause.steps}
         facts = {"pause_us": round(pause.steps["serving"] * 1000)}
     # ACTIVE lets the source's copy go, so from there on the taking must outlive a crash.

@@ -12,6 +12,7 @@ import pytest
 
 from likering.errors import (
     IntentInFuture,
+    IntentTooOld,
     InternalError,
     NoSynchronousStandby,
     RouterOverloaded,
@@ -25,7 +26,8 @@ from likering.errors import (
 )
 from likering.shard.v1 import shard_service_pb2 as shard
 from router.dispatch import Dispatch
-from router.lane import LaneLimits, Row
+from router.fragments import Row
+from router.lane import LaneLimits
 from router.operations import WRITES, Operations
 from tests.parts.fake_shard import SLOTS, FakeShard, failing, fake_shards, post_in, topology_of
 from tests.parts.until import until
@@ -237,6 +239,7 @@ async def test_a_read_is_tried_again_whatever_happened_to_it() -> None:
     ("code", "error"),
     [
         (shard.OP_CODE_INTENT_IN_FUTURE, IntentInFuture),
+        (shard.OP_CODE_INTENT_TOO_OLD, IntentTooOld),
         (shard.OP_CODE_VERSION_AHEAD, VersionAhead),
         (shard.OP_CODE_STORAGE_FULL, StorageFull),
     ],
