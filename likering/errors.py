@@ -312,7 +312,7 @@ class TopologyChanged(LikeringError):
 
 
 class NoCredential(LikeringError):
-    """The call carries no credential."""
+    """The call carries no credential that counts here."""
 
     code = StatusCode.UNAUTHENTICATED
     reason = "NO_CREDENTIAL"
@@ -323,6 +323,20 @@ class NotAnOperator(LikeringError):
 
     code = StatusCode.PERMISSION_DENIED
     reason = "NOT_AN_OPERATOR"
+
+
+class RoleMissing(LikeringError):
+    """The credential has none of the roles that may make this call."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "ROLE_MISSING"
+
+
+class OtherUser(LikeringError):
+    """The credential is good for the likes of one user, and the request is for another."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "OTHER_USER"
 
 
 def _concrete(base: type[LikeringError]) -> list[type[LikeringError]]:

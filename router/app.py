@@ -11,20 +11,29 @@ from collections.abc import Sequence
 import structlog
 
 from likering.errors import TopologyUnavailable
-from likering.serving import logging, runtime
+from likering.security.errors import SecurityError
+from likering.security.setup import say_how_secured, security_of
+from likering.serving import logging, runtime, tracing
 from likering.serving.admission import Admission
+from likering.serving.call_metrics import CallMetrics
+from likering.serving.channels import Channels
 from likering.serving.handlers import ServiceHandlers
+from likering.serving.metrics import serve_metrics
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import refuse
+from likering.serving.tracing import TracingUnavailable
+from likering.topology.metrics import TopologyMetrics
 from likering.topology.moves import MoveStore
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.postgres_moves import PostgresMoveStore
 from likering.topology.store import TopologyStore
 from likering.topology.watch import TopologyWatch
 from likering.v1 import like_service_pb2
+from router.access import RouterAccess, access_of
 from router.admin.server import AdminServer
 from router.dispatch import Dispatch
 from router.lane import LaneLimits
+from router.metrics import RouterMetrics
 from router.seeds import SeededStore
 from router.service import LikeService
 from router.settings import EXIT_NO_TOPOLOGY, PROGRAM, RouterSettings, read
@@ -36,14 +45,24 @@ _log = structlog.get_logger(__name__)
 class Router:
     """One worker of a router."""
 
-    def __init__(self, settings: RouterSettings, store: TopologyStore, moves: MoveStore) -> None:
+    def __init__(
+        self,
+        settings: RouterSettings,
+        store: TopologyStore,
+        moves: MoveStore,
+        channels: Channels,
+        access: RouterAccess | None = None,
+    ) -> None:
+        """``channels``: to the nodes. ``access``: whom the ports let in; None: everybody."""
         self._settings = settings
+        callers = access.callers if access is not None else None
         self._dispatch = Dispatch(
             LaneLimits(
                 batch_operations=settings.batch_operations,
                 batches_in_flight=settings.batches_in_flight,
                 queued_operations=settings.queued_operations,
-            )
+            ),
+            channels,
         )
         self._watch = TopologyWatch(store, self._dispatch.use)
         self._dispatch.source = self._watch
@@ -54,6 +73,7 @@ class Router:
             slow_call=settings.slow_call,
             nul_for_undecodable=True,
             admission=Admission(),
+            guard=callers.guard if callers is not None else None,
         )
         self._server = Server(
             [handlers],
@@ -62,17 +82,23 @@ class Router:
                 max_connection_age=settings.max_connection_age,
                 shared_port=settings.worker_index is not None,
             ),
+            callers,
         )
         # Of several workers one: operators call rarely, and a port of its own need not be shared.
         serves_operators = settings.admin_listen and settings.worker_index in (None, 0)
-        self._admin = AdminServer(store, moves, self._watch) if serves_operators else None
+        operators = access.operators if access is not None else None
+        self._admin = (
+            AdminServer(store, moves, self._watch, channels, operators) if serves_operators else None
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until ``stop`` is set. Raises ListenFailed, or TopologyUnavailable when there is none in time."""
         await self._server.start(
             self._settings.listen,
+            token_listen=self._settings.token_listen,
             health_listen=self._settings.health_listen if self._settings.worker_index in (None, 0) else None,
         )
+        self._serve_metrics()
         _log.info(
             "listening", address=self._server.address, worker=self._settings.worker_index, pid=os.getpid()
         )
@@ -103,6 +129,18 @@ class Router:
             await self._watch.stop()
         _log.info("drained")
 
+    def _serve_metrics(self) -> None:
+        listen = self._settings.metrics_listen
+        if listen is None:
+            return
+        host, _, port = listen.rpartition(":")
+        if port != "0":
+            listen = f"{host}:{int(port) + (self._settings.worker_index or 0)}"
+        tallies = self._server.tallies + (self._admin.tallies if self._admin is not None else [])
+        serve_metrics(
+            listen, CallMetrics(tallies), RouterMetrics(self._dispatch), TopologyMetrics(self._watch)
+        )
+
     async def _start_admin(self) -> None:
         if self._admin is not None and self._settings.admin_listen is not None:
             await self._admin.start(self._settings.admin_listen)
@@ -128,10 +166,17 @@ async def serve(settings: RouterSettings) -> None:
         moves = PostgresMoveStore(settings.topology.get_secret_value())
     except ValueError as error:
         refuse(PROGRAM, f"--topology: {error}")
-    if settings.seeds:
-        store = SeededStore(store, settings.seeds)
     try:
-        await Router(settings, store, moves).run(stop)
+        security = security_of(settings)
+        access = access_of(settings, security)
+    except SecurityError as error:
+        refuse(PROGRAM, str(error))
+    say_how_secured(security)
+    channels = Channels(security.certificates if security is not None else None)
+    if settings.seeds:
+        store = SeededStore(store, settings.seeds, channels)
+    try:
+        await Router(settings, store, moves, channels, access).run(stop)
     finally:
         await moves.close()
         await store.close()
@@ -140,12 +185,16 @@ async def serve(settings: RouterSettings) -> None:
 def run_worker(settings: RouterSettings) -> int:
     """Runs one worker in this process. Returns the exit code."""
     try:
+        if settings.tracing:
+            tracing.start(PROGRAM)
         runtime.run(serve(settings))
-    except ListenFailed as error:
+    except (ListenFailed, TracingUnavailable) as error:
         refuse(PROGRAM, str(error))
     except TopologyUnavailable as error:
         print(f"{PROGRAM}: {error.message}", file=sys.stderr)  # noqa: T201 - for the one who started it
         return EXIT_NO_TOPOLOGY
+    finally:
+        tracing.stop()
     return 0
 
 

@@ -11,12 +11,14 @@ import grpc
 import grpc.aio
 import structlog
 
-from likering.errors import InternalError
-from likering.serving.channels import internal_channel_options
+from likering.errors import InternalError, ShardUnavailable
+from likering.serving.channels import NOT_LET_IN, RENEWAL_GRACE, Channels
 from likering.serving.status import DETAILS_KEY, from_rpc_error
+from likering.serving.tracing import Metadata
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
-from router.lane import BatchLost, BatchNotSent, BatchRefused
+from router.fragments import BatchLost
+from router.lane import BatchNotSent, BatchRefused
 
 if TYPE_CHECKING:
     from likering.shard.v1.shard_service_pb2_grpc import ShardServiceAsyncStub
@@ -27,6 +29,9 @@ _log = structlog.get_logger(__name__)
 _NEVER_CONNECTED = ("failed to connect to all addresses", "Failed to pick")
 _BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
+_RENEWAL_LOOK = 10.0
+"""Seconds between two looks for a renewed certificate."""
+
 
 class NodeClient:
     """One node, under whatever address its process of the newest generation has.
@@ -35,17 +40,26 @@ class NodeClient:
     """
 
     def __init__(
-        self, name: str, session_id: str, on_connection: Callable[[NodeClient, bool], None] | None = None
+        self,
+        name: str,
+        session_id: str,
+        on_connection: Callable[[NodeClient, bool], None] | None = None,
+        channels: Channels | None = None,
     ) -> None:
         self.name = name
         self._session_id = session_id
         self._on_connection = on_connection
+        self._channels = channels or Channels()
         self._connected = False
         self._address = ""
         self._generation = 0
         self._batch_number = 0
         self._lowest_batch_number = 1
         self._link: _Link | None = None
+        self._successor: _Link | None = None
+        """Has a renewed certificate, and takes over when it stands."""
+        self._hurry = asyncio.Event()
+        """Set when the links that have a successor are to wait for their calls no more."""
         self._retired: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -65,13 +79,17 @@ class NodeClient:
         if self._link is not None:
             _log.info("node has moved", node=self.name, address=address, generation=generation)
             self._retire(self._link)
+        self._give_up_successor()
+        self._hurry.set()
+        self._hurry = asyncio.Event()
         self._address = address
         self._generation = generation
         self._set_connected(False)
-        link = self._link = _Link(address)
-        link.watch(lambda connected: self._set_connected(connected) if link is self._link else None)
+        self._link = self._open()
 
-    async def execute(self, request: shard.ExecuteRequest, timeout: float) -> shard.ExecuteResponse:
+    async def execute(
+        self, request: shard.ExecuteRequest, timeout: float, metadata: Metadata = ()
+    ) -> shard.ExecuteResponse:
         """Sends a batch. Raises BatchNotSent, BatchLost or BatchRefused."""
         link = self._standing_link()
         self._batch_number += 1
@@ -80,7 +98,7 @@ class NodeClient:
         request.batch_number = number
         request.lowest_batch_number = self._lowest_batch_number
         try:
-            return await link.stub.Execute(request, timeout=timeout)
+            return await link.stub.Execute(request, timeout=timeout, metadata=metadata or None)
         except grpc.aio.AioRpcError as error:
             # From here on the node refuses this batch should it still arrive.
             self._lowest_batch_number = max(self._lowest_batch_number, number + 1)
@@ -144,6 +162,8 @@ class NodeClient:
 
     async def close(self) -> None:
         """Ends the connection."""
+        self._hurry.set()
+        self._give_up_successor()
         if self._link is not None:
             self._retire(self._link)
             self._link = None
@@ -155,10 +175,48 @@ class NodeClient:
         link = self._link
         if link is None or not self._connected:
             raise BatchNotSent
+        if link.version != self._channels.version:
+            self._renew()
         return link
 
-    def _retire(self, link: _Link) -> None:
-        task = asyncio.get_running_loop().create_task(link.close())
+    def _open(self) -> _Link:
+        link = _Link(self._channels, self._address)
+        link.watch(lambda connected: self._changed(link, connected))
+        return link
+
+    def _changed(self, link: _Link, connected: bool) -> None:
+        if link is self._successor and connected and self._link is not None:
+            _log.info("connection renewed with another certificate", node=self.name)
+            self._retire(self._link, after=RENEWAL_GRACE)
+            self._link, self._successor = link, None
+        if link is self._link:
+            self._set_connected(connected)
+            if link.version != self._channels.version:
+                self._renew()
+
+    def _renew(self) -> None:
+        """Connects with the certificate as it is now, beside the connection that stands."""
+        if self._successor is not None and self._successor.version != self._channels.version:
+            self._give_up_successor()
+        if self._successor is None:
+            self._successor = self._open()
+
+    def _give_up_successor(self) -> None:
+        if self._successor is not None:
+            self._retire(self._successor)
+            self._successor = None
+
+    def _retire(self, link: _Link, after: float = 0) -> None:
+        """Closes a link, ``after`` some seconds that its calls have to end."""
+        hurry = self._hurry
+
+        async def close() -> None:
+            if after:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(hurry.wait(), after)
+            await link.close()
+
+        task = asyncio.get_running_loop().create_task(close())
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
 
@@ -176,9 +234,12 @@ class NodeClient:
 class _Link:
     """One channel to one address, used until the node has another one."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, channels: Channels, address: str) -> None:
         self.given_up = False
-        self._channel = grpc.aio.insecure_channel(address, options=internal_channel_options())
+        self.version = channels.version
+        self._channel = channels.open(address)
+        # Renewed certificates are looked for while nothing happens, too: until a call it may be too late.
+        self._look = _RENEWAL_LOOK if channels.renewable else None
         self.stub = cast("ShardServiceAsyncStub", ShardServiceStub(self._channel))
         self._watcher: asyncio.Task[None] | None = None
 
@@ -190,7 +251,9 @@ class _Link:
         while True:
             state = self._channel.get_state(try_to_connect=True)
             on_connection(state is grpc.ChannelConnectivity.READY)
-            await self._channel.wait_for_state_change(state)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._look):
+                    await self._channel.wait_for_state_change(state)
 
     async def close(self) -> None:
         """Gives up what is in flight."""
@@ -216,9 +279,11 @@ def _told_apart(link: _Link) -> Iterator[None]:
 
 
 def _what_happened(error: grpc.aio.AioRpcError) -> Exception:
+    code = error.code()
+    if code in NOT_LET_IN:
+        return BatchRefused(ShardUnavailable())
     if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
         return BatchRefused(from_rpc_error(error))
-    code = error.code()
     if code is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith(_NEVER_CONNECTED):
         return BatchNotSent()
     if code in _BROKEN:

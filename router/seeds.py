@@ -11,7 +11,7 @@ import structlog
 
 from likering.errors import TopologyUnavailable
 from likering.ring.topology import NodeState, Topology
-from likering.serving.channels import internal_channel_options
+from likering.serving.channels import Channels
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
 from likering.topology.store import NodeRegistration, TopologyChange, TopologyStore
@@ -27,9 +27,10 @@ _ASK_SECONDS = 1.0
 class SeededStore:
     """A TopologyStore over another one. ``seeds``: host:port of nodes, asked only until a first topology is known."""
 
-    def __init__(self, store: TopologyStore, seeds: Sequence[str]) -> None:
+    def __init__(self, store: TopologyStore, seeds: Sequence[str], channels: Channels | None = None) -> None:
         self._store = store
         self._seeds = seeds
+        self._channels = channels or Channels()
         self._known = False
 
     def __repr__(self) -> str:
@@ -85,12 +86,12 @@ class SeededStore:
         await self._store.close()
 
     async def _newest_of_seeds(self) -> Topology | None:
-        answers = await asyncio.gather(*(_ask(seed) for seed in self._seeds))
+        answers = await asyncio.gather(*(_ask(seed, self._channels) for seed in self._seeds))
         return max((answer for answer in answers if answer), key=lambda answer: answer.version, default=None)
 
 
-async def _ask(seed: str) -> Topology | None:
-    async with grpc.aio.insecure_channel(seed, options=internal_channel_options()) as channel:
+async def _ask(seed: str, channels: Channels) -> Topology | None:
+    async with channels.open(seed) as channel:
         stub = cast("ShardServiceAsyncStub", ShardServiceStub(channel))
         try:
             response = await stub.GetTopology(shard.GetTopologyRequest(), timeout=_ASK_SECONDS)

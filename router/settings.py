@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from likering.serving.settings import HostPort, read_settings
+from likering.security.setup import SecuritySettings
+from likering.security.tokens import ALGORITHMS
+from likering.serving.settings import Dsn, HostPort, read_settings
 
 PROGRAM = "likering-router"
 ENVIRONMENT_PREFIX = "LIKERING_ROUTER_"
@@ -17,7 +19,7 @@ EXIT_NO_TOPOLOGY = 4
 """Exit code of a router that found no topology in time."""
 
 
-class RouterSettings(BaseSettings):
+class RouterSettings(SecuritySettings):
     """The stateless front of a likering cluster. Times are in seconds."""
 
     model_config = SettingsConfigDict(extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
@@ -30,9 +32,37 @@ class RouterSettings(BaseSettings):
     health_listen: HostPort | None = Field(
         None, description="host:port to serve health alone on, without TLS: for probes that know none"
     )
-    topology: SecretStr = Field(description="connection string of the topology database")
+    metrics_listen: HostPort | None = Field(
+        None,
+        description="host:port to serve metrics for Prometheus on, of several workers the first one; the others on the"
+        " ports after it; default: nowhere",
+    )
+    tracing: bool = Field(
+        False, description="export OpenTelemetry traces, as the OTEL_ variables say (extra: otel)"
+    )
+    topology: Dsn = Field(description="connection string of the topology database")
     seeds: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port,… of nodes to ask for the topology while its database is away"
+    )
+    token_listen: HostPort | None = Field(
+        None,
+        description="host:port to serve callers on that have tokens and no certificates; --listen asks for both or"
+        " for a certificate",
+    )
+    token_keys: Path | None = Field(
+        None, description="JWKS file with the public keys of tokens; absent: no tokens are taken"
+    )
+    token_audience: str | None = Field(None, description="the aud that tokens of callers name")
+    token_admin_audience: str | None = Field(
+        None, description="the aud that tokens of operators name; absent: operators have certificates"
+    )
+    token_issuer: str | None = Field(None, description="the iss that tokens name; absent: any")
+    token_algorithms: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("ES256", "EdDSA", "RS256"), description=f"allowed signatures, of {', '.join(ALGORITHMS)}"
+    )
+    token_roles_claim: str = Field("roles", description="the claim of a token that lists its roles")
+    token_binds_user: bool = Field(
+        False, description="a token writes only likes of the user that is its subject"
     )
     workers: int = Field(1, ge=1, le=256, description="processes that share the port")
     worker_index: int | None = Field(
@@ -52,11 +82,18 @@ class RouterSettings(BaseSettings):
     batches_in_flight: int = Field(2, ge=1, le=16, description="per node and kind of traffic")
     queued_operations: int = Field(150_000, ge=1, description="most that wait per node and kind of traffic")
 
-    @field_validator("seeds", mode="before")
+    @field_validator("seeds", "token_algorithms", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("token_algorithms")
+    @classmethod
+    def _allowed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not set(value) <= set(ALGORITHMS):
+            raise ValueError(f"these are allowed: {', '.join(ALGORITHMS)}")
         return value
 
 

@@ -12,7 +12,7 @@ import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic
 from typing import Final
 
@@ -37,8 +37,14 @@ async def supervise(settings: RouterSettings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    with _reserved(settings.listen) as address:
-        environment = _environment(settings.model_copy(update={"listen": address, "config": None}))
+    with ExitStack() as reserved:
+        address = reserved.enter_context(_reserved(settings.listen))
+        token_address = (
+            reserved.enter_context(_reserved(settings.token_listen)) if settings.token_listen else None
+        )
+        environment = _environment(
+            settings.model_copy(update={"listen": address, "token_listen": token_address, "config": None})
+        )
         workers = [_Worker(index, environment, settings) for index in range(settings.workers)]
         _log.info("starting workers", workers=len(workers), address=address)
         running = [asyncio.create_task(worker.keep_running(), name=repr(worker)) for worker in workers]

@@ -13,13 +13,18 @@ import structlog
 
 from likering.errors import TopologyUnavailable, WrongCluster
 from likering.postgres.migrations import MigrationError
-from likering.serving import logging, runtime
-from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
+from likering.security.errors import SecurityError
+from likering.security.setup import Security, say_how_secured, security_of
+from likering.serving import logging, runtime, tracing
+from likering.serving.call_metrics import CallMetrics
+from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES, Channels
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.metrics import serve_metrics
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import EXIT_CONFIGURATION
+from likering.serving.tracing import TracingUnavailable
 from likering.shard.v1 import shard_admin_service_pb2, shard_service_pb2
+from likering.topology.metrics import TopologyMetrics
 from likering.topology.moves import MoveStore
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.postgres_moves import PostgresMoveStore
@@ -44,10 +49,12 @@ from shard_node.handoff.joining import join
 from shard_node.handoff.peers import Peers
 from shard_node.identity import Identity, IdentityMismatch, check_cluster, establish
 from shard_node.leadership import Leadership, LeadershipLost
+from shard_node.metrics import NodeMetrics
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
 from shard_node.settings import NodeSettings
+from shard_node.slot_figures import SlotFigures
 from shard_node.standby import StandbyWatch
 from shard_node.user_feed import Rows, UserFeed
 from shard_node.user_lag import UserFeedLag
@@ -80,8 +87,12 @@ class ShardNode:
         store: TopologyStore,
         watch: TopologyWatch,
         moves: MoveStore,
+        security: Security | None = None,
     ) -> None:
+        """``security``: of what it serves and what it calls; None: none."""
         self._settings = settings
+        channels = Channels(security.certificates if security is not None else None)
+        access = security.access() if security is not None else None
         self._identity = identity
         self._store = store
         self._watch = watch
@@ -102,11 +113,14 @@ class ShardNode:
             max_queued=settings.queued_operations,
             standby=standby,
         )
+        self._slot_figures = SlotFigures(
+            self._pool, self._ownership, self._writer.tally.slots, settings.metrics_slots
+        )
         reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
         self._feed = Feed(self._pool, self._ownership, self._leadership, self._writer.reach)
         self._user_likes = UserLikes(self._ownership, self._writer, enabled=settings.user_side)
         # Connections of its own: what is told in bulk is not to be in the way of handoffs.
-        self._told_peers = Peers(identity.cluster_id, watch)
+        self._told_peers = Peers(identity.cluster_id, watch, channels)
         self._user_feed = UserFeed(
             self._pool, self._ownership, self._leadership, self._writer, watch, self._tell
         )
@@ -122,6 +136,7 @@ class ShardNode:
             watch=watch,
             generation=lambda: self._generation,
             marks=self._user_feed.marks_of,
+            channels=channels,
         )
         service = ShardService(
             identity.cluster_id,
@@ -141,15 +156,18 @@ class ShardNode:
                     shard_service_pb2.DESCRIPTOR.services_by_name["ShardService"],
                     service,
                     slow_call=settings.slow_call,
+                    guard=access.guard if access is not None else None,
                 ),
                 ServiceHandlers(
                     shard_admin_service_pb2.DESCRIPTOR.services_by_name["ShardAdminService"],
                     self._admin_service(),
                     default_deadline=ADMIN_DEADLINE,
                     slow_call=ADMIN_DEADLINE,
+                    guard=access.guard if access is not None else None,
                 ),
             ],
             ServerSettings(max_message_bytes=MAX_INTERNAL_MESSAGE_BYTES),
+            access,
         )
         self._generation = 0
         self._lead_changed = asyncio.Event()
@@ -172,7 +190,12 @@ class ShardNode:
         """Serves until ``stop`` is set or the lead is lost. Returns the exit code."""
         await self._server.start(self._settings.listen, health_listen=self._settings.health_listen)
         if self._settings.metrics_listen is not None:
-            serve_metrics(self._settings.metrics_listen)
+            serve_metrics(
+                self._settings.metrics_listen,
+                CallMetrics(self._server.tallies),
+                TopologyMetrics(self._watch),
+                self._metrics(),
+            )
         await self._pool.open()
         self._cache.start()
         tasks = {
@@ -183,6 +206,7 @@ class ShardNode:
             asyncio.create_task(self._join(), name="joining"),
             asyncio.create_task(self._check_cluster(), name="cluster check"),
             asyncio.create_task(self._feed_users(), name="user feed"),
+            asyncio.create_task(self._measure_slots(), name="slot figures"),
             asyncio.create_task(self._sweep(), name="sweeper"),
             asyncio.create_task(stop.wait(), name="stop"),
         }
@@ -229,6 +253,24 @@ class ShardNode:
             if not await self._register():
                 await asyncio.sleep(RETRY_INTERVAL)
                 self._lead_changed.set()
+
+    def _metrics(self) -> NodeMetrics:
+        return NodeMetrics(
+            self._settings.name,
+            self._writer,
+            self._leadership,
+            self._ownership,
+            self._cache,
+            self._handoffs,
+            self._feed,
+            self._watches,
+            self._slot_figures,
+        )
+
+    async def _measure_slots(self) -> None:
+        if self._settings.metrics_listen is not None:
+            await self._slot_figures.run()
+        await asyncio.Event().wait()
 
     async def _register(self) -> bool:
         registration = NodeRegistration(
@@ -292,12 +334,14 @@ async def serve(settings: NodeSettings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    security = security_of(settings)
+    say_how_secured(security)
     store = PostgresTopologyStore(settings.topology.get_secret_value())
     watch = TopologyWatch(store)
     moves = PostgresMoveStore(settings.topology.get_secret_value())
     try:
         identity = await _identify(settings, watch)
-        return await ShardNode(settings, identity, store, watch, moves).run(stop)
+        return await ShardNode(settings, identity, store, watch, moves, security).run(stop)
     finally:
         await watch.stop()
         await moves.close()
@@ -333,8 +377,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = node_settings.read(sys.argv[1:] if arguments is None else arguments)
     logging.configure("likering-node", settings.log_level)
     try:
+        if settings.tracing:
+            tracing.start("likering-node")
         status = runtime.run(serve(settings))
-    except (StartFailed, IdentityMismatch, MigrationError, ListenFailed, NodeRefused, WrongCluster) as error:
+    except (
+        StartFailed,
+        IdentityMismatch,
+        MigrationError,
+        ListenFailed,
+        NodeRefused,
+        SecurityError,
+        TracingUnavailable,
+        WrongCluster,
+    ) as error:
         print(f"{node_settings.PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         status = EXIT_CONFIGURATION
+    finally:
+        tracing.stop()
     raise SystemExit(status)

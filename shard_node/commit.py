@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from time import monotonic
 
+from likering.serving.tracing import Span
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_UNSPECIFIED,
     OP_OUTCOME_CHANGED,
@@ -32,7 +33,9 @@ class WriteUnit:
 
     __slots__ = (
         "arrived",
+        "began",
         "codes",
+        "committed",
         "counts",
         "done",
         "epochs",
@@ -41,6 +44,7 @@ class WriteUnit:
         "outcomes",
         "post_ids",
         "slots",
+        "span",
         "user_ids",
         "versions",
     )
@@ -62,6 +66,10 @@ class WriteUnit:
         self.epochs = epochs
         self.intents = intents
         self.arrived = monotonic()
+        self.began = self.committed = self.arrived
+        """Of the transaction that it came into, once it has ended."""
+        self.span: Span | None = None
+        """Of the call, while traces are on."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.codes: list[OpCode.ValueType] = []
         self.outcomes: list[OpOutcome.ValueType] = []
@@ -77,6 +85,7 @@ class WriteUnit:
     def refuse(self, code: OpCode.ValueType) -> None:
         """Answers every operation with the same code."""
         size = len(self)
+        self.began = self.committed = monotonic()  # all that it did was to wait
         self.answer([code] * size, [OP_OUTCOME_UNSPECIFIED] * size, [0] * size, [0] * size)
 
     def answer(
@@ -99,6 +108,8 @@ class Batch:
         """``base_rev``: the highest revision issued so far; the batch takes those that follow."""
         self.last_rev = base_rev
         self.units: list[WriteUnit] = []
+        self.began = self.ended = monotonic()
+        """Of its transaction."""
         self.likes: list[bool] = []
         self.post_ids: list[str] = []
         self.user_ids: list[str] = []
@@ -175,6 +186,7 @@ class Batch:
         start = 0
         for unit in self.units:
             end = start + len(unit)
+            unit.began, unit.committed = self.began, self.ended
             unit.answer(
                 codes[start:end], self.outcomes[start:end], self.counts[start:end], self.versions[start:end]
             )

@@ -22,10 +22,7 @@ _INDEXES: Mapping[str, Sequence[LiteralString]] = {
         "CREATE INDEX ON {} (first_rev) WHERE first_rev <> rev",
     ),
     "posts": ("ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",),
-    "user_likes": (
-        "ALTER TABLE {} ADD PRIMARY KEY (user_id, post_id, slot)",
-        "CREATE INDEX ON {} (user_id, coalesce(liked_at, rev)) WHERE liked",
-    ),
+    "user_likes": ("ALTER TABLE {} ADD PRIMARY KEY (user_id, since, slot)",),
 }
 """As the schema has them: else attaching a table would make them, while everybody waits."""
 _LOOK = 0.005

@@ -390,41 +390,58 @@ SET purge_began = NULL, purged_rev = %(rev)s, like_count = 0, version = version 
 WHERE slot = %(slot)s AND post_id = %(post_id)s
 RETURNING version, like_count
 
--- name: apply_user_likes
--- What owners of posts tell of their edges, each at most once. Whatever is known to be newer stays. A row when the fence held;
--- without it nothing is written, so the statement may be a transaction of its own.
+-- name: read_user_chunks
+-- Of each edge that is told: the chunk that holds its place, and those that may have its post. A first like can only be known
+-- already as something newer, so none but what is behind its place needs to be searched. A chunk may come more than once.
+SELECT wanted.user_id, chunk.since, chunk.entries
+FROM unnest(%(slots)s::smallint[], %(user_ids)s::bytea[], %(places)s::bytea[], %(keys)s::bytea[], %(first)s::boolean[])
+     AS wanted (slot, user_id, place, key, first)
+CROSS JOIN LATERAL (
+    (SELECT since, entries FROM user_likes
+    WHERE user_likes.slot = wanted.slot AND user_likes.user_id = wanted.user_id AND since <= wanted.place
+      AND few slots
+    ORDER BY since DESC LIMIT 1)
+    UNION ALL
+    (SELECT since, entries FROM user_likes
+    WHERE user_likes.slot = wanted.slot AND user_likes.user_id = wanted.user_id
+      AND since >= CASE WHEN wanted.first THEN wanted.place ELSE '' END AND position(wanted.key IN entries) > 0
+      AND few slots
+    OFFSET 0)
+) AS chunk
+
+-- name: write_user_chunks
+-- A row when the fence held; without it nothing is written, so the statement may be a transaction of its own.
 WITH fence AS (
     UPDATE writer SET beat = beat + 1
     WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
     RETURNING 1
-), told AS (
-    INSERT INTO user_likes AS known (rev, slot, liked, user_id, post_id, liked_at)
-    SELECT one.rev, one.slot, one.liked, one.user_id, one.post_id, nullif(one.like_time, one.rev)
-    FROM unnest(%(revs)s::bigint[], %(slots)s::smallint[], %(liked)s::boolean[], %(user_ids)s::text[],
-                %(post_ids)s::text[], %(like_times)s::bigint[])
-         AS one (rev, slot, liked, user_id, post_id, like_time)
+), written AS (
+    INSERT INTO user_likes (slot, user_id, since, entries)
+    SELECT chunk.slot, chunk.user_id, chunk.since, chunk.entries
+    FROM unnest(%(slots)s::smallint[], %(user_ids)s::bytea[], %(sinces)s::bytea[], %(chunks)s::bytea[])
+         AS chunk (slot, user_id, since, entries)
     WHERE EXISTS (SELECT FROM fence)
-    ON CONFLICT (user_id, post_id, slot) DO UPDATE
-    SET rev = excluded.rev, liked = excluded.liked, liked_at = excluded.liked_at
-    WHERE known.rev < excluded.rev
+    ON CONFLICT (user_id, since, slot) DO UPDATE SET entries = excluded.entries
 )
 SELECT 1 FROM fence
 
--- name: list_liked_posts
--- Newest first. Two posts may have been liked at the same time: then the post's id decides.
-SELECT post_id, coalesce(liked_at, rev) FROM user_likes
-WHERE slot = %(slot)s AND user_id = %(user_id)s AND liked
-  AND coalesce(liked_at, rev) <= %(before)s AND (coalesce(liked_at, rev) < %(before)s OR post_id < %(below)s)
-ORDER BY coalesce(liked_at, rev) DESC, post_id DESC LIMIT %(limit)s
+-- name: delete_user_chunk
+DELETE FROM user_likes WHERE slot = %(slot)s AND user_id = %(user_id)s AND since = %(since)s
+
+-- name: list_user_chunks
+-- A user's chunks that begin before a place, newest first.
+SELECT since, entries FROM user_likes
+WHERE slot = %(slot)s AND user_id = %(user_id)s AND since < %(before)s
+ORDER BY since DESC LIMIT %(limit)s
 
 -- name: read_user_changes
 -- As read_changes, for those who want edges as they are by now and nothing else: per slot a row without a post, then edges.
 SELECT slots.slot, writer.last_rev AS rev, slots.epoch, slots.state = 'owner' AS liked, NULL::boolean AS was_liked,
-       NULL AS post_id, NULL AS user_id, NULL::bigint AS like_time
+       NULL AS post_id, NULL AS user_id, NULL::bigint AS like_time, NULL::boolean AS first
 FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
 UNION ALL
 SELECT wanted.slot, edge.rev, NULL, edge.liked, edge.first_rev IS NOT NULL, edge.post_id, edge.user_id,
-       coalesce(edge.liked_at, edge.rev)
+       coalesce(edge.liked_at, edge.rev), edge.first_rev IS NOT DISTINCT FROM edge.rev
 FROM unnest(%(slots)s::smallint[], %(positions)s::bigint[]) AS wanted (slot, position)
 CROSS JOIN LATERAL (
     SELECT * FROM (
@@ -439,7 +456,7 @@ CROSS JOIN LATERAL (
 SELECT slot, routes, marks FROM user_feeds WHERE slot = ANY (%(slots)s::smallint[])
 
 -- name: write_user_feeds
--- A row when the fence held, as in apply_user_likes.
+-- A row when the fence held, as in write_user_chunks.
 WITH fence AS (
     UPDATE writer SET beat = beat + 1
     WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
@@ -513,9 +530,6 @@ FROM seen CROSS JOIN LATERAL (
 UNION ALL
 SELECT NULL, NULL, NULL, (SELECT post_id FROM seen ORDER BY number DESC LIMIT 1), (SELECT count(*) FROM seen)
 
--- name: count_user_likes
-SELECT count(*) FROM user_likes WHERE slot = %(slot)s AND user_id = %(user_id)s
-
 -- name: begin_user_purge
 -- In the user's own slot one that is under way goes on; any other slot is marked for the latest that it has heard of.
 INSERT INTO posts AS mark (version, like_count, slot, post_id, purge_began, purge_erased)
@@ -549,15 +563,11 @@ UPDATE posts SET purge_erased = purge_erased + (SELECT count(*) FROM erased)
 WHERE slot = %(slot)s AND post_id = %(mark)s
 RETURNING (SELECT count(*) FROM erased), purge_erased
 
--- name: erase_user_likes
-WITH erased AS (
-    DELETE FROM user_likes WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
-        SELECT ctid FROM user_likes WHERE slot = %(slot)s AND user_id = %(user_id)s
-        ORDER BY post_id LIMIT %(limit)s
-    ))
-    RETURNING 1
-)
-SELECT count(*) FROM erased
+-- name: erase_user_chunks
+DELETE FROM user_likes WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
+    SELECT ctid FROM user_likes WHERE slot = %(slot)s AND user_id = %(user_id)s ORDER BY since LIMIT %(limit)s
+))
+RETURNING entries
 
 -- name: end_user_purge
 -- In the user's own slot the row stays, as the receipt.

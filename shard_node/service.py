@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -13,6 +13,7 @@ from likering.ring.hashing import MAX_SLOT_COUNT
 from likering.ring.topology import Topology
 from likering.serving.handlers import Call
 from likering.serving.logging import request_id_of_call
+from likering.serving.trail import Trail
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_NOT_OWNER,
     OP_CODE_UNAVAILABLE,
@@ -52,6 +53,7 @@ from likering.shard.v1.shard_service_pb2 import (
     WatchCountsRequest,
     WatchCountsResponse,
 )
+from likering.validation import valid_id, valid_ids
 from shard_node.commit import WriteUnit
 from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
@@ -60,6 +62,7 @@ from shard_node.ownership import Ownership
 from shard_node.reads import Reader, ReadUnit
 from shard_node.sessions import Sessions
 from shard_node.store import Place
+from shard_node.user_chunks import LATEST_REV
 from shard_node.user_likes import MOST_TOLD, UserLikes
 from shard_node.user_store import ToldEdge
 from shard_node.watches import Watches
@@ -115,9 +118,9 @@ class ShardService:
             kinds = list(request.kinds)
             distinct = set(kinds)
             if distinct <= WRITES:
-                await self._write(request, kinds, post_ids, response)
+                await self._write(request, kinds, post_ids, response, call)
             elif distinct.isdisjoint(WRITES):
-                await self._read(request, kinds, post_ids, response)
+                await self._read(request, kinds, post_ids, response, call)
             else:
                 raise MessageMalformed("a batch is of writes or of reads, not of both")
         response.as_of_time = time.time_ns() // 1000
@@ -283,14 +286,27 @@ class ShardService:
         self._check_cluster(request.cluster_id)
         user_ids, post_ids = list(request.user_ids), list(request.post_ids)
         size = len(user_ids)
-        if size > MOST_TOLD or any(
-            len(column) != size
-            for column in (post_ids, request.revs, request.liked, request.epochs, request.like_times)
-        ):
+        columns = (
+            post_ids,
+            request.revs,
+            request.liked,
+            request.epochs,
+            request.like_times,
+            request.first or user_ids,
+        )
+        if size > MOST_TOLD or any(len(column) != size for column in columns):
             raise MessageMalformed("the columns of the edges differ in length, or are too long")
         if "\0" in "".join(user_ids) or "\0" in "".join(post_ids):
             raise IdNotPrintable
-        rows = list(map(ToldEdge, user_ids, post_ids, request.revs, request.liked, request.like_times))
+        if not (
+            valid_ids(user_ids)
+            and valid_ids(post_ids)
+            and min((*request.revs, *request.like_times), default=0) >= 0
+            and max(request.revs, default=0) <= LATEST_REV
+        ):
+            raise MessageMalformed("an edge has an id, a revision or a time that no edge has")
+        first = request.first or [False] * size
+        rows = list(map(ToldEdge, user_ids, post_ids, request.revs, request.liked, request.like_times, first))
         codes = await self._user_likes.apply(rows, list(request.epochs))
         topology = self._topology()
         return ApplyUserLikesResponse(topology_version=topology.version if topology else 0, codes=codes)
@@ -300,8 +316,8 @@ class ShardService:
         self._check_cluster(request.cluster_id)
         log_as(request.request_id, call)
         self._load.called()
-        if request.limit < 1 or "\0" in request.user_id or "\0" in request.below_post_id:
-            raise MessageMalformed("a list has a limit above 0, and an id no NUL")
+        if request.limit < 1 or request.before < 0 or not valid_id(request.user_id):
+            raise MessageMalformed("a list is of a user, since 1970, and has a limit above 0")
         code, likes = await self._reader.liked_posts(
             request.user_id, request.epoch, request.before, request.below_post_id, request.limit
         )
@@ -316,7 +332,12 @@ class ShardService:
             raise WrongCluster
 
     async def _write(
-        self, request: ExecuteRequest, kinds: list[Any], post_ids: list[str], response: ExecuteResponse
+        self,
+        request: ExecuteRequest,
+        kinds: list[Any],
+        post_ids: list[str],
+        response: ExecuteResponse,
+        call: Call,
     ) -> None:
         unit = WriteUnit(
             [kind == OP_KIND_LIKE for kind in kinds],
@@ -326,14 +347,29 @@ class ShardService:
             list(request.epochs),
             list(request.intent_times),
         )
+        unit.span = call.trail.span
         await self._writer.submit(unit)
+        tell_times(
+            response,
+            call.trail,
+            {
+                "node_queue": unit.began - unit.arrived,
+                "commit": unit.committed - unit.began,
+                "cache": time.monotonic() - unit.committed,
+            },
+        )
         response.codes.extend(unit.codes)
         response.outcomes.extend(unit.outcomes)
         response.counts.extend(unit.counts)
         response.versions.extend(unit.versions)
 
     async def _read(
-        self, request: ExecuteRequest, kinds: list[Any], post_ids: list[str], response: ExecuteResponse
+        self,
+        request: ExecuteRequest,
+        kinds: list[Any],
+        post_ids: list[str],
+        response: ExecuteResponse,
+        call: Call,
     ) -> None:
         unit = ReadUnit(
             kinds,
@@ -344,7 +380,9 @@ class ShardService:
             list(request.min_versions),
         )
         self._load.hot_reads.add(post_ids)
+        began = time.monotonic()
         await self._reader.answer(unit, request.read_mode)
+        tell_times(response, call.trail, {"reads": time.monotonic() - began})
         if any(unit.codes):
             response.codes.extend(unit.codes)
         response.outcomes.extend(unit.outcomes)
@@ -352,6 +390,15 @@ class ShardService:
         response.versions.extend(unit.versions)
         response.like_times.extend(unit.like_times)
         response.sources.extend(unit.sources)
+
+
+def tell_times(response: ExecuteResponse, trail: Trail, parts: Mapping[str, float]) -> None:
+    """Tells the router, and this node's own line of a slow call, where the time went: seconds by part."""
+    trail.parts = parts
+    response.queue_us = round(parts.get("node_queue", 0.0) * 1e6)
+    response.execute_us = round((parts.get("commit", 0.0) + parts.get("reads", 0.0)) * 1e6)
+    response.cache_us = round(parts.get("cache", 0.0) * 1e6)
+    response.node_us = round((time.monotonic() - trail.started) * 1e6)
 
 
 def log_as(request_id: str, call: Call) -> None:

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
+from likering.ring.hashing import MAX_SLOT_COUNT
 from likering.ring.topology import MAX_WEIGHT
-from likering.serving.settings import HostPort, read_settings
+from likering.security.setup import SecuritySettings
+from likering.serving.settings import CacheUrl, Dsn, HostPort, read_settings
 
 PROGRAM = "likering-node"
 ENVIRONMENT_PREFIX = "LIKERING_NODE_"
 
 
-class NodeSettings(BaseSettings):
+class NodeSettings(SecuritySettings):
     """One shard node of a likering cluster. Times are in seconds."""
 
     model_config = SettingsConfigDict(extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
@@ -35,11 +37,20 @@ class NodeSettings(BaseSettings):
     metrics_listen: HostPort | None = Field(
         None, description="host:port to serve metrics for Prometheus on; default: nowhere"
     )
+    metrics_slots: int = Field(
+        20,
+        ge=0,
+        le=MAX_SLOT_COUNT,
+        description="most slots that metrics tell apart, those with the most writes; 16384: all",
+    )
+    tracing: bool = Field(
+        False, description="export OpenTelemetry traces, as the OTEL_ variables say (extra: otel)"
+    )
     weight: int = Field(1, ge=1, le=MAX_WEIGHT, description="the node's share of the slots")
-    postgres: SecretStr = Field(description="connection string of the node's own database")
-    topology: SecretStr = Field(description="connection string of the topology database")
-    cache: SecretStr = Field(description="URL of the node's Valkey or Redis")
-    replication: SecretStr | None = Field(
+    postgres: Dsn = Field(description="connection string of the node's own database")
+    topology: Dsn = Field(description="connection string of the topology database")
+    cache: CacheUrl = Field(description="URL of the node's Valkey or Redis")
+    replication: Dsn | None = Field(
         None,
         description="connection string by which other nodes and their Postgres reach this node's database;"
         " default: the one of --postgres",

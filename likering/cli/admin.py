@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from likering.admin.v1.like_admin_service_pb2_grpc import LikeAdminServiceStub
 from likering.admin.v1.ring_service_pb2_grpc import RingServiceStub
+from likering.cli import credentials
 from likering.cli.exit_codes import ExitCode, fail
 from likering.client.connect import Target, check_address
 from likering.errors import LikeringError
@@ -77,8 +78,11 @@ class AdminConnection:
     """The services for operators at an address; a context manager. Calls raise AdminError."""
 
     def __init__(self, address: str) -> None:
+        shown = credentials.of_command()
         self._target = Target(
             address,
+            credentials=shown.tls,
+            token=shown.token,
             options=(
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
@@ -100,7 +104,7 @@ class AdminConnection:
     def call(self, method: grpc.UnaryUnaryMultiCallable[Q, R], request: Q) -> R:
         """One call."""
         try:
-            return method(request, timeout=CALL_SECONDS)
+            return method(request, timeout=CALL_SECONDS, metadata=self._target.metadata())
         except grpc.RpcError as failure:
             raise self._error(failure) from failure
 
@@ -114,7 +118,7 @@ class AdminConnection:
         answered = told = False
         while True:
             remaining = None if deadline is None else max(0.001, deadline - time.monotonic())
-            stream = method(request, timeout=remaining)
+            stream = method(request, timeout=remaining, metadata=self._target.metadata())
             try:
                 for response in stream:
                     answered, told = True, False
@@ -134,7 +138,7 @@ class AdminConnection:
 
     def stream(self, method: grpc.UnaryStreamMultiCallable[Q, R], request: Q) -> Iterator[R]:
         """What the server sends, to its end."""
-        stream = method(request)
+        stream = method(request, metadata=self._target.metadata())
         try:
             yield from stream
         except grpc.RpcError as failure:

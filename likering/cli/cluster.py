@@ -9,17 +9,19 @@ from typing import Annotated
 
 import psycopg
 import typer
-from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
 from rich.table import Column, Table
 
 from likering.cli.exit_codes import ExitCode, fail, nothing_to_do
 from likering.cli.output import Output, OutputOption
 from likering.errors import LikeringError, TopologyChanged
+from likering.postgres.dsn import check_dsn
+from likering.postgres.roles import Database, statements
 from likering.ring.hashing import check_slot_count
 from likering.ring.placement import place
 from likering.ring.plan import balance, moves_between
 from likering.ring.topology import NodeState, Topology
+from likering.security.passwords import READABLE, has_password
 from likering.topology.postgres import PostgresTopologyStore, create_cluster, upgrade_cluster
 from likering.topology.store import ClusterExists
 
@@ -28,11 +30,14 @@ app = typer.Typer(help="Make a cluster, give its slots to nodes, show who owns w
 _NUMBERS = ("weight", "generation", "slots", "share")
 
 
-def _check_dsn(value: str) -> str:
+def _check_dsn(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
     try:
-        conninfo_to_dict(value)
-    except psycopg.ProgrammingError as error:
-        raise typer.BadParameter(f"this is not a Postgres connection string: {error}") from error
+        check_dsn(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    source = context.get_parameter_source(str(parameter.name))
+    if has_password(value) and source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter(f"{READABLE}: use LIKERING_TOPOLOGY, or passfile=… in its place")
     return value
 
 
@@ -118,6 +123,14 @@ def upgrade(topology: Dsn) -> None:
     if not applied:
         nothing_to_do("The topology database is up to date already.")
     typer.echo(f"applied {', '.join(applied)}")
+
+
+@app.command()
+def roles(
+    database: Annotated[Database, typer.Argument(help="What the roles are for.")],
+) -> None:
+    """Print SQL that makes Postgres roles with few rights, to be run by a superuser in the database."""
+    typer.echo(statements(database), nl=False)
 
 
 @app.command("await-drained")

@@ -13,13 +13,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from likering.cli.exit_codes import ExitCode
+from likering.cli.exit_codes import ExitCode, fail
 from likering.cli.output import Output, OutputOption, print_json
 from likering.dev import layout
+from likering.dev.authority import ADMIN_AUDIENCE, Authority
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.control import ask
 from likering.dev.errors import DevError
 from likering.dev.supervisor import Supervisor
+from likering.security.roles import Role
 
 app = typer.Typer(help="Run a whole cluster on this machine.", no_args_is_help=True)
 
@@ -52,6 +54,12 @@ def up(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The router's port; 0 takes a free one.")
     ] = 50051,
+    secure: Annotated[
+        bool,
+        typer.Option(
+            "--secure", help="With TLS, certificates, tokens and roles, made in the data directory."
+        ),
+    ] = False,
     data: Data = _DATA,
 ) -> None:
     """Start a cluster (the first time: make it), run the README's example, and serve until Ctrl-C."""
@@ -62,7 +70,7 @@ def up(
                 f"the cluster in {data} has {len(kept.nodes)} nodes ({', '.join(kept.nodes)}); add one with"
                 " `likering dev add-node`, or take another --data directory"
             )
-        cluster = EmbeddedCluster(data, nodes=nodes or _NODES, port=port, progress=_say)
+        cluster = EmbeddedCluster(data, nodes=nodes or _NODES, port=port, secure=secure, progress=_say)
         Supervisor(cluster, _say).run(once=once)
 
 
@@ -88,6 +96,28 @@ def env(data: Data = _DATA) -> None:
     typer.echo(f"export LIKERING_ADDRESS='{answer['router']['address']}'")
     typer.echo(f"export LIKERING_ADMIN='{answer['router']['admin_address']}'")
     typer.echo(f"export LIKERING_TOPOLOGY='{answer['topology']['dsn']}'")
+    if answer["tls"]:
+        for name, path in answer["tls"]["operator"].items():
+            typer.echo(f"export LIKERING_TLS_{name.upper()}='{path}'")
+
+
+@app.command()
+def token(
+    subject: Annotated[str, typer.Argument(metavar="USER", help="The user whose likes it may change.")],
+    operator: Annotated[
+        bool, typer.Option("--operator", help="For the port of operators instead, in the name of USER.")
+    ] = False,
+    data: Data = _DATA,
+) -> None:
+    """Print a token, good for an hour, for a cluster that was started with --secure."""
+    kept = layout.load(data)
+    if kept is None or not kept.tls.is_dir():
+        fail(f"no cluster in {data} was started with --secure", ExitCode.REFUSED)
+    authority = Authority(kept.tls)
+    if operator:
+        typer.echo(authority.token(subject, [Role.OPERATOR], audience=ADMIN_AUDIENCE))
+    else:
+        typer.echo(authority.token(subject))
 
 
 @app.command()

@@ -161,7 +161,10 @@ def _cause(details: str, tls: bool) -> str:
         return "what listens there is no gRPC server"
     if "failed to connect" in words and ("closed" in words or "reset" in words):
         if tls:
-            return "the server closed the connection at once; is it a gRPC server?"
+            return (
+                "the server closed the connection at once; it may not take this client's certificate or want one,"
+                " or is no gRPC server"
+            )
         return (
             "the server closed the connection at once; it may want TLS (credentials=…), or is no gRPC server"
         )

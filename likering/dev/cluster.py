@@ -19,7 +19,9 @@ from likering.dev.node import PARTS, EmbeddedNode
 from likering.dev.part import Part, PartState
 from likering.dev.ports import HOST, choose_port
 from likering.dev.postgres import PostgresServer
+from likering.dev.securing import Secured
 from likering.dev.service import Service
+from likering.postgres.roles import Database, statements
 
 T = TypeVar("T")
 
@@ -49,12 +51,14 @@ class EmbeddedCluster:
         router_workers: int = 1,
         slots: int = 64,
         supervise: bool = True,
+        secure: bool = False,
         progress: Callable[[str], None] | None = None,
         node_module: str = "shard_node",
     ) -> None:
         """``nodes`` and ``slots`` count at the first start in a directory only; later it knows its own.
 
         ``port`` is the router's (0: a free one); its port for operators is the next one, if that is free.
+        ``secure``: with TLS, certificates and tokens, made in the directory; see ``secured``.
         ``progress`` gets a line for each part that comes up, dies or goes.
         ``node_module`` is what ``python -m`` runs for each node: a test may put itself in between.
         """
@@ -64,6 +68,9 @@ class EmbeddedCluster:
         self._router_workers = router_workers
         self._slots = slots
         self._supervise = supervise
+        self._secure = secure
+        self.secured: Secured | None = None
+        """The certificates and the issuer of tokens, once it was started; None where everybody may call everything."""
         self._progress = progress
         self._node_module = node_module
         self._progress_lock = threading.Lock()
@@ -104,8 +111,13 @@ class EmbeddedCluster:
         return f"{HOST}:{_started(self._layout).admin_port}"
 
     @property
+    def token_address(self) -> str:
+        """Of the router's port for callers with tokens, host:port; only a secured cluster has one."""
+        return f"{HOST}:{_started(self._layout).token_port}"
+
+    @property
     def topology_dsn(self) -> str:
-        """Of the topology database, with the password."""
+        """Of the topology database, with the password, of a superuser."""
         return _started(self._topology).dsn
 
     @property
@@ -194,6 +206,10 @@ class EmbeddedCluster:
         # Beside a port that somebody chose: where operators' commands look for it by default.
         kept_port = self._layout.admin_port or (self._port + 1 if 0 < self._port < 65535 else 0)
         self._layout.admin_port = choose_port(0, kept=kept_port, what="the router's port for operators")
+        secured = self.secured = Secured(self._layout.tls) if self._secure else None
+        if secured:
+            token_port = self._layout.token_port or (self._port + 2 if 0 < self._port < 65534 else 0)
+            self._layout.token_port = choose_port(0, kept=token_port, what="the router's port for tokens")
         self._router = Service(
             "router",
             [
@@ -202,9 +218,11 @@ class EmbeddedCluster:
             ],
             port=port,
             environment=lambda: {
-                "LIKERING_ROUTER_TOPOLOGY": self.topology_dsn,
+                "LIKERING_ROUTER_TOPOLOGY": self._topology_dsn_of_parts(),
                 "LIKERING_ROUTER_SEEDS": ",".join(node.address for node in self._nodes.values()),
+                **(secured.router_settings("LIKERING_ROUTER_", self.token_address) if secured else {}),
             },
+            certificate=secured.router if secured else None,
             log=logs / "router.log",
             what="the router",
         )
@@ -226,9 +244,10 @@ class EmbeddedCluster:
             self._layout.node(name),
             port,
             logs=self._layout.logs,
-            topology_dsn=lambda: self.topology_dsn,
+            topology_dsn=self._topology_dsn_of_parts,
             supervise=self._supervise,
             report=self._say,
+            secured=self.secured,
             module=self._node_module,
         )
 
@@ -239,7 +258,7 @@ class EmbeddedCluster:
 
         def topology() -> None:
             self._bring_up(self.parts["topology", "postgres"])
-            if bootstrap.create_cluster_once(self.topology_dsn, slots):
+            if bootstrap.create_cluster_once(self._make_topology_roles(), slots):
                 self._say(f"created a cluster of {slots} slots")
             topology_ready.set()
             self._bring_up(self.parts["router", "router"])
@@ -257,6 +276,17 @@ class EmbeddedCluster:
         self._layout.complete = True
         self._layout.save()
 
+    def _make_topology_roles(self) -> str:
+        """Where the cluster is secured, makes them; the DSN for what makes the tables."""
+        topology = _started(self._topology)
+        if not self._secure:
+            return topology.dsn
+        topology.make_roles(statements(Database.TOPOLOGY), ("likering_migration", "likering_app"))
+        return topology.dsn_as("likering_migration")
+
+    def _topology_dsn_of_parts(self) -> str:
+        return _started(self._topology).dsn_as("likering_app") if self._secure else self.topology_dsn
+
     def _await_registered(self, names: Collection[str], *, assign: bool) -> int:
         return bootstrap.await_nodes(
             self.topology_dsn, names, _REGISTER_SECONDS, assign=assign, cancel=self._cancel
@@ -265,6 +295,7 @@ class EmbeddedCluster:
     def _bring_up_node(self, node: EmbeddedNode, before: Callable[[], None]) -> None:
         """Starts what the node stores in, does ``before``, and starts its process."""
         self._all_of([partial(self._bring_up, node.parts[kind]) for kind in ("postgres", "valkey")])
+        node.make_roles()
         before()
         self._bring_up(node.parts["node"])
 

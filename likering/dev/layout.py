@@ -19,7 +19,7 @@ RESERVED_NAMES = ("router", "topology")
 class Layout:
     """The nodes of a cluster (name → port) and the number of its slots, as kept in ``cluster.json``.
 
-    ``admin_port``: the router's for operators, 0 while none was chosen.
+    ``admin_port``: the router's for operators, 0 while none was chosen; ``token_port``: for callers with tokens.
     ``complete``: all of it has been up once, so that all directories must be there.
     """
 
@@ -28,10 +28,15 @@ class Layout:
     nodes: dict[str, int] = field(default_factory=dict)
     complete: bool = False
     admin_port: int = 0
+    token_port: int = 0
 
     @property
     def topology(self) -> Path:
         return self.directory / "topology"
+
+    @property
+    def tls(self) -> Path:
+        return self.directory / "tls"
 
     @property
     def logs(self) -> Path:
@@ -48,6 +53,7 @@ class Layout:
                 "nodes": self.nodes,
                 "complete": self.complete,
                 "admin_port": self.admin_port,
+                "token_port": self.token_port,
             },
         )
 
@@ -64,9 +70,9 @@ def load(directory: Path) -> Layout | None:
         return None
     try:
         nodes = {check_name(name): int(port) for name, port in saved["nodes"].items()}
-        # An earlier version kept no such port.
-        admin_port = int(saved.get("admin_port", 0))
-        return Layout(directory, int(saved["slots"]), nodes, bool(saved["complete"]), admin_port)
+        # Earlier versions kept no such ports.
+        ports = (int(saved.get(name, 0)) for name in ("admin_port", "token_port"))
+        return Layout(directory, int(saved["slots"]), nodes, bool(saved["complete"]), *ports)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise DevError(f"{path} is not what likering wrote there; remove {directory} to begin anew") from None
 

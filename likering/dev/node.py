@@ -8,8 +8,10 @@ from types import MappingProxyType
 
 from likering.dev.part import Part, Server
 from likering.dev.postgres import PostgresServer
+from likering.dev.securing import Secured
 from likering.dev.service import Service
 from likering.dev.valkey import ValkeyServer
+from likering.postgres.roles import Database, statements
 
 PARTS = ("node", "postgres", "valkey")
 
@@ -27,9 +29,16 @@ class EmbeddedNode:
         topology_dsn: Callable[[], str],
         supervise: bool,
         report: Callable[[str], None],
+        secured: Secured | None = None,
         module: str = "shard_node",
     ) -> None:
-        """``module`` is what ``python -m`` runs as the node's process."""
+        """``secured`` gives the node a certificate; None: it serves without TLS.
+
+        ``module`` is what ``python -m`` runs as the node's process.
+        """
+        self._has_roles = secured is not None
+        certificate = secured.node(name) if secured is not None else None
+        tls = secured.settings("LIKERING_NODE_", certificate) if secured and certificate else {}
         self.name = name
         self._postgres = PostgresServer(
             directory / "postgres", log=logs / f"{name}-postgres.log", what=f"Postgres of node {name}"
@@ -42,10 +51,12 @@ class EmbeddedNode:
             ["--name", name, "--listen", f"127.0.0.1:{port}"],
             port=port,
             environment=lambda: {
-                "LIKERING_NODE_POSTGRES": self.postgres_dsn,
+                **self._databases(),
                 "LIKERING_NODE_CACHE": self.cache_url,
                 "LIKERING_NODE_TOPOLOGY": topology_dsn(),
+                **tls,
             },
+            certificate=certificate,
             log=logs / f"{name}-node.log",
             what=f"node {name}",
         )
@@ -68,8 +79,21 @@ class EmbeddedNode:
 
     @property
     def postgres_dsn(self) -> str:
-        """With the password."""
+        """With the password, of a superuser."""
         return self._postgres.dsn
+
+    def make_roles(self) -> None:
+        """Where the node is secured: makes the roles that it uses its Postgres with, once that runs."""
+        if self._has_roles:
+            self._postgres.make_roles(statements(Database.NODE), ("likering_node", "likering_replication"))
+
+    def _databases(self) -> dict[str, str]:
+        if not self._has_roles:
+            return {"LIKERING_NODE_POSTGRES": self.postgres_dsn}
+        return {
+            "LIKERING_NODE_POSTGRES": self._postgres.dsn_as("likering_node"),
+            "LIKERING_NODE_REPLICATION": self._postgres.dsn_as("likering_replication"),
+        }
 
     @property
     def cache_url(self) -> str:

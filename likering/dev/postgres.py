@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
 import secrets
 import select
@@ -125,6 +126,26 @@ class PostgresServer:
     def dsn_of(self, database: str) -> str:
         """The same for another database of the server."""
         return f"postgresql://{USER}:{self._password}@{HOST}:{self._port}/{database}?sslmode=disable"
+
+    def dsn_as(self, role: str) -> str:
+        """The same for one of the roles of ``make_roles``."""
+        password = self._password_of(role)
+        return f"postgresql://{role}:{password}@{HOST}:{self._port}/{self.database}?sslmode=disable"
+
+    def make_roles(self, statements: str, names: Sequence[str]) -> None:
+        """Makes roles by ``statements``, which may be run again, and gives ``names`` of them passwords."""
+        with psycopg.connect(self.dsn, autocommit=True, connect_timeout=10) as connection:
+            connection.execute(statements.encode())
+            for name in names:
+                connection.execute(
+                    sql.SQL("ALTER ROLE {} PASSWORD {}").format(
+                        sql.Identifier(name), sql.Literal(self._password_of(name))
+                    )
+                )
+
+    def _password_of(self, role: str) -> str:
+        """Derived, so that there is none to be kept."""
+        return hmac.digest(self._password.encode(), role.encode(), "sha256").hex()
 
     @property
     def pid(self) -> int | None:

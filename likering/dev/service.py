@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2
 
+from likering.dev.authority import CertificateFiles
 from likering.dev.errors import DevError
 from likering.dev.ports import HOST, choose_port
 from likering.dev.process import Child
@@ -33,14 +34,19 @@ class Service:
         environment: Callable[[], Mapping[str, str]],
         log: Path,
         what: str,
+        certificate: CertificateFiles | None = None,
         death_signal: signal.Signals = signal.SIGKILL,
     ) -> None:
-        """``environment``, asked at each start, is added to ours. Secrets go there: arguments are open to all users."""
+        """``environment``, asked at each start, is added to ours. Secrets go there: arguments are open to all users.
+
+        ``certificate``: what to show the process when asking for its health; None: it speaks no TLS.
+        """
         self._port = port
         self.log = log
         self.what = what
         self._command = [sys.executable, "-m", module, *arguments]
         self._environment = environment
+        self._certificate = certificate
         self._death_signal = death_signal
         self._process: Child | None = None
 
@@ -108,7 +114,7 @@ class Service:
         """Asks the process itself: False as well when it is frozen."""
         # A channel of its own each time: one that has failed would wait before it connects again.
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-        with grpc.insecure_channel(self.address, options=options) as channel:
+        with self._channel(options) as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
                 request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -119,3 +125,8 @@ class Service:
             except grpc.RpcError:
                 return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def _channel(self, options: Sequence[tuple[str, int]]) -> grpc.Channel:
+        if self._certificate is None:
+            return grpc.insecure_channel(self.address, options=options)
+        return grpc.secure_channel(self.address, self._certificate.credentials(), options=options)

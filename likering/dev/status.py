@@ -7,6 +7,7 @@ from typing import Any
 
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.part import Part
+from likering.dev.securing import Secured
 
 
 def snapshot(cluster: EmbeddedCluster) -> dict[str, Any]:
@@ -18,9 +19,11 @@ def snapshot(cluster: EmbeddedCluster) -> dict[str, Any]:
         "router": {
             "address": cluster.address,
             "admin_address": cluster.admin_address,
+            **({"token_address": cluster.token_address} if cluster.secured else {}),
             "workers": cluster.router_pids,
             **_part(router),
         },
+        "tls": _tls(cluster.secured) if cluster.secured else None,
         "topology": {"dsn": cluster.topology_dsn, **_part(topology)},
         "nodes": [
             {
@@ -32,6 +35,14 @@ def snapshot(cluster: EmbeddedCluster) -> dict[str, Any]:
             }
             for node in cluster.nodes.values()
         ],
+    }
+
+
+def _tls(secured: Secured) -> dict[str, Any]:
+    """Where the certificates are that callers and operators may show."""
+    return {
+        holder: {name: str(path) for name, path in files._asdict().items()}
+        for holder, files in (("app", secured.app), ("operator", secured.operator))
     }
 
 

@@ -12,6 +12,7 @@ from likering.dev import example
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.control import ControlServer
 from likering.dev.errors import DevError, Interrupted
+from likering.dev.securing import Secured
 from likering.dev.status import snapshot
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -47,6 +48,8 @@ class Supervisor:
                     f"operators: `likering ring status --admin {self._cluster.admin_address}`, and without"
                     ' --admin after `eval "$(likering dev env)"`'
                 )
+                if self._cluster.secured is not None:
+                    self._say_how_to_connect(self._cluster.secured)
                 self._say(
                     f"likering serves on {self._cluster.address}; Ctrl-C or `likering dev down` stops it"
                 )
@@ -59,10 +62,23 @@ class Supervisor:
             control.close()
 
     def _run_example(self) -> None:
-        answers = example.run(self._cluster.address)
+        secured = self._cluster.secured
+        shown = secured.app.credentials() if secured is not None else None
+        answers = example.run(self._cluster.address, shown)
         self._say("the README's example says:")
         for answer in answers:
             self._say(str(answer))
+
+    def _say_how_to_connect(self, secured: Secured) -> None:
+        app = secured.app
+        self._say(f"callers show {app.certificate} with {app.key}, and trust {app.ca};")
+        self._say(
+            f"those with tokens call {self._cluster.token_address} (`likering dev token USER` makes one);"
+            ' operators take `eval "$(likering dev env)"`'
+        )
+        self._say(
+            "router and nodes speak TLS only; Postgres and Valkey ask for passwords, on the loopback interface"
+        )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._leave.set()

@@ -19,6 +19,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
+from likering.postgres.dsn import check_dsn
+
 Connection: TypeAlias = psycopg.AsyncConnection[TupleRow]
 
 T = TypeVar("T")
@@ -30,10 +32,7 @@ def conninfo(dsn: str, *, timeout: float, schema: str, application_name: str) ->
     The server ends what the client gave up (statements, lock waits, transactions of a stopped process); TCP notices a
     silent network; a standby is no server to write to. Raises ValueError when the DSN is not a connection string.
     """
-    try:
-        given = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
-        raise ValueError(f"This is not a Postgres connection string: {error}") from error
+    given = conninfo_to_dict(check_dsn(dsn))
     milliseconds = max(1, round(timeout * 1000))
     settings = {
         "search_path": schema,

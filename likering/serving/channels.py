@@ -1,8 +1,14 @@
-"""Options of the channels between the parts of one cluster."""
+"""The channels between the parts of one cluster."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from likering.security.certificates import Certificates
 
 ChannelOptions: TypeAlias = tuple[tuple[str, int | str], ...]
 
@@ -11,6 +17,78 @@ MAX_INTERNAL_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 
 KEEPALIVE_SECONDS: Final = 1.0
 """How often an idle peer is asked whether it is there."""
+
+NOT_LET_IN: Final = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+"""Codes of a node that does not take the certificate of this process. They are nothing to tell a caller, who has shown
+another credential: to the caller the node is not available.
+"""
+
+RENEWAL_GRACE: Final = 30.0
+"""Seconds that calls on a channel have to end when another one has taken its place."""
+
+
+class Channels:
+    """Opens channels to nodes: with the certificate of this process, or plain ones where it has none."""
+
+    def __init__(self, certificates: Certificates | None = None) -> None:
+        self._certificates = certificates
+
+    def __repr__(self) -> str:
+        return f"<Channels {'plain' if self._certificates is None else repr(self._certificates)}>"
+
+    @property
+    def renewable(self) -> bool:
+        """Whether ``version`` can grow."""
+        return self._certificates is not None
+
+    @property
+    def version(self) -> int:
+        """Grows when the certificate was renewed: channels that were opened before show the old one."""
+        return 0 if self._certificates is None else self._certificates.version
+
+    def open(self, address: str) -> grpc.aio.Channel:
+        """A channel that shows the certificate as it is now. Needs a running event loop."""
+        if self._certificates is None:
+            return grpc.aio.insecure_channel(address, options=internal_channel_options())
+        return grpc.aio.secure_channel(
+            address, self._certificates.for_channel(), options=internal_channel_options()
+        )
+
+
+class KeptChannels:
+    """Channels by key, each opened when it is first asked for, and anew when the certificate was renewed."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+        self._kept: dict[str, tuple[str, int, grpc.aio.Channel]] = {}
+        self._leaving: dict[asyncio.Task[None], grpc.aio.Channel] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def to(self, key: str, address: str) -> grpc.aio.Channel:
+        """The channel of a key, which leads to ``address``. One that is replaced lets its calls end."""
+        version = self._channels.version
+        kept = self._kept.get(key)
+        if kept is not None:
+            if kept[:2] == (address, version):
+                return kept[2]
+            task = asyncio.get_running_loop().create_task(kept[2].close(grace=RENEWAL_GRACE))
+            self._leaving[task] = kept[2]
+            task.add_done_callback(lambda task: self._leaving.pop(task, None))
+        channel = self._channels.open(address)
+        self._kept[key] = (address, version, channel)
+        return channel
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        channels = [channel for _, _, channel in self._kept.values()]
+        self._kept.clear()
+        for task, channel in self._leaving.items():
+            task.cancel()
+            channels.append(channel)
+        for channel in channels:
+            await channel.close()
 
 
 def internal_channel_options() -> ChannelOptions:

@@ -11,9 +11,13 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
+from likering.security.access import Access
+from likering.serving.call_metrics import CallTally
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.health import Health
+from likering.serving.reflection import Reflection
 
 _log = structlog.get_logger(__name__)
 
@@ -50,43 +54,70 @@ class ServerSettings:
 class Server:
     """One listening server. ``start``, then ``set_serving`` as often as it changes, then ``drain`` once."""
 
-    def __init__(self, services: Sequence[ServiceHandlers], settings: ServerSettings | None = None) -> None:
+    def __init__(
+        self,
+        services: Sequence[ServiceHandlers],
+        settings: ServerSettings | None = None,
+        access: Access | None = None,
+    ) -> None:
+        """``access``: whom it lets in, and by what it shows who it is; None: everybody, without TLS.
+
+        The services come with the guard of that access.
+        """
         settings = settings or ServerSettings()
         self._services = tuple(services)
+        self._access = access
         self._health = Health([service.service_name for service in services])
         self._server = grpc.aio.server(options=_options(settings))
         # In the order in which gRPC asks them: those with the traffic first.
         self._server.add_generic_rpc_handlers(self._services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            [
-                *(service.service_name for service in services),
-                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-                reflection.SERVICE_NAME,
-            ],
+        add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call] # its stubs leave it out
+            Reflection(
+                [
+                    *(service.service_name for service in services),
+                    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                    reflection.SERVICE_NAME,
+                ],
+                access.guard if access is not None else None,
+            ),
             self._server,
         )
         self._probes: grpc.aio.Server | None = None
         self.address = ""
         """host:port, with the port that was bound; empty before the start."""
+        self.token_address = ""
+        """The same of the port for callers with tokens."""
         self.health_address = ""
         """The same of the port for probes."""
 
     def __repr__(self) -> str:
         return f"<Server {self.address or 'not started'} {', '.join(map(repr, self._services))}>"
 
-    async def start(self, listen: str, *, health_listen: str | None = None) -> None:
+    @property
+    def tallies(self) -> list[CallTally]:
+        """What the calls of all services came to, by method."""
+        return [tally for service in self._services for tally in service.tallies]
+
+    async def start(
+        self, listen: str, *, token_listen: str | None = None, health_listen: str | None = None
+    ) -> None:
         """Listens on ``host:port`` (port 0: any free one). Health says NOT_SERVING. Raises ListenFailed.
 
-        ``health_listen``: there is health and nothing else, never with TLS, for probes that know none.
+        ``token_listen``: also there, with TLS for callers that have tokens and no certificates. ``health_listen``:
+        there is health and nothing else, without TLS, for probes that know none.
         """
         await self._health.set_serving(False)
-        self.address = _listen(self._server, listen)
+        self.address = _listen(self._server, listen, self._access)
+        if token_listen is not None:
+            self.token_address = _listen(
+                self._server, token_listen, self._access, callers_have_certificates=False
+            )
         await self._server.start()
         if health_listen is not None:
             self._probes = grpc.aio.server()
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
-            self.health_address = _listen(self._probes, health_listen)
+            self.health_address = _listen(self._probes, health_listen, None)
             await self._probes.start()
 
     async def set_serving(self, serving: bool) -> None:
@@ -141,6 +172,23 @@ class Server:
         await stopping
 
 
+def _listen(
+    server: grpc.aio.Server, listen: str, access: Access | None, *, callers_have_certificates: bool = True
+) -> str:
+    """Adds a port; gives host:port with the port that was bound. Raises ListenFailed."""
+    try:
+        if access is None:
+            port = server.add_insecure_port(listen)
+        else:
+            credentials = access.certificates.for_server(callers_have_certificates=callers_have_certificates)
+            port = server.add_secure_port(listen, credentials)
+    except RuntimeError as error:
+        raise ListenFailed(
+            f"Cannot listen on {listen}: the port is taken, or the address is not one of this machine"
+        ) from error
+    return f"{listen.rpartition(':')[0]}:{port}"
+
+
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -156,6 +204,8 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         # And looks after its own side: a caller that was cut off is noticed.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # Whoever connects and does not get through TLS and HTTP/2 in this time is hung up on; gRPC's default is 120 s.
+        ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.so_reuseport", int(settings.shared_port)),
     ]
     if settings.max_connection_age is not None:
@@ -164,14 +214,3 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
             ("grpc.max_connection_age_grace_ms", int(settings.max_connection_age_grace * 1000)),
         ]
     return options
-
-
-def _listen(server: grpc.aio.Server, listen: str) -> str:
-    """Adds a port; gives host:port with the port that was bound. Raises ListenFailed."""
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise ListenFailed(
-            f"Cannot listen on {listen}: the port is taken, or the address is not one of this machine"
-        ) from error
-    return f"{listen.rpartition(':')[0]}:{port}"

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -16,6 +17,9 @@ from pydantic_settings import (
     SettingsError,
     TomlConfigSettingsSource,
 )
+
+from likering.postgres.dsn import check_dsn
+from likering.security.passwords import READABLE, has_password
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -29,6 +33,29 @@ def _check_host_port(value: str) -> str:
 
 HostPort = Annotated[str, AfterValidator(_check_host_port)]
 """A setting that is an address with a port; port 0 takes a free one."""
+
+
+def _check_dsn_within(value: SecretStr) -> SecretStr:
+    check_dsn(value.get_secret_value())
+    return value
+
+
+def _check_cache_url(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    try:
+        usable = parts.scheme in ("redis", "rediss", "unix") and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("this is not the URL of a Valkey or Redis (redis://host:port, rediss://host:port)")
+    return value
+
+
+Dsn = Annotated[SecretStr, AfterValidator(_check_dsn_within)]
+"""A setting that is a Postgres connection string."""
+
+CacheUrl = Annotated[SecretStr, AfterValidator(_check_cache_url)]
+"""A setting that is the URL of a Valkey or Redis."""
 
 EXIT_CONFIGURATION = 2
 """Exit code of a process that cannot start for a mistake in its configuration."""
@@ -51,6 +78,10 @@ def read_settings(settings_class: type[S], arguments: Sequence[str], *, program:
             cli_hide_none_type=True,
             cli_avoid_json=True,
         )
+        for name, value in flags().items():
+            if isinstance(value, str) and has_password(value):
+                variable = f"{prefix}{name.upper()}"
+                refuse(program, f"{_flag(name, prefix)}: {READABLE}: use {variable} or the --config file")
         sources: list[PydanticBaseSettingsSource] = [
             flags,
             EnvSettingsSource(settings_class, env_prefix=prefix),
@@ -83,11 +114,15 @@ def _toml(settings_class: type[S], path: Path) -> TomlConfigSettingsSource:
         raise SettingsError(f"{path}: {error}") from error
 
 
+def _flag(name: str, prefix: str) -> str:
+    return f"--{name.replace('_', '-')} ({prefix}{name.upper()})"
+
+
 def _sentence(prefix: str, problem: dict[str, object]) -> str:
     location = problem["loc"]
     assert isinstance(location, tuple)
     name = str(location[0]) if location else ""
-    flag = f"--{name.replace('_', '-')} ({prefix}{name.upper()})"
+    flag = _flag(name, prefix)
     if problem["type"] == "missing":
         return f"{flag} is missing"
     if problem["type"] == "extra_forbidden":

@@ -122,10 +122,14 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_NO_CREDENTIAL: _ErrorReason.ValueType  # 70
     """UNAUTHENTICATED and PERMISSION_DENIED.
 
-    The call carries no credential.
+    The call carries no credential, or one that does not count here: expired, of another issuer, for something else.
     """
     ERROR_REASON_NOT_AN_OPERATOR: _ErrorReason.ValueType  # 71
     """The credential is not an operator's."""
+    ERROR_REASON_ROLE_MISSING: _ErrorReason.ValueType  # 72
+    """The credential has none of the roles that may make this call."""
+    ERROR_REASON_OTHER_USER: _ErrorReason.ValueType  # 73
+    """The credential is good for the likes of one user, and the request is for another."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 90
     """INTERNAL: a bug of likering."""
 
@@ -234,10 +238,14 @@ ERROR_REASON_USER_BEING_PURGED: ErrorReason.ValueType  # 69
 ERROR_REASON_NO_CREDENTIAL: ErrorReason.ValueType  # 70
 """UNAUTHENTICATED and PERMISSION_DENIED.
 
-The call carries no credential.
+The call carries no credential, or one that does not count here: expired, of another issuer, for something else.
 """
 ERROR_REASON_NOT_AN_OPERATOR: ErrorReason.ValueType  # 71
 """The credential is not an operator's."""
+ERROR_REASON_ROLE_MISSING: ErrorReason.ValueType  # 72
+"""The credential has none of the roles that may make this call."""
+ERROR_REASON_OTHER_USER: ErrorReason.ValueType  # 73
+"""The credential is good for the likes of one user, and the request is for another."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 90
 """INTERNAL: a bug of likering."""
 global___ErrorReason = ErrorReason

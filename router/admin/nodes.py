@@ -13,7 +13,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from likering.ring.topology import Topology
-from likering.serving.channels import internal_channel_options
+from likering.serving.channels import Channels, KeptChannels
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
 
@@ -35,8 +35,8 @@ T = TypeVar("T")
 class Nodes:
     """Calls to the nodes of one cluster, over connections that are kept."""
 
-    def __init__(self) -> None:
-        self._channels: dict[str, grpc.aio.Channel] = {}
+    def __init__(self, channels: Channels | None = None) -> None:
+        self._channels = KeptChannels(channels or Channels())
 
     def __repr__(self) -> str:
         return f"<Nodes, {len(self._channels)} connections>"
@@ -71,18 +71,12 @@ class Nodes:
 
     def channel(self, address: str) -> grpc.aio.Channel:
         """The connection to an address."""
-        channel = self._channels.get(address)
-        if channel is None:
-            # Those of addresses that nodes have left stay: they are few, and a call may be using one.
-            channel = grpc.aio.insecure_channel(address, options=internal_channel_options())
-            self._channels[address] = channel
-        return channel
+        # Those of addresses that nodes have left stay: they are few, and a call may be using one.
+        return self._channels.to(address, address)
 
     async def close(self) -> None:
         """Ends the connections."""
-        channels, self._channels = self._channels, {}
-        for channel in channels.values():
-            await channel.close()
+        await self._channels.close()
 
     async def _ask(
         self,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from likering.admin.v1 import like_admin_service_pb2, ring_service_pb2
+from likering.security.access import Access
+from likering.serving.call_metrics import CallTally
+from likering.serving.channels import Channels
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.server import Server, ServerSettings
 from likering.topology.moves import MoveStore
@@ -27,9 +30,18 @@ SLOW_CALL: Final = 10.0
 class AdminServer:
     """Serves operators from ``start`` to ``drain``. The stores and the watch stay the caller's."""
 
-    def __init__(self, store: TopologyStore, moves: MoveStore, watch: TopologyWatch) -> None:
+    def __init__(
+        self,
+        store: TopologyStore,
+        moves: MoveStore,
+        watch: TopologyWatch,
+        channels: Channels | None = None,
+        access: Access | None = None,
+    ) -> None:
+        """``channels``: to the nodes. ``access``: whom it lets in; None: everybody."""
         self._changes = Changes(moves)
-        self._nodes = Nodes()
+        self._nodes = Nodes(channels)
+        guard = access.guard if access is not None else None
         self._server = Server(
             [
                 ServiceHandlers(
@@ -37,15 +49,18 @@ class AdminServer:
                     RingService(store, moves, watch, self._changes, self._nodes),
                     default_deadline=DEADLINE,
                     slow_call=SLOW_CALL,
+                    guard=guard,
                 ),
                 ServiceHandlers(
                     like_admin_service_pb2.DESCRIPTOR.services_by_name["LikeAdminService"],
                     LikeAdminService(watch, SlotOwners(watch, self._nodes), Imports(watch, self._nodes)),
                     default_deadline=DEADLINE,
                     slow_call=SLOW_CALL,
+                    guard=guard,
                 ),
             ],
             ServerSettings(max_message_bytes=MAX_MESSAGE_BYTES),
+            access,
         )
 
     def __repr__(self) -> str:
@@ -55,6 +70,11 @@ class AdminServer:
     def address(self) -> str:
         """host:port, with the port that was bound; empty before the start."""
         return self._server.address
+
+    @property
+    def tallies(self) -> list[CallTally]:
+        """As Server.tallies."""
+        return self._server.tallies
 
     async def start(self, listen: str) -> None:
         """Listens on ``host:port``. Health says NOT_SERVING. Raises ListenFailed."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from likering.errors import ShardUnavailable
+from likering.serving.channels import Channels
 from likering.shard.v1 import shard_service_pb2 as pb
-from likering.topology.moves import MoveLimits, MoveStore
+from likering.topology.moves import MoveLimits, MoveStore, SlotMove
 from likering.topology.watch import TopologyWatch
 from shard_node.handoff.copying import RowBudget
 from shard_node.handoff.leftovers import take_inventory
@@ -23,6 +24,7 @@ from shard_node.handoff.target import Target
 from shard_node.identity import Identity
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, execute
+from shard_node.tallies import MoveTally
 from shard_node.user_store import Marks
 from shard_node.writer import Writer
 
@@ -51,6 +53,7 @@ class Handoffs:
         watch: TopologyWatch,
         generation: Callable[[], int],
         marks: Callable[[int], Marks | None],
+        channels: Channels,
     ) -> None:
         """``marks``: how far a slot's changes have been told to the users' side."""
         self._replication_dsn = replication_dsn
@@ -62,11 +65,12 @@ class Handoffs:
         self._node_name = identity.node_name
         self._limits = MoveLimits()
         self._budget = RowBudget()
-        self._peers = Peers(identity.cluster_id, watch)
+        self._peers = Peers(identity.cluster_id, watch, channels)
         self._links = Links(f"likering-move-{identity.node_name}")
         self._source = Source(
             identity.node_name, identity.system_identifier, ownership, writer, pool, moves, generation, marks
         )
+        self.tally = MoveTally()
         target = Target(
             name=identity.node_name,
             dsn=dsn,
@@ -80,6 +84,7 @@ class Handoffs:
             clearing=asyncio.Lock(),
             limits=lambda: self._limits,
             generation=generation,
+            tally=self.tally,
         )
         self._mover = Mover(
             identity.node_name, self._source, target, moves, pool, writer, self._own_slots, self._limits_are
@@ -95,6 +100,11 @@ class Handoffs:
         finally:
             await self._peers.close()
             await self._links.close()
+
+    @property
+    def moves(self) -> Sequence[SlotMove]:
+        """Those that this node takes part in, as they were a moment ago."""
+        return self._mover.seen
 
     def look_soon(self) -> None:
         """Looks at the moves now."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import grpc.aio
 
 from likering.errors import ShardUnavailable
-from likering.serving.channels import internal_channel_options
+from likering.serving.channels import Channels, KeptChannels
 from likering.serving.status import from_rpc_error
 from likering.shard.v1 import shard_service_pb2 as pb
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
@@ -31,14 +31,14 @@ STOP_READS_TIMEOUT = 0.3
 class Peers:
     """Channels to other nodes, by name. Every call raises LikeringError."""
 
-    def __init__(self, cluster_id: str, watch: TopologyWatch) -> None:
+    def __init__(self, cluster_id: str, watch: TopologyWatch, channels: Channels | None = None) -> None:
         self._cluster_id = cluster_id
         self._watch = watch
-        self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}
+        self._channels = KeptChannels(channels or Channels())
 
     async def describe_source(self, name: str) -> pb.DescribeSourceResponse:
         """Where a node's Postgres is, and what stands in the way of taking slots from it."""
-        stub = await self._stub(name)
+        stub = self._stub(name)
         with _told_by(name):
             return await stub.DescribeSource(
                 pb.DescribeSourceRequest(cluster_id=self._cluster_id), timeout=CALL_TIMEOUT
@@ -46,7 +46,7 @@ class Peers:
 
     async def freeze_slot(self, move: SlotMove, *, with_sums: bool) -> pb.FreezeSlotResponse:
         """Has the source end writes and reads of the slot; returns when that has committed."""
-        stub = await self._stub(move.source)
+        stub = self._stub(move.source)
         request = pb.FreezeSlotRequest(
             cluster_id=self._cluster_id,
             slot=move.slot,
@@ -61,7 +61,7 @@ class Peers:
 
     async def unfreeze_slot(self, move: SlotMove) -> None:
         """Has the source look whether it may go on."""
-        stub = await self._stub(move.source)
+        stub = self._stub(move.source)
         with _told_by(move.source):
             await stub.UnfreezeSlot(
                 pb.UnfreezeSlotRequest(cluster_id=self._cluster_id, slot=move.slot), timeout=CALL_TIMEOUT
@@ -69,7 +69,7 @@ class Peers:
 
     async def stop_reads(self, move: SlotMove) -> None:
         """Has the source end the reads of the slot."""
-        stub = await self._stub(move.source)
+        stub = self._stub(move.source)
         request = pb.StopReadsRequest(
             cluster_id=self._cluster_id, slot=move.slot, move=move.move, attempt=move.attempt
         )
@@ -78,7 +78,7 @@ class Peers:
 
     async def slow_writes(self, name: str, rest: float, seconds: float) -> None:
         """Has a node's writer rest after each commit, ``rest`` times as long as that took, for some seconds."""
-        stub = await self._stub(name)
+        stub = self._stub(name)
         request = pb.SlowWritesRequest(
             cluster_id=self._cluster_id, rest=rest, duration_ms=round(seconds * 1000)
         )
@@ -89,7 +89,7 @@ class Peers:
         self, name: str, rows: Sequence[ToldEdge], epochs: Sequence[int]
     ) -> Sequence[pb.OpCode.ValueType]:
         """Tells the owner of users of their edges; a code per row, or none at all."""
-        stub = await self._stub(name)
+        stub = self._stub(name)
         request = pb.ApplyUserLikesRequest(
             cluster_id=self._cluster_id,
             user_ids=[row.user_id for row in rows],
@@ -97,6 +97,7 @@ class Peers:
             revs=[row.rev for row in rows],
             liked=[row.liked for row in rows],
             like_times=[row.like_time for row in rows],
+            first=[row.first for row in rows],
             epochs=epochs,
         )
         with _told_by(name):
@@ -108,23 +109,15 @@ class Peers:
 
     async def close(self) -> None:
         """Ends all connections."""
-        channels, self._channels = self._channels, {}
-        for _, channel in channels.values():
-            await channel.close()
+        await self._channels.close()
 
-    async def _stub(self, name: str) -> ShardServiceAsyncStub:
+    def _stub(self, name: str) -> ShardServiceAsyncStub:
         topology = self._watch.latest
         node = topology.nodes.get(name) if topology else None
         if node is None:
             raise ShardUnavailable(f"node {name} is not in the topology")
-        held = self._channels.get(name)
-        if held is not None and held[0] != node.address:
-            await held[1].close()
-            held = None
-        if held is None:
-            held = (node.address, grpc.aio.insecure_channel(node.address, options=internal_channel_options()))
-            self._channels[name] = held
-        return cast("ShardServiceAsyncStub", ShardServiceStub(held[1]))
+        channel = self._channels.to(name, node.address)
+        return cast("ShardServiceAsyncStub", ShardServiceStub(channel))
 
 
 @contextmanager

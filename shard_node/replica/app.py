@@ -12,13 +12,18 @@ import structlog
 from prometheus_client import Gauge
 
 from likering.errors import TopologyUnavailable, WrongCluster
-from likering.serving import logging, runtime
+from likering.security.errors import SecurityError
+from likering.security.setup import Security, say_how_secured, security_of
+from likering.serving import logging, runtime, tracing
+from likering.serving.call_metrics import CallMetrics
 from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.metrics import serve_metrics
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import EXIT_CONFIGURATION
+from likering.serving.tracing import TracingUnavailable
 from likering.shard.v1 import shard_service_pb2
+from likering.topology.metrics import TopologyMetrics
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.store import NodeUnknown, ReplicaUnknown, TopologyStore
 from likering.topology.watch import TopologyWatch
@@ -45,7 +50,12 @@ class Replica:
     """One process of a replica. It writes nothing and leads nothing; there may be any number for a node."""
 
     def __init__(
-        self, settings: ReplicaSettings, identity: Identity, store: TopologyStore, watch: TopologyWatch
+        self,
+        settings: ReplicaSettings,
+        identity: Identity,
+        store: TopologyStore,
+        watch: TopologyWatch,
+        security: Security | None = None,
     ) -> None:
         self._settings = settings
         self._identity = identity
@@ -55,6 +65,7 @@ class Replica:
             settings.postgres.get_secret_value(), settings.read_connections, of_replica=True
         )
         self._reader = ReplicaReader(self._pool)
+        access = security.access() if security is not None else None
         self._server = Server(
             [
                 ServiceHandlers(
@@ -62,9 +73,11 @@ class Replica:
                     ReplicaService(identity, self._reader, lambda: watch.latest),
                     slow_call=settings.slow_call,
                     methods=METHODS,
+                    guard=access.guard if access is not None else None,
                 )
             ],
             ServerSettings(max_message_bytes=MAX_INTERNAL_MESSAGE_BYTES),
+            access,
         )
         self._announced = False
         """Whether the topology is of this cluster, and may know this replica."""
@@ -77,7 +90,11 @@ class Replica:
         """Serves until ``stop`` is set or the database is promoted."""
         await self._server.start(self._settings.listen, health_listen=self._settings.health_listen)
         if self._settings.metrics_listen is not None:
-            serve_metrics(self._settings.metrics_listen)
+            serve_metrics(
+                self._settings.metrics_listen,
+                CallMetrics(self._server.tallies),
+                TopologyMetrics(self._watch),
+            )
         await self._pool.open()
         await self._server.set_serving(True)
         announcing = asyncio.create_task(self._announce(), name="announcement")
@@ -151,12 +168,14 @@ async def serve(settings: ReplicaSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    security = security_of(settings)
+    say_how_secured(security)
     identity = await identify(settings.postgres.get_secret_value())
     store = PostgresTopologyStore(settings.topology.get_secret_value())
     watch = TopologyWatch(store)
     try:
         watch.begin()
-        await Replica(settings, identity, store, watch).run(stop)
+        await Replica(settings, identity, store, watch, security).run(stop)
     finally:
         await watch.stop()
         await store.close()
@@ -168,8 +187,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.configure("likering-replica", settings.log_level)
     status = 0
     try:
+        if settings.tracing:
+            tracing.start("likering-replica")
         runtime.run(serve(settings))
-    except (NoReplica, IdentityMismatch, ListenFailed, WrongCluster) as error:
+    except (
+        NoReplica,
+        IdentityMismatch,
+        ListenFailed,
+        SecurityError,
+        TracingUnavailable,
+        WrongCluster,
+    ) as error:
         print(f"{replica_settings.PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         status = EXIT_CONFIGURATION
+    finally:
+        tracing.stop()
     raise SystemExit(status)

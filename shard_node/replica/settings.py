@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
-from likering.serving.settings import HostPort, read_settings
+from likering.security.setup import SecuritySettings
+from likering.serving.settings import Dsn, HostPort, read_settings
 
 PROGRAM = "likering-replica"
 ENVIRONMENT_PREFIX = "LIKERING_REPLICA_"
 
 
-class ReplicaSettings(BaseSettings):
+class ReplicaSettings(SecuritySettings):
     """A replica of a shard node: answers stale reads while the node is gone. Times are in seconds."""
 
     model_config = SettingsConfigDict(extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
@@ -31,10 +32,13 @@ class ReplicaSettings(BaseSettings):
     metrics_listen: HostPort | None = Field(
         None, description="host:port to serve metrics for Prometheus on; default: nowhere"
     )
-    postgres: SecretStr = Field(
+    tracing: bool = Field(
+        False, description="export OpenTelemetry traces, as the OTEL_ variables say (extra: otel)"
+    )
+    postgres: Dsn = Field(
         description="connection string of the streaming replica of the node's database, and of no other host"
     )
-    topology: SecretStr = Field(description="connection string of the topology database")
+    topology: Dsn = Field(description="connection string of the topology database")
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     slow_call: float = Field(1.0, gt=0, description="a call that takes longer is logged")

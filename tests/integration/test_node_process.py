@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 
@@ -46,8 +47,9 @@ async def run(postgres: str, topology: str) -> tuple[int | None, str]:
     """Exit code and output of a node process that is expected to end by itself."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "shard_node", "--name", "a", "--listen", "127.0.0.1:0"),
-        *("--postgres", postgres, "--topology", topology, "--cache", "redis://127.0.0.1:1/0"),
+        *("--cache", "redis://127.0.0.1:1/0"),
         stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "LIKERING_NODE_POSTGRES": postgres, "LIKERING_NODE_TOPOLOGY": topology},
     )
     async with asyncio.timeout(60):
         _, output = await process.communicate()
@@ -73,8 +75,8 @@ async def test_a_replica_refuses_a_database_that_takes_writes(foreign: tuple[str
     postgres, topology = foreign
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "shard_node.replica", "--listen", "127.0.0.1:0"),
-        *("--postgres", postgres, "--topology", topology),
         stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "LIKERING_REPLICA_POSTGRES": postgres, "LIKERING_REPLICA_TOPOLOGY": topology},
     )
     async with asyncio.timeout(60):
         _, output = await process.communicate()

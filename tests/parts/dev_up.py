@@ -24,6 +24,8 @@ class DevUp:
     def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
         self.last_words = ""
+        self.said: list[str] = []
+        """What a test has read of it, where it keeps that."""
         self._seen: set[psutil.Process] = set()
         self.process = subprocess.Popen(
             [*COMMAND, "dev", "up", "--data", str(data), "--port", "0", *arguments],

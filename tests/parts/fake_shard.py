@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from likering.ring.hashing import slot_of
 from likering.ring.topology import Node, NodeState, Topology
+from likering.security.access import Access
 from likering.serving.handlers import Call, ServiceHandlers
 from likering.serving.server import Server, ServerSettings
 from likering.shard.v1 import shard_service_pb2 as shard
@@ -30,6 +31,8 @@ class FakeShard:
         self.name = name
         self.epochs = dict(epochs) if epochs is not None else dict.fromkeys(range(SLOTS), 1)
         self.batches: list[shard.ExecuteRequest] = []
+        self.callers: list[str] = []
+        """Of each batch, where the shard asks for certificates."""
         self.topology: Topology | None = None
         self.topology_version = 1
         self.open = asyncio.Event()
@@ -56,9 +59,10 @@ class FakeShard:
         assert self._server is not None
         return self._server.address
 
-    async def start(self, listen: str = "127.0.0.1:0") -> None:
+    async def start(self, listen: str = "127.0.0.1:0", access: Access | None = None) -> None:
         service = shard.DESCRIPTOR.services_by_name["ShardService"]
-        self._server = Server([ServiceHandlers(service, self)], ServerSettings(max_message_bytes=4 << 20))
+        handlers = ServiceHandlers(service, self, guard=access.guard if access is not None else None)
+        self._server = Server([handlers], ServerSettings(max_message_bytes=4 << 20), access)
         await self._server.start(listen)
         await self._server.set_serving(True)
 
@@ -101,6 +105,7 @@ class FakeShard:
 
     async def Execute(self, request: shard.ExecuteRequest, call: Call) -> shard.ExecuteResponse:
         self.batches.append(request)
+        self.callers.append(call.caller)
         answering = self.answering.pop(0) if self.answering else None
         await self.open.wait()
         response = shard.ExecuteResponse(

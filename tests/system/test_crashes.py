@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -92,13 +93,18 @@ class standby:  # noqa: N801 - reads as a statement
             port = free.getsockname()[1]
         self._command = [
             *(sys.executable, "-m", "shard_node", "--name", node.name, "--listen", f"127.0.0.1:{port}"),
-            *("--postgres", node.postgres_dsn, "--topology", cluster.topology_dsn, "--cache", node.cache_url),
         ]
+        self._environment = {
+            **os.environ,
+            "LIKERING_NODE_POSTGRES": node.postgres_dsn,
+            "LIKERING_NODE_TOPOLOGY": cluster.topology_dsn,
+            "LIKERING_NODE_CACHE": node.cache_url,
+        }
         self._log = log
 
     def __enter__(self) -> subprocess.Popen[bytes]:
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(self._command, stderr=log)
+            self._process = subprocess.Popen(self._command, stderr=log, env=self._environment)
         return self._process
 
     def __exit__(self, *exc: object) -> None:

@@ -20,6 +20,7 @@ from likering.admin.v1.like_admin_service_pb2_grpc import LikeAdminServiceStub
 from likering.errors import PostBeingPurged, UserBeingPurged
 from likering.ring.hashing import slot_of
 from likering.serving.status import from_rpc_error
+from shard_node.packed_ids import pack
 from tests.parts.one_handoff import SLOTS, Handoff, connect
 
 if TYPE_CHECKING:
@@ -211,10 +212,10 @@ class PurgedUser:
             async with await connect(node.postgres_dsn) as connection:
                 cursor = await connection.execute(
                     "SELECT (SELECT count(*) FROM edges WHERE user_id = %(user)s),"
-                    " (SELECT count(*) FROM user_likes WHERE user_id = %(user)s),"
+                    " (SELECT count(*) FROM user_likes WHERE user_id = %(packed)s),"
                     " (SELECT count(*) FROM posts WHERE position(%(user)s IN post_id) > 1"
                     "  AND purge_began IS NOT NULL)",
-                    {"user": self.user},
+                    {"user": self.user, "packed": pack(self.user)},
                 )
                 left += await cursor.fetchone() or ()
         assert left == [0] * 3 * len(self._handoff.cluster.nodes)

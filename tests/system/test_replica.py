@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -361,8 +362,12 @@ async def test_a_replica_ends_when_its_database_is_promoted(replicated: Replicat
         subprocess.run,
         [
             *(sys.executable, "-m", "shard_node.replica", "--listen", "127.0.0.1:0"),
-            *("--postgres", replicated.standby.dsn, "--topology", replicated.cluster.topology_dsn),
         ],
+        env={
+            **os.environ,
+            "LIKERING_REPLICA_POSTGRES": replicated.standby.dsn,
+            "LIKERING_REPLICA_TOPOLOGY": replicated.cluster.topology_dsn,
+        },
         capture_output=True,
         text=True,
         timeout=60,

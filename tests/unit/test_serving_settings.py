@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.settings import RouterSettings, read
+from shard_node.settings import read as read_node
 
 DSN = ("--topology", "postgresql://topology")
 
@@ -31,7 +32,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "router.toml"
-    file.write_text('topology = "dsn"\nseeds = ["a:1", "b:2"]\nworkers = 3\nslow_call = 0.5\n')
+    file.write_text('topology = "dbname=dsn"\nseeds = ["a:1", "b:2"]\nworkers = 3\nslow_call = 0.5\n')
     monkeypatch.setenv("LIKERING_ROUTER_WORKERS", "4")
     monkeypatch.setenv("LIKERING_ROUTER_SLOW_CALL", "0.25")
     settings = read(["--config", str(file), "--workers", "5"])
@@ -71,7 +72,7 @@ def test_an_unknown_flag_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_an_unknown_name_in_the_file_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "router.toml"
-    file.write_text('topology = "dsn"\nbogus = 1\n')
+    file.write_text('topology = "dbname=dsn"\nbogus = 1\n')
     assert (
         refused(capsys, "--config", str(file))
         == "likering-router: bogus in the configuration file is not a setting"
@@ -87,3 +88,49 @@ def test_a_file_that_is_not_toml_is_a_mistake(tmp_path: Path, capsys: pytest.Cap
 def test_every_setting_says_what_it_is_for() -> None:
     unexplained = {name for name, field in RouterSettings.model_fields.items() if not field.description}
     assert unexplained == {"log_level"}
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:hunter2@host/likes",
+        "postgresql://host/likes?user=u&password=hunter2",
+        "host=host user=u password=hunter2",
+        "host=host password = 'hunter2'",
+    ],
+)
+def test_a_password_is_not_taken_as_an_argument(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dsn: str
+) -> None:
+    """All users can read it there; the environment and the file are for their owner."""
+    sentence = refused(capsys, "--topology", dsn)
+    assert sentence.endswith("this one has a password: use LIKERING_ROUTER_TOPOLOGY or the --config file")
+    assert "hunter2" not in sentence
+    monkeypatch.setenv("LIKERING_ROUTER_TOPOLOGY", dsn)
+    assert read([]).topology.get_secret_value() == dsn
+
+
+def test_where_a_password_is_may_be_an_argument() -> None:
+    assert read(["--topology", "host=host passfile=/run/secrets/pgpass"])
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    ["postgresql://u:p%zzhunter2@host/likes", "host=host pass word hunter2", "postgresql://[::hunter2/x"],
+)
+def test_what_is_wrong_with_a_connection_string_is_said_without_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dsn: str
+) -> None:
+    """The driver's own words quote it."""
+    monkeypatch.setenv("LIKERING_ROUTER_TOPOLOGY", dsn)
+    sentence = refused(capsys)
+    assert "this is not a Postgres connection string" in sentence
+    assert "hunter2" not in sentence
+    with pytest.raises(SystemExit):
+        read_node(["--name", "a", "--listen", "h:1", "--postgres", "dbname=x", "--topology", "dbname=x"])
+    monkeypatch.setenv("LIKERING_NODE_CACHE", "redis://u:p/hunter2@host")
+    with pytest.raises(SystemExit):
+        read_node(["--name", "a", "--listen", "h:1", "--postgres", "dbname=x", "--topology", "dbname=x"])
+    said = capsys.readouterr().err
+    assert "this is not the URL of a Valkey or Redis" in said
+    assert "hunter2" not in said

@@ -26,6 +26,7 @@ from likering.errors import (
 )
 from likering.importing import faults
 from likering.ring.topology import Topology
+from likering.serving.channels import NOT_LET_IN
 from likering.serving.status import from_rpc_error
 from likering.shard.v1 import shard_admin_service_pb2 as shard
 from likering.shard.v1 import shard_service_pb2 as codes
@@ -49,6 +50,7 @@ _UNAVAILABLE: Final = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
+    *NOT_LET_IN,
 )
 _INSERTED, _EXISTING, _REFUSED = (
     api.IMPORT_OUTCOME_INSERTED,

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from likering.errors import InternalError, LikeringError, ShardUnavailable, SlotMoving
+from likering.serving.channels import NOT_LET_IN
 from likering.serving.status import from_rpc_error
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.shard.v1.shard_admin_service_pb2_grpc import ShardAdminServiceStub
@@ -29,6 +30,7 @@ _BROKEN: Final = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
+    *NOT_LET_IN,
 )
 
 

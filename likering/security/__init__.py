@@ -1,0 +1,1 @@
+"""Who may call what: certificates, tokens, roles, and one table of every RPC."""

@@ -1,0 +1,39 @@
+"""Server reflection that asks the server's guard, as the services with handlers of ours do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+
+from likering.errors import LikeringError
+from likering.security.guard import Guard
+from likering.serving.status import DETAILS_KEY, to_status
+
+_METHOD: Final = f"{reflection.SERVICE_NAME}/ServerReflectionInfo"
+
+
+class Reflection:
+    """Tells those who have a role here which services and messages there are; without a guard, everybody."""
+
+    def __init__(self, services: Sequence[str], guard: Guard | None) -> None:
+        self._library: Any = reflection.aio.ReflectionServicer(services)
+        self._gate = guard.gate(_METHOD) if guard is not None else None
+
+    async def ServerReflectionInfo(  # noqa: N802
+        self, requests: AsyncIterator[ServerReflectionRequest], context: Any
+    ) -> AsyncIterator[ServerReflectionResponse]:
+        """The library's answers, for those who may have them."""
+        if self._gate is not None:
+            try:
+                self._gate.check_role(self._gate.identify(context))
+            except LikeringError as error:
+                status = to_status(error)
+                context.set_code(error.code)
+                context.set_details(status.message)
+                context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+                return
+        async for response in self._library.ServerReflectionInfo(requests, context):
+            yield response
