@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from shard_node.arrays import bool_array, int_array, text_array
+from shard_node.packed_ids import unpack
 from shard_node.store import (
     MOST_CHANGES,
     Connection,
@@ -114,7 +115,9 @@ async def read_changes(
         if post_id is None:
             moments[slot] = SlotMoment(epoch, liked, rev)
         else:
-            changes[slot].append(UserChange(slot, rev, liked, was_liked, post_id, user_id, like_time))
+            changes[slot].append(
+                UserChange(slot, rev, liked, was_liked, unpack(post_id), unpack(user_id), like_time)
+            )
     for found in changes.values():
         found.sort(key=lambda change: change.rev)
     return moments, changes

@@ -33,6 +33,7 @@ from shard_node.leadership import Leadership
 from shard_node.load import Load
 from shard_node.maintenance import SlotRefused, Transaction, transact
 from shard_node.ownership import HeldSlot, Ownership, SlotState
+from shard_node.post_numbers import PostNumbers
 from shard_node.purge_marks import PurgeMarks, Purges, load_marks
 from shard_node.refusals import refused_writes
 from shard_node.slot_change import RefusedJob, SlotsJob, change_slots
@@ -104,6 +105,7 @@ class Writer:
         self.purge_marks = PurgeMarks()
         """Posts that take no likes now."""
         self.user_purge_marks = UserPurgeMarks()
+        self.post_numbers = PostNumbers()
         """Users whose likes are not taken now."""
 
     def __repr__(self) -> str:
@@ -302,7 +304,7 @@ class Writer:
         failure: OpCode.ValueType = OP_CODE_UNKNOWN_OUTCOME
         proved = False
         try:
-            await self._within(commit(connection, self._leadership.fence, batch))
+            await self._within(commit(connection, self._leadership.fence, batch, self.post_numbers))
             proved = True
         except store.FenceLost:
             failure = OP_CODE_UNAVAILABLE
@@ -454,6 +456,7 @@ class Writer:
             purges = await load_marks(self._leadership.connection, sorted(served.difference(known)))
         self.purge_marks.replace(served.intersection(known), purges.posts)
         self.user_purge_marks.replace(served.intersection(known), purges.users)
+        self.post_numbers.keep(served.intersection(known))
         self._ownership.replace(held)
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import psycopg
 
+from tests.parts.stored import EDGES
+
 _MOST = 10
 
 
@@ -16,7 +18,7 @@ async def differences(dsns: Iterable[str]) -> list[str]:
     rows = 0
     for dsn in dsns:
         async with await psycopg.AsyncConnection.connect(dsn, options="-csearch_path=likering") as connection:
-            cursor = await connection.execute("SELECT user_id, post_id, rev FROM edges WHERE liked")
+            cursor = await connection.execute(f"SELECT user_id, post_id, rev FROM {EDGES} WHERE liked")
             edges.update(await cursor.fetchall())
             cursor = await connection.execute("SELECT user_id, post_id, rev FROM user_likes WHERE liked")
             found = await cursor.fetchall()

@@ -16,7 +16,9 @@ from likering.admin.v1.like_admin_service_pb2_grpc import LikeAdminServiceStub
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.ports import free_port
 from likering.serving.status import from_rpc_error
+from shard_node.packed_ids import pack
 from tests.parts.ring_commands import Run, likering, output_of
+from tests.parts.stored import EDGES
 
 POSTS = [f"admin-{number}" for number in range(30)]
 USERS = [f"user-{number}" for number in range(40)]
@@ -43,7 +45,7 @@ def skew(cluster: EmbeddedCluster, posts: dict[str, int]) -> None:
         ) as connection:
             for post, by in posts.items():
                 cursor = connection.execute(
-                    "UPDATE posts SET like_count = like_count + %s WHERE post_id = %s", [by, post]
+                    "UPDATE posts SET like_count = like_count + %s WHERE post_id = %s", [by, pack(post)]
                 )
                 changed += cursor.rowcount
     assert changed == len(posts)
@@ -164,7 +166,7 @@ def rows_of(cluster: EmbeddedCluster, user: str) -> tuple[int, int]:
     for node in cluster.nodes.values():
         with psycopg.connect(node.postgres_dsn, options="-csearch_path=likering") as connection:
             row = connection.execute(
-                "SELECT (SELECT count(*) FROM edges WHERE user_id = %(user)s),"
+                f"SELECT (SELECT count(*) FROM {EDGES} WHERE user_id = %(user)s),"
                 " (SELECT count(*) FROM user_likes WHERE user_id = %(user)s)",
                 {"user": user},
             ).fetchone()
