@@ -258,12 +258,19 @@ def user_side(
 def storage(
     likes: Annotated[int, typer.Option(min=1000, help="Likes to store.")] = 2_000_000,
     posts: Annotated[int, typer.Option(min=1, help="Posts that they are of.")] = 20_000,
+    users: Annotated[int, typer.Option(min=1, help="Users whose they are.")] = 100_000,
 ) -> None:
     """Measure bytes of disk per like, beside a plain table of the same likes."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="likering-storage-") as directory:
         figures = asyncio.run(
-            stored(Path(directory), lambda line: console.print(line, style="dim"), likes=likes, posts=posts)
+            stored(
+                Path(directory),
+                lambda line: console.print(line, style="dim"),
+                likes=likes,
+                posts=posts,
+                users=users,
+            )
         )
     console.print(figures)
 

@@ -7,6 +7,7 @@ counts nothing, knows no unlikes, tells nobody of changes, and all of it is on o
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from psycopg.rows import tuple_row
 from comparison.resize import Say, ring
 from comparison.servers import create_database
 from likering import AsyncLikes, Mutation
+from shard_node.user_chunks import Entry, encode
 
 _CALL: Final = 500
 _IN_FLIGHT: Final = 8
@@ -34,6 +36,9 @@ CREATE TABLE likes (
 CREATE INDEX newest ON likes (post_id, liked_at DESC);
 CREATE INDEX by_user ON likes (user_id, liked_at DESC);
 """
+_TOLD: Final = "SELECT coalesce(sum(length(entries)), 0) FROM user_likes"
+_ENTRY: Final = len(encode(Entry(f"7{0:018}", rev=1, liked=True, like_time=1)))
+"""Of these, which all have as many bytes: to look into them would hold up what is looked at."""
 # A table's bytes and those of each of its indexes, the partitions of one together: by the index's columns, for each
 # partition's index has a name of its own.
 _SIZES: Final = """
@@ -49,21 +54,22 @@ WHERE own.relkind = 'r' AND own.relnamespace = ANY (current_schemas(false)::regn
 """
 
 
-async def stored(directory: Path, say: Say, *, likes: int, posts: int) -> dict[str, Any]:
+async def stored(directory: Path, say: Say, *, likes: int, posts: int, users: int) -> dict[str, Any]:
     """Bytes of both, after the same likes in the same order."""
     async with ring(directory, say, nodes=1, slots=64) as one:
         (node,) = one.cluster.nodes.values()
-        await _like(one.cluster.address, likes, posts)
-        say(f"{likes:,} likes of {posts:,} posts are stored")
+        await _like(one.cluster.address, likes, posts, users)
+        say(f"{likes:,} likes of {posts:,} posts by {users:,} users are stored")
         await asyncio.to_thread(_wait_for_users, node.postgres_dsn, likes)
         plain = create_database(node.postgres_dsn, "plain")
-        await asyncio.to_thread(_fill, plain, likes, posts)
+        await asyncio.to_thread(_fill, plain, likes, posts, users)
         ours, theirs = _sizes(node.postgres_dsn), _sizes(plain)
     whole = sum(theirs.values()) / likes
     of_posts = sum(size for (table, _), size in ours.items() if table in ("edges", "posts")) / likes
     of_users = sum(size for (table, _), size in ours.items() if table == "user_likes") / likes
     return {
         "likes": likes,
+        "likes a user": round(likes / users, 1),
         "plain table, bytes per like": round(whole, 1),
         "posts' side, bytes per like": round(of_posts, 1),
         "users' side, bytes per like": round(of_users, 1),
@@ -77,14 +83,20 @@ async def stored(directory: Path, say: Say, *, likes: int, posts: int) -> dict[s
     }
 
 
-def _edges(likes: int, posts: int) -> Iterator[tuple[str, str]]:
-    """Posts and users, scattered: 19 digits each, no edge twice."""
+def _edges(likes: int, posts: int, users: int) -> Iterator[tuple[str, str]]:
+    """Posts and users, scattered: 19 digits each, no edge twice, and of each user about as many."""
+    # In each round every post is liked once: by users in a row, beginning elsewhere than in any other round.
+    rounds = list(range(-(-likes // posts)))
+    random.Random(1).shuffle(rounds)
+    apart = max(users // len(rounds), 1)
     for n in range(likes):
-        yield f"7{n * 104_729 % posts:018}", f"1{n * 7_919_000_003 % 10**17:018}"
+        post = n * 104_729 % posts
+        user = (post + rounds[n // posts] * apart) % users
+        yield f"7{post:018}", f"1{user * 7_919_000_003 % 10**17:018}"
 
 
-async def _like(address: str, likes: int, posts: int) -> None:
-    edges = _edges(likes, posts)
+async def _like(address: str, likes: int, posts: int, users: int) -> None:
+    edges = _edges(likes, posts, users)
 
     async with AsyncLikes(address, timeout=_PATIENCE) as client:
 
@@ -101,7 +113,7 @@ def _wait_for_users(dsn: str, likes: int) -> None:
     """Until all has been told to the users' side."""
     until = time.monotonic() + _PATIENCE
     with psycopg.connect(dsn, options="-csearch_path=likering", autocommit=True) as connection:
-        while (found := _one(connection, "SELECT count(*) FROM user_likes")) < likes:
+        while (found := _one(connection, _TOLD) // _ENTRY) < likes:
             if time.monotonic() > until:
                 raise RuntimeError(f"{found:,} of {likes:,} likes are on the users' side")
             time.sleep(_LOOK)
@@ -115,10 +127,10 @@ def _one(connection: psycopg.Connection, query: LiteralString) -> int:
     return int(row[0])
 
 
-def _fill(dsn: str, likes: int, posts: int) -> None:
+def _fill(dsn: str, likes: int, posts: int, users: int) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(_PLAIN)
-        edges = _edges(likes, posts)
+        edges = _edges(likes, posts, users)
         while True:
             with connection.cursor().copy("COPY likes (post_id, user_id) FROM STDIN") as copy:
                 written = 0

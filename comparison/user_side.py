@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ import psycopg
 from comparison.resize import Say, ring
 from likering import AsyncLikes
 from likering.bench.workload import Op
+from shard_node.user_chunks import count
 
 _LIKES = {Op.LIKE: 1}
 _BATCHES = {Op.MUTATE: 1}
 _OFF = "LIKERING_NODE_USER_SIDE"
-_SIDES = ("edges", "user_likes")
 _LOOK = 0.005
 _PATIENCE = 30.0
 
@@ -96,19 +96,31 @@ async def _delays(address: str, loading: asyncio.Task[Any]) -> list[float]:
 
 
 async def _told(dsns: list[str]) -> None:
-    """Waits until both sides have as many likes."""
+    """Waits until both sides have as many edges."""
     async with asyncio.timeout(600):
-        while len({await asyncio.to_thread(_likes, dsns, side) for side in _SIDES}) > 1:  # noqa: ASYNC110
+        while len({await asyncio.to_thread(_sum, dsns, side) for side in (_edges, told_edges)}) > 1:  # noqa: ASYNC110
             await asyncio.sleep(0.5)
 
 
-def _likes(dsns: list[str], table: str) -> int:
+def _sum(dsns: list[str], side: Callable[[psycopg.Connection], int]) -> int:
     total = 0
     for dsn in dsns:
         with psycopg.connect(dsn, options="-csearch_path=likering") as connection:
-            row = connection.execute(f"SELECT count(*) FROM {table} WHERE liked".encode()).fetchone()
-            total += row[0] if row else 0
+            total += side(connection)
     return total
+
+
+def _edges(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT count(*) FROM edges").fetchone()
+    return row[0] if row else 0
+
+
+def told_edges(connection: psycopg.Connection) -> int:
+    """How many edges the users' side of a node has been told."""
+    with connection.transaction(), connection.cursor("chunks") as cursor:
+        cursor.itersize = 10_000
+        cursor.execute("SELECT entries FROM user_likes")
+        return sum(count(entries) for (entries,) in cursor)
 
 
 def _percentile(ordered: list[float], part: float) -> float:

@@ -5,7 +5,8 @@
 Each of MEMBERS consumers (numbered from 0) takes its share of the slots, and keeps notifications and cursor in a
 SQLite database of its own in DIRECTORY. Both change in one transaction: after a kill -9 it goes on where its database
 says, so no like is told of twice, and none is forgotten. When a post or a user is purged, the notifications of those
-likes are deleted, however long the consumer was away meanwhile. Ends with SIGTERM or Ctrl-C.
+likes are deleted, however long the consumer was away meanwhile. Ends with SIGTERM or Ctrl-C; or with CursorExpired, if
+it was away for longer than the cluster remembers unlikes: without its database it begins anew.
 
 Whoever sends something into the world instead (an e-mail, a push) does it from such a table, with the like (post and
 user) as the key by which the receiver knows a repetition.

@@ -2,8 +2,9 @@
 
 A position is a revision of the slot. After catching up most slots stand at the same few revisions, one per node, so a
 cursor lists the distinct ones (as varints of their differences) and for each slot which of them it is: some 100
-characters for 64 slots. A keyed checksum, as page tokens have it, makes an error of any cursor that was changed, cut or
-taken from elsewhere.
+characters for 64 slots. Before them stands when the consumer began: whatever ended before that it was never told of
+(decision 0020). A keyed checksum, as page tokens have it, makes an error of any cursor that was changed, cut or taken
+from elsewhere.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import binascii
 import struct
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from likering.errors import CursorInvalid, FieldViolation, InvalidArgument
 
@@ -22,10 +23,22 @@ BEGINNING: Final = 0
 FROM_NOW: Final = -1
 """A position still to be found out: that of the newest change. No cursor has it."""
 
-_FORM: Final = 1
+_FORM: Final = 2
+_FORM_WITHOUT_BEGIN: Final = 1
+"""Of versions that swept nothing."""
 _CHECK_BYTES: Final = 10
 _MOST_CHARACTERS: Final = 512 * 1024
 """Above what 16384 slots with 16384 distinct positions need."""
+
+
+class Standing(NamedTuple):
+    """Where a consumer stands. ``positions``: slot → revision, BEGINNING or FROM_NOW.
+
+    ``began``: µs since 1970, of before it was told anything at all; 0 when that is not known.
+    """
+
+    positions: dict[int, int]
+    began: int = 0
 
 
 class Cursors:
@@ -38,8 +51,8 @@ class Cursors:
     def __repr__(self) -> str:
         return f"<Cursors of {self._slot_count} slots>"
 
-    def make(self, positions: Mapping[int, int]) -> str:
-        """The cursor of these positions (slot → revision, 0 or more)."""
+    def make(self, positions: Mapping[int, int], began: int = 0) -> str:
+        """The cursor of these positions (slot → revision, 0 or more) of a consumer that began then."""
         slots = sorted(positions)
         stands = [positions[slot] for slot in slots]
         distinct = sorted(set(stands))
@@ -48,6 +61,7 @@ class Cursors:
         for slot in slots:
             members |= 1 << slot
         data += members.to_bytes(self._slot_count // 8 + 1, "little")
+        _add_varint(data, began)
         _add_varint(data, len(distinct))
         before = 0
         for position in distinct:
@@ -57,8 +71,8 @@ class Cursors:
         data += struct.pack(_numbers(len(distinct), len(stands)), *map(index.__getitem__, stands))
         return _text(bytes(data) + self._check(bytes(data)))
 
-    def read(self, cursor: str) -> dict[int, int]:
-        """The positions of a cursor that ``make`` gave, by this cluster's key. Raises CursorInvalid for any other."""
+    def read(self, cursor: str) -> Standing:
+        """What a cursor says that ``make`` gave, by this cluster's key. Raises CursorInvalid for any other."""
         try:
             if len(cursor) > _MOST_CHARACTERS:
                 raise ValueError  # noqa: TRY301 - one way out for all that is not ours
@@ -67,7 +81,8 @@ class Cursors:
             raw = b""
         data, check = raw[:-_CHECK_BYTES], raw[-_CHECK_BYTES:]
         # Compared as text, too: base64 has spare bits, and no other spelling is ours.
-        if not data or data[0] != _FORM or check != self._check(data) or _text(raw) != cursor:
+        known = bool(data) and data[0] in (_FORM, _FORM_WITHOUT_BEGIN)
+        if not known or check != self._check(data) or _text(raw) != cursor:
             raise InvalidArgument.of(
                 [FieldViolation("cursor", CursorInvalid.reason, "not a cursor of this cluster's events")]
             )
@@ -75,6 +90,9 @@ class Cursors:
         end = 1 + self._slot_count // 8 + 1
         members = int.from_bytes(data[1:end], "little")
         slots = [slot for slot in range(self._slot_count) if members >> slot & 1]
+        began = 0
+        if data[0] == _FORM:
+            began, end = _varint(data, end)
         count, end = _varint(data, end)
         distinct: list[int] = []
         before = 0
@@ -83,15 +101,15 @@ class Cursors:
             before += step
             distinct.append(before)
         numbers = struct.unpack(_numbers(count, len(slots)), data[end:])
-        return {slot: distinct[number] for slot, number in zip(slots, numbers, strict=True)}
+        return Standing({slot: distinct[number] for slot, number in zip(slots, numbers, strict=True)}, began)
 
-    def begin(self, cursor: str, slots: Sequence[int], *, from_now: bool) -> dict[int, int]:
-        """The positions at which a consumer begins who gives this cursor (empty: none) and these slots (empty: all).
+    def begin(self, cursor: str, slots: Sequence[int], *, from_now: bool, now: int = 0) -> Standing:
+        """Where a consumer begins who gives this cursor (empty: none) and these slots (empty: all).
 
-        Raises CursorInvalid and SlotUnknown.
+        ``now`` in µs since 1970. Raises CursorInvalid and SlotUnknown.
         """
         stands = self.read(cursor) if cursor else None
-        known = range(self._slot_count) if stands is None else stands
+        known = range(self._slot_count) if stands is None else stands.positions
         seen: set[int] = set()
         violations: list[FieldViolation] = []
         for place, slot in enumerate(slots):
@@ -103,8 +121,10 @@ class Cursors:
             raise InvalidArgument.of(violations)
         wanted = slots or known
         if stands is None:
-            return dict.fromkeys(wanted, FROM_NOW if from_now else BEGINNING)
-        return {slot: stands[slot] for slot in wanted}
+            if from_now:
+                return Standing(dict.fromkeys(wanted, FROM_NOW))
+            return Standing(dict.fromkeys(wanted, BEGINNING), now)
+        return Standing({slot: stands.positions[slot] for slot in wanted}, stands.began)
 
     def _check(self, data: bytes) -> bytes:
         return blake2b(data, key=self._key, digest_size=_CHECK_BYTES).digest()

@@ -132,6 +132,12 @@ class IntentInvalid(InvalidArgument):
     reason = "INTENT_INVALID"
 
 
+class IntentTooOld(InvalidArgument):
+    """The intent time of the like is older than unlikes that are remembered no longer."""
+
+    reason = "INTENT_TOO_OLD"
+
+
 class EnumUnknown(InvalidArgument):
     """The value is not one that this server knows."""
 
@@ -163,7 +169,10 @@ class LikeTimeInvalid(InvalidArgument):
 
 
 class CursorExpired(LikeringError):
-    """The cursor is older than what the servers still hold."""
+    """Unlikes that the consumer was not told of are remembered no longer; begin without a cursor, with nothing kept.
+
+    ``metadata`` has the slot, where the consumer stands in it, and up to which revision (µs since 1970) it was swept.
+    """
 
     code = StatusCode.OUT_OF_RANGE
     reason = "CURSOR_EXPIRED"

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import grpc
 
-from likering.cursors import FROM_NOW, Cursors
+from likering.cursors import FROM_NOW, Cursors, Standing
 from likering.errors import LikeringError, WrongCluster
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1 import like_service_pb2 as api
@@ -53,14 +53,15 @@ class Owners(Protocol):
 class MergedFeed:
     """One consumer. Holds a page, and one more per node that waits to be taken."""
 
-    def __init__(self, owners: Owners, positions: Mapping[int, int], max_batch: int, request_id: str) -> None:
-        """``positions``: slot → revision after which to begin, or FROM_NOW."""
+    def __init__(self, owners: Owners, standing: Standing, max_batch: int, request_id: str) -> None:
+        """``standing``: after what to begin."""
         self._owners = owners
         self._max_batch = max_batch
         self._request_id = request_id
-        self._positions = dict(positions)
+        self._positions = dict(standing.positions)
+        self._began = standing.began
         self._streams: dict[NodeClient, _NodeStream] = {}
-        self._waiting = dict.fromkeys(positions, 0.0)
+        self._waiting = dict.fromkeys(standing.positions, 0.0)
         """Slots that no stream has, and when to ask for them at the earliest, on the monotonic clock."""
         self._attempts: dict[int, int] = defaultdict(int)
         self._rerouted = asyncio.Event()
@@ -77,7 +78,7 @@ class MergedFeed:
             slot_count = self._owners.slot_count
             response = api.StreamLikeEventsResponse()
             while True:
-                response.cursor = cursors.make(self._positions)
+                response.cursor = cursors.make(self._positions, self._began)
                 response.slot_count = slot_count
                 yield response
                 response = await self._next(monotonic() + PROGRESS_INTERVAL)
@@ -197,6 +198,7 @@ class MergedFeed:
             epochs=wanted.values(),
             positions=[self._positions[slot] for slot in wanted],
             max_batch=self._max_batch,
+            began=self._began,
         )
         stream = self._streams[node] = _NodeStream(node, wanted)
         stream.task = asyncio.create_task(self._read(stream, request), name=f"events: {node.name}")

@@ -263,10 +263,9 @@ class LikeService:
         if not self._dispatch.cluster_id:
             raise TopologyUnavailable  # whose cursor it is cannot be told yet
         cursors = Cursors(self._dispatch.cluster_id, self._dispatch.slot_count)
-        positions = cursors.begin(request.cursor, request.slots, from_now=request.from_now)
-        feed = MergedFeed(
-            self._dispatch, positions, validation.batch_size(request.max_batch), call.request_id
-        )
+        now = time_ns() // 1000
+        standing = cursors.begin(request.cursor, request.slots, from_now=request.from_now, now=now)
+        feed = MergedFeed(self._dispatch, standing, validation.batch_size(request.max_batch), call.request_id)
         async with aclosing(feed.responses(cursors)) as responses:
             async for response in responses:
                 yield response

@@ -17,6 +17,7 @@ import grpc
 from likering.errors import (
     FieldViolation,
     IntentInFuture,
+    IntentTooOld,
     InternalError,
     LikeringError,
     NoSynchronousStandby,
@@ -238,6 +239,11 @@ class Undertaking:
                     "intent_time", IntentInFuture.reason, "more than 60 s ahead of the shard"
                 )
                 self.errors[position] = IntentInFuture(violations=[error])
+            case shard.OP_CODE_INTENT_TOO_OLD:
+                error = FieldViolation(
+                    "intent_time", IntentTooOld.reason, "older than unlikes that are remembered no longer"
+                )
+                self.errors[position] = IntentTooOld(violations=[error])
             case shard.OP_CODE_VERSION_AHEAD:
                 self.errors[position] = VersionAhead()
             case shard.OP_CODE_STORAGE_FULL:

@@ -32,6 +32,7 @@ from shard_node.admin.imports import Imports
 from shard_node.admin.purge import Purges, nobody_reads
 from shard_node.admin.service import ShardAdminService
 from shard_node.admin.slot_reads import SlotReads
+from shard_node.admin.sweeper import Sweeper
 from shard_node.admin.user_purge import UserPurges
 from shard_node.assignment import Assignment
 from shard_node.cache import CountCache
@@ -102,7 +103,7 @@ class ShardNode:
             standby=standby,
         )
         reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
-        self._feed = Feed(self._pool, self._ownership, self._leadership)
+        self._feed = Feed(self._pool, self._ownership, self._leadership, self._writer.reach)
         self._user_likes = UserLikes(self._ownership, self._writer, enabled=settings.user_side)
         # Connections of its own: what is told in bulk is not to be in the way of handoffs.
         self._told_peers = Peers(identity.cluster_id, watch)
@@ -182,6 +183,7 @@ class ShardNode:
             asyncio.create_task(self._join(), name="joining"),
             asyncio.create_task(self._check_cluster(), name="cluster check"),
             asyncio.create_task(self._feed_users(), name="user feed"),
+            asyncio.create_task(self._sweep(), name="sweeper"),
             asyncio.create_task(stop.wait(), name="stop"),
         }
         log.info("started", address=self._server.address, node=self._settings.name)
@@ -263,6 +265,16 @@ class ShardNode:
         if self._settings.user_side:
             with UserFeedLag(self._user_feed.lags):
                 await self._user_feed.run()
+        await asyncio.Event().wait()
+
+    async def _sweep(self) -> None:
+        # With the users' side switched off nobody knows what it will have to be told when it is on again.
+        if self._settings.user_side and self._settings.tombstone_retention:
+            reads = SlotReads(self._pool, self._ownership, self._leadership)
+            sweeper = Sweeper(
+                self._pool, reads, self._writer, self._user_feed.told, self._settings.tombstone_retention
+            )
+            await sweeper.run()
         await asyncio.Event().wait()
 
     async def _tell(self, node: str, rows: Rows, epochs: Sequence[int]) -> Codes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Final
@@ -20,7 +20,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from likering.cursors import FROM_NOW
-from likering.errors import ShardUnavailable
+from likering.errors import CursorExpired, ShardUnavailable
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_MOVING,
     OP_CODE_NOT_OWNER,
@@ -54,11 +54,17 @@ class Feed:
     """The streams of one node."""
 
     def __init__(
-        self, pool: AsyncConnectionPool[Connection], ownership: Ownership, leadership: Leadership
+        self,
+        pool: AsyncConnectionPool[Connection],
+        ownership: Ownership,
+        leadership: Leadership,
+        reach: Callable[[int], Awaitable[None]],
     ) -> None:
+        """``reach``: see ``Writer.reach``."""
         self._pool = pool
         self._ownership = ownership
         self._leadership = leadership
+        self._reach = reach
         self._followers: set[Follower] = set()
         self._turn = asyncio.Semaphore(1)
         self._purged: dict[int, int] = {}
@@ -76,13 +82,16 @@ class Feed:
                 follower.touch(distinct)
 
     async def changes(
-        self, epochs: Mapping[int, int], positions: Mapping[int, int], limit: int
+        self, epochs: Mapping[int, int], positions: Mapping[int, int], limit: int, began: int = 0
     ) -> AsyncGenerator[StreamChangesResponse, None]:
         """The changes of slots (slot → epoch) after positions (slot → revision), at most ``limit`` per response.
 
-        Ends when no slot is left. Raises ShardUnavailable when the node cannot tell.
+        ``began``: a revision of before the consumer was told anything; 0 when that is not known. Ends when no slot is
+        left. Raises ShardUnavailable when the node cannot tell, CursorExpired when it has forgotten what was to tell,
+        and NotPossible when ``began`` is far ahead.
         """
-        follower = Follower(positions)
+        await self._begin(began)
+        follower = Follower(positions, began)
         self._followers.add(follower)
         try:
             while follower.positions:
@@ -93,6 +102,13 @@ class Feed:
                     yield response
         finally:
             self._followers.discard(follower)
+
+    async def _begin(self, began: int) -> None:
+        """Has what is read from now on show all up to there, and what is committed later be above."""
+        try:
+            await self._reach(began)
+        except (psycopg.Error, ConnectionError, TimeoutError) as error:
+            raise ShardUnavailable from error
 
     def _look_again(self) -> None:
         for follower in self._followers:
@@ -122,6 +138,8 @@ class Feed:
                     codes.append(OP_CODE_NOT_OWNER)
                 continue
             before = follower.positions[slot]
+            if follower.has_expired(slot, moment.swept_rev):
+                raise _expired(slot, before, moment.swept_rev)
             if before == FROM_NOW:
                 if not moment.owned:
                     continue  # until the move has ended: which revisions are to come is not known here
@@ -191,8 +209,10 @@ class Feed:
 class Follower:
     """One stream: where it stands (slot → revision), and in which slots there is something to look at."""
 
-    def __init__(self, positions: Mapping[int, int]) -> None:
+    def __init__(self, positions: Mapping[int, int], began: int = 0) -> None:
+        """``began``: see ``Feed.changes``."""
         self.positions = dict(positions)
+        self._began = began
         self.owes_progress = False
         """The next response is sent even without events."""
         self._touched = set(positions)
@@ -213,6 +233,14 @@ class Follower:
         if touched:
             self._touched |= touched
             self._wake.set()
+
+    def has_expired(self, slot: int, swept_rev: int) -> bool:
+        """Whether an edge that it was told of as liked may have ended and have been swept since.
+
+        What had ended up to its position it was told of, and what had when it began it never heard of at all.
+        """
+        position = self.positions[slot]
+        return position != FROM_NOW and swept_rev > max(position, self._began)
 
     def is_behind(self, slot: int) -> None:
         """There is more of the slot to read, at once."""
@@ -252,6 +280,12 @@ class Follower:
         for slot in slots:
             self._behind.pop(slot, None)
         return [slot for slot in slots if slot in self.positions]
+
+
+def _expired(slot: int, position: int, swept_rev: int) -> CursorExpired:
+    return CursorExpired(
+        metadata={"slot": str(slot), "position": str(position), "swept_until": str(swept_rev)}
+    )
 
 
 def _add_events(response: StreamChangesResponse, changes: Changes) -> None:

@@ -31,13 +31,15 @@ class SlotState(StrEnum):
 class HeldSlot:
     """A slot's row. ``move`` and ``attempt`` are of the move that froze it or took it away.
 
-    A slot that has moved keeps its row for good, without a move once the copy has been dropped.
+    A slot that has moved keeps its row for good, without a move once the copy has been dropped. ``swept_intent``: no
+    edge of a later intent was swept when the row was read.
     """
 
     epoch: int
     state: SlotState
     move: int | None = None
     attempt: int | None = None
+    swept_intent: int = 0
 
 
 class Ownership:

@@ -25,10 +25,7 @@ _INDEXES: Mapping[str, Sequence[LiteralString]] = {
         "ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",
         "CREATE UNIQUE INDEX ON {} (post_no, slot)",
     ),
-    "user_likes": (
-        "ALTER TABLE {} ADD PRIMARY KEY (user_id, post_id, slot)",
-        "CREATE INDEX ON {} (user_id, coalesce(liked_at, rev)) WHERE liked",
-    ),
+    "user_likes": ("ALTER TABLE {} ADD PRIMARY KEY (user_id, since, slot)",),
 }
 """As the schema has them: else attaching a table would make them, while everybody waits."""
 _LOOK = 0.005

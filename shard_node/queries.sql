@@ -264,7 +264,7 @@ SELECT current_setting('synchronous_standby_names') <> '',
        END
 
 -- name: held_slots
-SELECT slot, epoch, state, move, attempt FROM slots
+SELECT slot, epoch, state, move, attempt, swept_intent FROM slots
 
 -- name: add_slots
 INSERT INTO slots (slot, epoch, state)
@@ -280,8 +280,8 @@ WHERE slot = %(slot)s AND epoch = %(epoch)s
 RETURNING 1
 
 -- name: seal_slot
-INSERT INTO seals (slot, move, attempt, probe, last_rev)
-SELECT %(slot)s, %(move)s, %(attempt)s, 0, last_rev FROM writer
+INSERT INTO seals (slot, move, attempt, probe, last_rev, swept_rev, swept_intent)
+SELECT slot, %(move)s, %(attempt)s, 0, last_rev, swept_rev, swept_intent FROM writer CROSS JOIN slots WHERE slot = %(slot)s
 
 -- name: read_seal
 -- And the server's timeline, which the name of a WAL file begins with.
@@ -302,10 +302,14 @@ UPDATE slots SET move = NULL, attempt = NULL WHERE slot = %(slot)s AND state = '
 
 -- name: take_slot
 -- From the end of the transaction on the slot is this database's. It may have been here before.
--- It may have been purged in up to what its revisions go on above.
-INSERT INTO slots (slot, epoch, state, purged_rev) SELECT %(slot)s, %(epoch)s, 'owner', last_rev FROM writer
+-- It may have been purged in up to what its revisions go on above. What was swept is said by its seal.
+INSERT INTO slots (slot, epoch, state, purged_rev, swept_rev, swept_intent)
+SELECT %(slot)s, %(epoch)s, 'owner', writer.last_rev, coalesce(seal.swept_rev, writer.last_rev), coalesce(seal.swept_intent, 0)
+FROM writer
+LEFT JOIN seals AS seal ON seal.slot = %(slot)s AND seal.move = %(move)s AND seal.attempt = %(attempt)s AND seal.probe = 0
 ON CONFLICT (slot) DO UPDATE
-SET epoch = excluded.epoch, state = 'owner', move = NULL, attempt = NULL, purged_rev = excluded.purged_rev
+SET epoch = excluded.epoch, state = 'owner', move = NULL, attempt = NULL, purged_rev = excluded.purged_rev,
+    swept_rev = excluded.swept_rev, swept_intent = excluded.swept_intent, swept_to = 0
 WHERE slots.state = 'moved' AND slots.epoch < excluded.epoch
 
 -- name: raise_slots_seq
@@ -347,13 +351,14 @@ WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relnam
 
 -- name: read_changes
 -- Changes of each slot after a position, all of one moment: per slot a row without a post, with its epoch (as rev), whether it
--- is owned (as liked), the highest revision issued (as place) and one above which nothing was purged (as first_rev); then, by
--- place, edges that changed there last, edges first liked there that have changed since, and, in read_changes_and_purges, purges
--- that were done there, of a post (with an empty user) or of a user (with an empty post).
+-- is owned (as liked), the highest revision issued (as place), one above which nothing was purged (as first_rev) and one above
+-- which nothing was swept (as like_time); then, by place, edges that changed there last, edges first liked there that have
+-- changed since, and, in read_changes_and_purges, purges that were done there, of a post (with an empty user) or of a user (with
+-- an empty post).
 -- The limits as numbers tell the planner that an index is the way; the parameter is what is wanted. "AND few slots": see queries.py.
 SELECT slots.slot, writer.last_rev AS place, slots.epoch AS rev, slots.purged_rev AS first_rev, slots.state = 'owner' AS liked,
        NULL::bytea AS post_id, NULL::bytea AS user_id, NULL::bigint AS version, NULL::bigint AS like_count,
-       NULL::bigint AS like_time
+       slots.swept_rev AS like_time
 FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
 UNION ALL
 SELECT wanted.slot, edge.place, edge.rev, edge.first_rev, edge.liked, coalesce(post.post_id, ''), edge.user_id,
@@ -534,41 +539,58 @@ SET purge_began = NULL, purged_rev = %(rev)s, like_count = 0, version = version 
 WHERE slot = %(slot)s AND post_id = %(post_id)s
 RETURNING version, like_count
 
--- name: apply_user_likes
--- What owners of posts tell of their edges, each at most once. Whatever is known to be newer stays. A row when the fence held;
--- without it nothing is written, so the statement may be a transaction of its own.
+-- name: read_user_chunks
+-- Of each edge that is told: the chunk that holds its place, and those that may have its post. A first like can only be known
+-- already as something newer, so none but what is behind its place needs to be searched. A chunk may come more than once.
+SELECT wanted.user_id, chunk.since, chunk.entries
+FROM unnest(%(slots)s::smallint[], %(user_ids)s::bytea[], %(places)s::bytea[], %(keys)s::bytea[], %(first)s::boolean[])
+     AS wanted (slot, user_id, place, key, first)
+CROSS JOIN LATERAL (
+    (SELECT since, entries FROM user_likes
+    WHERE user_likes.slot = wanted.slot AND user_likes.user_id = wanted.user_id AND since <= wanted.place
+      AND few slots
+    ORDER BY since DESC LIMIT 1)
+    UNION ALL
+    (SELECT since, entries FROM user_likes
+    WHERE user_likes.slot = wanted.slot AND user_likes.user_id = wanted.user_id
+      AND since >= CASE WHEN wanted.first THEN wanted.place ELSE '' END AND position(wanted.key IN entries) > 0
+      AND few slots
+    OFFSET 0)
+) AS chunk
+
+-- name: write_user_chunks
+-- A row when the fence held; without it nothing is written, so the statement may be a transaction of its own.
 WITH fence AS (
     UPDATE writer SET beat = beat + 1
     WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
     RETURNING 1
-), told AS (
-    INSERT INTO user_likes AS known (rev, slot, liked, user_id, post_id, liked_at)
-    SELECT one.rev, one.slot, one.liked, one.user_id, one.post_id, nullif(one.like_time, one.rev)
-    FROM unnest(%(revs)s::bigint[], %(slots)s::smallint[], %(liked)s::boolean[], %(user_ids)s::text[],
-                %(post_ids)s::text[], %(like_times)s::bigint[])
-         AS one (rev, slot, liked, user_id, post_id, like_time)
+), written AS (
+    INSERT INTO user_likes (slot, user_id, since, entries)
+    SELECT chunk.slot, chunk.user_id, chunk.since, chunk.entries
+    FROM unnest(%(slots)s::smallint[], %(user_ids)s::bytea[], %(sinces)s::bytea[], %(chunks)s::bytea[])
+         AS chunk (slot, user_id, since, entries)
     WHERE EXISTS (SELECT FROM fence)
-    ON CONFLICT (user_id, post_id, slot) DO UPDATE
-    SET rev = excluded.rev, liked = excluded.liked, liked_at = excluded.liked_at
-    WHERE known.rev < excluded.rev
+    ON CONFLICT (user_id, since, slot) DO UPDATE SET entries = excluded.entries
 )
 SELECT 1 FROM fence
 
--- name: list_liked_posts
--- Newest first. Two posts may have been liked at the same time: then the post's id decides.
-SELECT post_id, coalesce(liked_at, rev) FROM user_likes
-WHERE slot = %(slot)s AND user_id = %(user_id)s AND liked
-  AND coalesce(liked_at, rev) <= %(before)s AND (coalesce(liked_at, rev) < %(before)s OR post_id < %(below)s)
-ORDER BY coalesce(liked_at, rev) DESC, post_id DESC LIMIT %(limit)s
+-- name: delete_user_chunk
+DELETE FROM user_likes WHERE slot = %(slot)s AND user_id = %(user_id)s AND since = %(since)s
+
+-- name: list_user_chunks
+-- A user's chunks that begin before a place, newest first.
+SELECT since, entries FROM user_likes
+WHERE slot = %(slot)s AND user_id = %(user_id)s AND since < %(before)s
+ORDER BY since DESC LIMIT %(limit)s
 
 -- name: read_user_changes
 -- As read_changes, for those who want edges as they are by now and nothing else: per slot a row without a post, then edges.
 SELECT slots.slot, writer.last_rev AS rev, slots.epoch, slots.state = 'owner' AS liked, NULL::boolean AS was_liked,
-       NULL::bytea AS post_id, NULL::bytea AS user_id, NULL::bigint AS like_time
+       NULL::bytea AS post_id, NULL::bytea AS user_id, NULL::bigint AS like_time, NULL::boolean AS first
 FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
 UNION ALL
 SELECT wanted.slot, edge.rev, NULL, edge.liked, edge.liked OR edge.first_rev IS NOT NULL, post.post_id, edge.user_id,
-       coalesce(edge.liked_at, edge.rev)
+       coalesce(edge.liked_at, edge.rev), coalesce(edge.first_rev, CASE WHEN edge.liked THEN edge.rev END) IS NOT DISTINCT FROM edge.rev
 FROM unnest(%(slots)s::smallint[], %(positions)s::bigint[]) AS wanted (slot, position)
 CROSS JOIN LATERAL (
     SELECT * FROM (
@@ -589,7 +611,7 @@ CROSS JOIN LATERAL (
 SELECT slot, routes, marks FROM user_feeds WHERE slot = ANY (%(slots)s::smallint[])
 
 -- name: write_user_feeds
--- A row when the fence held, as in apply_user_likes.
+-- A row when the fence held, as in write_user_chunks.
 WITH fence AS (
     UPDATE writer SET beat = beat + 1
     WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
@@ -676,9 +698,6 @@ FROM seen CROSS JOIN LATERAL (
 UNION ALL
 SELECT NULL, NULL, NULL, (SELECT max(post_no) FROM seen), (SELECT count(*) FROM seen)
 
--- name: count_user_likes
-SELECT count(*) FROM user_likes WHERE slot = %(slot)s AND user_id = %(user_id)s
-
 -- name: begin_user_purge
 -- In the user's own slot one that is under way goes on; any other slot is marked for the latest that it has heard of.
 INSERT INTO posts AS mark (version, like_count, slot, post_id, purge_began, purge_erased)
@@ -713,15 +732,11 @@ UPDATE posts SET purge_erased = purge_erased + (SELECT count(*) FROM erased)
 WHERE slot = %(slot)s AND post_id = %(mark)s
 RETURNING (SELECT count(*) FROM erased), purge_erased
 
--- name: erase_user_likes
-WITH erased AS (
-    DELETE FROM user_likes WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
-        SELECT ctid FROM user_likes WHERE slot = %(slot)s AND user_id = %(user_id)s
-        ORDER BY post_id LIMIT %(limit)s
-    ))
-    RETURNING 1
-)
-SELECT count(*) FROM erased
+-- name: erase_user_chunks
+DELETE FROM user_likes WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
+    SELECT ctid FROM user_likes WHERE slot = %(slot)s AND user_id = %(user_id)s ORDER BY since LIMIT %(limit)s
+))
+RETURNING entries
 
 -- name: end_user_purge
 -- In the user's own slot the row stays, as the receipt.
@@ -753,3 +768,40 @@ SELECT (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint W
 
 -- name: slots_among
 SELECT slot, epoch, state FROM slots WHERE slot = ANY (%(slots)s::smallint[])
+
+-- name: slots_to_sweep
+-- Of a slot that has a seal, or a probe, a move has not ended: its copies are still to be compared.
+SELECT slot, epoch, swept_to FROM slots
+WHERE state = 'owner' AND NOT EXISTS (SELECT FROM seals WHERE seals.slot = slots.slot) ORDER BY slot
+
+-- name: tombstones
+-- One row: of the next edges of a slot by revision, how many there are and the last of them, which are tombstones that may
+-- be swept, and the first of those that may not because of their intents. The limit as a number: see read_changes.
+SELECT count(*), coalesce(max(rev), 0), coalesce(array_agg(rev) FILTER (WHERE NOT liked AND due), '{}'),
+       min(rev) FILTER (WHERE NOT liked AND NOT due)
+FROM (
+    SELECT rev, liked, coalesce(intent, rev) <= %(latest_intent)s AS due FROM edges
+    WHERE edges.slot = %(slot)s AND edges.rev > %(after)s AND edges.rev <= %(until)s
+    ORDER BY edges.rev LIMIT 5000
+) AS page
+
+-- name: sweep
+-- Those that are still as they were found. By row address: see erase_edges.
+WITH swept AS (
+    DELETE FROM edges WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
+        SELECT edge.address
+        FROM unnest(%(revs)s::bigint[]) AS wanted (rev)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS address FROM edges
+            WHERE edges.slot = %(slot)s AND edges.rev = wanted.rev
+              AND NOT liked AND coalesce(intent, rev) <= %(latest_intent)s
+            OFFSET 0
+        ) AS edge
+    ))
+    RETURNING rev, coalesce(intent, rev) AS intent
+)
+UPDATE slots
+SET swept_rev = greatest(swept_rev, (SELECT max(rev) FROM swept)),
+    swept_intent = greatest(swept_intent, (SELECT max(intent) FROM swept)), swept_to = greatest(swept_to, %(to)s)
+WHERE slot = %(slot)s
+RETURNING (SELECT count(*) FROM swept), swept_intent

@@ -52,6 +52,7 @@ from likering.shard.v1.shard_service_pb2 import (
     WatchCountsRequest,
     WatchCountsResponse,
 )
+from likering.validation import valid_id, valid_ids
 from shard_node.commit import WriteUnit
 from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
@@ -60,6 +61,7 @@ from shard_node.ownership import Ownership
 from shard_node.reads import Reader, ReadUnit
 from shard_node.sessions import Sessions
 from shard_node.store import Place
+from shard_node.user_chunks import LATEST_REV
 from shard_node.user_likes import MOST_TOLD, UserLikes
 from shard_node.user_store import ToldEdge
 from shard_node.watches import Watches
@@ -263,10 +265,14 @@ class ShardService:
             or not all(0 <= slot < MAX_SLOT_COUNT for slot in slots)
             or not all(position >= FROM_NOW for position in positions)
             or request.max_batch < 1
+            or request.began < 0
         ):
             raise MessageMalformed("the columns of the slots do not fit together")
         changes = self._feed.changes(
-            dict(zip(slots, epochs, strict=True)), dict(zip(slots, positions, strict=True)), request.max_batch
+            dict(zip(slots, epochs, strict=True)),
+            dict(zip(slots, positions, strict=True)),
+            request.max_batch,
+            request.began,
         )
         async with aclosing(changes):
             async for response in changes:
@@ -279,14 +285,27 @@ class ShardService:
         self._check_cluster(request.cluster_id)
         user_ids, post_ids = list(request.user_ids), list(request.post_ids)
         size = len(user_ids)
-        if size > MOST_TOLD or any(
-            len(column) != size
-            for column in (post_ids, request.revs, request.liked, request.epochs, request.like_times)
-        ):
+        columns = (
+            post_ids,
+            request.revs,
+            request.liked,
+            request.epochs,
+            request.like_times,
+            request.first or user_ids,
+        )
+        if size > MOST_TOLD or any(len(column) != size for column in columns):
             raise MessageMalformed("the columns of the edges differ in length, or are too long")
         if "\0" in "".join(user_ids) or "\0" in "".join(post_ids):
             raise IdNotPrintable
-        rows = list(map(ToldEdge, user_ids, post_ids, request.revs, request.liked, request.like_times))
+        if not (
+            valid_ids(user_ids)
+            and valid_ids(post_ids)
+            and min((*request.revs, *request.like_times), default=0) >= 0
+            and max(request.revs, default=0) <= LATEST_REV
+        ):
+            raise MessageMalformed("an edge has an id, a revision or a time that no edge has")
+        first = request.first or [False] * size
+        rows = list(map(ToldEdge, user_ids, post_ids, request.revs, request.liked, request.like_times, first))
         codes = await self._user_likes.apply(rows, list(request.epochs))
         topology = self._topology()
         return ApplyUserLikesResponse(topology_version=topology.version if topology else 0, codes=codes)
@@ -296,8 +315,8 @@ class ShardService:
         self._check_cluster(request.cluster_id)
         log_as(request.request_id, call)
         self._load.called()
-        if request.limit < 1 or "\0" in request.user_id or "\0" in request.below_post_id:
-            raise MessageMalformed("a list has a limit above 0, and an id no NUL")
+        if request.limit < 1 or request.before < 0 or not valid_id(request.user_id):
+            raise MessageMalformed("a list is of a user, since 1970, and has a limit above 0")
         code, likes = await self._reader.liked_posts(
             request.user_id, request.epoch, request.before, request.below_post_id, request.limit
         )

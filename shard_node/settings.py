@@ -59,6 +59,13 @@ class NodeSettings(BaseSettings):
         description="tell the owners of users what they like, and keep what is told here, for ListLikedPosts",
     )
 
+    tombstone_retention: float = Field(
+        7 * 86_400.0,
+        ge=0,
+        description="for how long unlikes are remembered at least, against likes that come late and for consumers of"
+        " the change feed that were away; 0: for good",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     slow_call: float = Field(1.0, gt=0, description="a call that takes longer is logged")
     start_timeout: float = Field(30.0, gt=0, description="how long to wait for the databases at the start")

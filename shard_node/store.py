@@ -153,8 +153,8 @@ async def held_slots(connection: Connection) -> Cursor:
 async def slots_held(cursor: Cursor) -> dict[int, HeldSlot]:
     """What a ``held_slots`` found."""
     return {
-        slot: HeldSlot(epoch, SlotState(state), move, attempt)
-        for slot, epoch, state, move, attempt in await cursor.fetchall()
+        slot: HeldSlot(epoch, SlotState(state), move, attempt, swept_intent)
+        for slot, epoch, state, move, attempt, swept_intent in await cursor.fetchall()
     }
 
 
@@ -215,13 +215,14 @@ class Change(NamedTuple):
 class SlotMoment(NamedTuple):
     """A slot at the moment of a ``read_changes``. ``last_rev``: the highest revision that the node had issued.
 
-    ``purged_rev``: above it nothing was purged in the slot.
+    ``purged_rev``, ``swept_rev``: above them nothing was purged, or swept, in the slot.
     """
 
     epoch: int
     owned: bool
     last_rev: int
     purged_rev: int = 0
+    swept_rev: int = 0
 
 
 MOST_CHANGES = 2000
@@ -251,7 +252,7 @@ async def read_changes(
     changes: list[Change] = []
     for row in await cursor.fetchall():
         if row[5] is None:
-            moments[row[0]] = SlotMoment(row[2], row[4], row[1], row[3])
+            moments[row[0]] = SlotMoment(row[2], row[4], row[1], row[3], row[9])
         else:
             slot, place, rev, first_rev, liked, post_id, user_id, *rest = row
             post = unpack(post_id) if post_id else ""

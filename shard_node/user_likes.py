@@ -4,14 +4,19 @@ What arrives within a tenth of a second, or while a transaction runs, is written
 few rows each at a calm hour, and a transaction costs the same whatever it carries. A row is accepted only once it is
 committed behind the fence, by a node that owns the user's slot at the epoch that the sender knows: so it is before the
 seal when the slot moves. Rows come more than once and late; the newest revision of an edge stands.
+
+Chunks are read, folded and written back. Nobody else writes them in between: this process does so only in the writer's
+turn, and after another one has, the fence is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Final
 
 import psycopg
@@ -21,7 +26,8 @@ from likering.shard.v1.shard_service_pb2 import OP_CODE_UNAVAILABLE, OP_CODE_UNS
 from shard_node import user_store
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, Fence
-from shard_node.user_store import ToldEdge, UserLike
+from shard_node.user_chunks import UNLIKES_KEPT, Entry, fold
+from shard_node.user_store import ToldEdge, UserChunks, UserLike
 from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -35,8 +41,12 @@ GATHERING: Final = 0.1
 """Seconds that rows wait for others."""
 _GOOD_BATCH: Final = 250
 """So many rows wait for no others."""
+_FOLDED_AT_ONCE: Final = 100
+"""Users whose chunks are folded without a pause: some milliseconds at most, callers wait meanwhile."""
 
 Codes = Sequence[OpCode.ValueType]
+
+_ORDER = attrgetter("order")
 
 
 class UserLikes:
@@ -148,13 +158,30 @@ class _Commit:
                 if refused
                 else []
             )
-            for position, (user_id, post_id, rev, liked, like_time) in enumerate(unit.rows):
+            for position, edge in enumerate(unit.rows):
                 if position in refused:
                     continue
-                known = newest.get((user_id, post_id))
-                if known is None or known.rev < rev:
-                    newest[user_id, post_id] = UserLike(
-                        user_id, post_id, unit.slots[position], rev, liked, like_time
+                known = newest.get((edge.user_id, edge.post_id))
+                if known is None or known.entry.rev < edge.rev:
+                    newest[edge.user_id, edge.post_id] = UserLike(
+                        edge.user_id, unit.slots[position], Entry(*edge[1:5]), edge.first
                     )
         if newest:
-            await user_store.apply(connection, fence, newest)
+            await apply(connection, fence, list(newest.values()))
+
+
+async def apply(connection: Connection, fence: Fence, likes: Sequence[UserLike]) -> None:
+    """Commits edges, one of a user and post, where they are newer than what is known. Raises FenceLost."""
+    oldest = time.time_ns() // 1000 - UNLIKES_KEPT
+    told: dict[tuple[str, int], list[Entry]] = {}
+    for like in likes:
+        told.setdefault((like.user_id, like.slot), []).append(like.entry)
+    stored = await user_store.read_chunks(connection, likes)
+    changed: list[UserChunks] = []
+    for number, ((user_id, slot), entries) in enumerate(told.items(), 1):
+        # In the order of places, so that new likes come one behind the other.
+        chunks = fold(stored[user_id], sorted(entries, key=_ORDER), oldest)
+        changed.append(UserChunks(user_id, slot, chunks))
+        if not number % _FOLDED_AT_ONCE:
+            await asyncio.sleep(0)
+    await user_store.write_chunks(connection, fence, changed)

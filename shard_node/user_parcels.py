@@ -87,7 +87,14 @@ class Parcel:
         for change, user_slot, epoch in changes:
             if change.rev > portion.start and (detour is None or detour.lacks(change.rev, user_slot)):
                 self.rows.append(
-                    ToldEdge(change.user_id, change.post_id, change.rev, change.liked, change.like_time)
+                    ToldEdge(
+                        change.user_id,
+                        change.post_id,
+                        change.rev,
+                        change.liked,
+                        change.like_time,
+                        change.first,
+                    )
                 )
                 self.epochs.append(epoch)
                 portion.revs.append(change.rev)

@@ -6,11 +6,12 @@ As in ``store``, nothing here decides anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Final, NamedTuple
 
-from shard_node.arrays import bool_array, int_array, text_array
-from shard_node.packed_ids import unpack
+from shard_node.arrays import bool_array, bytes_array, int_array, text_array
+from shard_node.packed_ids import pack, unpack
 from shard_node.store import (
     MOST_CHANGES,
     Connection,
@@ -20,17 +21,31 @@ from shard_node.store import (
     execute,
     execute_for_slots,
 )
+from shard_node.user_chunks import Entry, count, decode, place, search_key
+
+LIKES_OF_A_CHUNK: Final = 50
+"""About; more where posts have short ids."""
+_MOST_CHUNKS: Final = 64
+"""Of one statement: some milliseconds of decoding."""
+_BEHIND_ALL: Final = b"\xff"
+"""A place behind those of all times."""
 
 
 class UserLike(NamedTuple):
-    """An edge as its post's owner tells it. ``slot``: of the user."""
+    """An edge as its post's owner tells it. ``slot``: of the user. ``first``: see ``ToldEdge``."""
 
     user_id: str
-    post_id: str
     slot: int
-    rev: int
-    liked: bool
-    like_time: int
+    entry: Entry
+    first: bool
+
+
+class UserChunks(NamedTuple):
+    """Chunks of a user (since → entries), see ``user_chunks``."""
+
+    user_id: str
+    slot: int
+    chunks: Mapping[bytes, bytes]
 
 
 class UserChange(NamedTuple):
@@ -44,6 +59,8 @@ class UserChange(NamedTuple):
     user_id: str
     like_time: int
     """Since when it is so, in µs since 1970."""
+    first: bool
+    """See ``ToldEdge``."""
 
 
 class ToldEdge(NamedTuple):
@@ -54,6 +71,8 @@ class ToldEdge(NamedTuple):
     rev: int
     liked: bool
     like_time: int
+    first: bool = False
+    """It is the edge's first like, which nothing has changed since: what else is known of it is newer, or an unlike."""
 
 
 class Marks(NamedTuple):
@@ -63,24 +82,55 @@ class Marks(NamedTuple):
     by_node: Mapping[str, int]
 
 
-async def apply(connection: Connection, fence: Fence, likes: Mapping[tuple[str, str], UserLike]) -> None:
-    """Writes what is newer than what is known, behind the fence; a transaction of its own. Raises FenceLost."""
-    rows = list(likes.values())
-    cursor = await execute(
+async def read_chunks(connection: Connection, likes: Sequence[UserLike]) -> dict[str, dict[bytes, bytes]]:
+    """By user, the chunks (since → entries) that ``user_chunks.fold`` needs for these edges."""
+    users = {user_id: pack(user_id) for user_id in {like.user_id for like in likes}}
+    cursor = await execute_for_slots(
         connection,
-        "apply_user_likes",
+        "read_user_chunks",
         {
-            "generation": fence.generation,
-            "slots_seq": fence.slots_seq,
-            "revs": int_array([row.rev for row in rows]),
-            "slots": int_array([row.slot for row in rows]),
-            "liked": bool_array([row.liked for row in rows]),
-            "user_ids": text_array([row.user_id for row in rows]),
-            "post_ids": text_array([row.post_id for row in rows]),
-            "like_times": int_array([row.like_time for row in rows]),
+            "user_ids": bytes_array([users[like.user_id] for like in likes]),
+            "places": bytes_array([place(like.entry.like_time, like.entry.post_id) for like in likes]),
+            "keys": bytes_array([search_key(like.entry.post_id) for like in likes]),
+            # What is known of one that was brought in from elsewhere may be at its time, or at any later one.
+            "first": bool_array([like.first and like.entry.like_time == like.entry.rev for like in likes]),
         },
+        [like.slot for like in likes],
     )
-    await check_fence(cursor)
+    found: dict[bytes, dict[bytes, bytes]] = {user: {} for user in users.values()}
+    for user, since, entries in await cursor.fetchall():
+        found[user][since] = entries
+    return {user_id: found[user] for user_id, user in users.items()}
+
+
+async def write_chunks(connection: Connection, fence: Fence, users: Sequence[UserChunks]) -> None:
+    """Writes these chunks, and deletes those that are empty, behind the fence; a transaction of its own.
+
+    Raises FenceLost, also when there is nothing to write.
+    """
+    rows = [
+        (user.slot, pack(user.user_id), since, entries)
+        for user in users
+        for since, entries in user.chunks.items()
+    ]
+    full = [row for row in rows if row[3]]
+    parameters = {
+        "generation": fence.generation,
+        "slots_seq": fence.slots_seq,
+        "slots": int_array([slot for slot, _, _, _ in full]),
+        "user_ids": bytes_array([user for _, user, _, _ in full]),
+        "sinces": bytes_array([since for _, _, since, _ in full]),
+        "chunks": bytes_array([entries for _, _, _, entries in full]),
+    }
+    if len(full) == len(rows):
+        await check_fence(await execute(connection, "write_user_chunks", parameters))
+        return
+    async with connection.transaction():
+        await check_fence(await execute(connection, "write_user_chunks", parameters))
+        for slot, user, since, entries in rows:
+            if not entries:
+                gone = {"slot": slot, "user_id": user, "since": since}
+                await execute(connection, "delete_user_chunk", gone)
 
 
 async def list_liked_posts(
@@ -88,12 +138,52 @@ async def list_liked_posts(
 ) -> list[tuple[str, int]]:
     """Posts that the user likes, and since when, newest first: since before ``before``, or since then and ids below
     ``below``."""
-    cursor = await execute(
-        connection,
-        "list_liked_posts",
-        {"slot": slot, "user_id": user_id, "before": before, "below": below, "limit": limit},
-    )
-    return await cursor.fetchall()
+    found: list[tuple[str, int]] = []
+    behind = place(before, below)
+    size = min(limit // LIKES_OF_A_CHUNK + 2, _MOST_CHUNKS)
+    async with aclosing(_chunks_before(connection, slot, user_id, behind, size)) as chunks:
+        async for chunk in chunks:
+            found += [
+                (entry.post_id, entry.like_time)
+                for entry in decode(chunk)
+                if entry.liked and entry.order < (before, below)
+            ]
+            if len(found) >= limit:
+                break
+    return found[:limit]
+
+
+async def count_told(connection: Connection, slot: int, user_id: str) -> int:
+    """How many edges of a user are known, likes and remembered unlikes."""
+    chunks = _chunks_before(connection, slot, user_id, _BEHIND_ALL, _MOST_CHUNKS)
+    return sum([count(chunk) async for chunk in chunks])
+
+
+async def erase_chunks(connection: Connection, slot: int, user_id: str, limit: int) -> int:
+    """Deletes so many chunks of a user at most, and says how many edges there were in these.
+
+    A part of a transaction that has passed the fence.
+    """
+    parameters = {"slot": slot, "user_id": pack(user_id), "limit": limit}
+    cursor = await execute(connection, "erase_user_chunks", parameters)
+    return sum([count(entries) for (entries,) in await cursor.fetchall()])
+
+
+async def _chunks_before(
+    connection: Connection, slot: int, user_id: str, behind: bytes, size: int
+) -> AsyncGenerator[bytes]:
+    """The user's chunks that begin before a place, newest first; ``size``: how many to ask for at first."""
+    user = pack(user_id)
+    while True:
+        cursor = await execute(
+            connection, "list_user_chunks", {"slot": slot, "user_id": user, "before": behind, "limit": size}
+        )
+        chunks = await cursor.fetchall()
+        for _, entries in chunks:
+            yield entries
+        if len(chunks) < size:
+            return
+        behind, size = chunks[-1][0], _MOST_CHUNKS
 
 
 async def read_changes(
@@ -111,12 +201,12 @@ async def read_changes(
     )
     moments: dict[int, SlotMoment] = {}
     changes: dict[int, list[UserChange]] = {slot: [] for slot in positions}
-    for slot, rev, epoch, liked, was_liked, post_id, user_id, like_time in await cursor.fetchall():
+    for slot, rev, epoch, liked, was_liked, post_id, user_id, like_time, first in await cursor.fetchall():
         if post_id is None:
             moments[slot] = SlotMoment(epoch, liked, rev)
         else:
             changes[slot].append(
-                UserChange(slot, rev, liked, was_liked, unpack(post_id), unpack(user_id), like_time)
+                UserChange(slot, rev, liked, was_liked, unpack(post_id), unpack(user_id), like_time, first)
             )
     for found in changes.values():
         found.sort(key=lambda change: change.rev)

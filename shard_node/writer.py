@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import psycopg
 import structlog
 
-from likering.errors import LikeringError, NoSynchronousStandby, ShardOverloaded
+from likering.errors import LikeringError, NoSynchronousStandby, NotPossible, ShardOverloaded
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_NO_STANDBY,
     OP_CODE_STORAGE_FULL,
@@ -38,6 +38,7 @@ from shard_node.purge_marks import PurgeMarks, Purges, load_marks
 from shard_node.refusals import refused_writes
 from shard_node.slot_change import RefusedJob, SlotsJob, change_slots
 from shard_node.standby import Lack, StandbyWatch
+from shard_node.swept import SweptIntents
 from shard_node.user_purge_marks import UserPurgeMarks
 
 log = structlog.get_logger(__name__)
@@ -98,6 +99,8 @@ class Writer:
         """Set once this process has led: from then on ``ownership`` is what its database says."""
         self._publishing: set[asyncio.Task[None]] = set()
         self._last_rev = 0
+        self._reached = 0
+        """A revision of which ``reach`` knows; unlike ``_last_rev``, no commit of unknown outcome raises it."""
         self._rest = 0.0
         self._rest_until = 0.0
         self.load = Load()
@@ -107,6 +110,8 @@ class Writer:
         self.user_purge_marks = UserPurgeMarks()
         self.post_numbers = PostNumbers()
         """Users whose likes are not taken now."""
+        self.swept_intents = SweptIntents()
+        """Intents of likes that are too old."""
 
     def __repr__(self) -> str:
         return f"<Writer {self._queued} queued, last_rev {self._last_rev}, {self._leadership!r}>"
@@ -170,6 +175,24 @@ class Writer:
         self._wake.set()
         await future
 
+    async def reach(self, rev: int) -> None:
+        """Returns when all revisions up to this one that were ever issued here are committed, and none is to come.
+
+        Also after a restart, and of a slot wherever it goes: the database knows it. Raises NotPossible for one that
+        is far ahead of the clock, which nobody can have been given; and ConnectionError or TimeoutError when the
+        database is away.
+        """
+        if rev <= self._reached:
+            return
+        if rev > self._clock_us() + INTENT_TOLERANCE_US:
+            raise NotPossible("A clock of the service is more than a minute ahead of another one.")
+        await self.write(partial(self._reach, rev))
+
+    async def _reach(self, rev: int, connection: store.Connection, fence: store.Fence) -> None:
+        await store.check_fence(await store.raise_fence(connection, fence, rev))
+        self._reached = max(self._reached, rev)
+        self._last_rev = max(self._last_rev, rev)
+
     def slow_down(self, rest: float, seconds: float) -> None:
         """For the next ``seconds``, rests after each commit for ``rest`` times as long as that took, or longer.
 
@@ -219,6 +242,7 @@ class Writer:
                 self._refuse_queued(OP_CODE_NO_STANDBY if self._lack else OP_CODE_UNAVAILABLE)
         taken = leading.result()
         self._last_rev = max(self._last_rev, taken.last_rev)
+        self._reached = taken.last_rev
         await self._reload_slots()
         self.led.set()
 
@@ -289,7 +313,12 @@ class Writer:
             if unit.done.done():
                 continue  # given up by its caller before it began
             refused = refused_writes(
-                unit, self._ownership, self.purge_marks, self.user_purge_marks, latest_intent
+                unit,
+                self._ownership,
+                self.purge_marks,
+                self.user_purge_marks,
+                self.swept_intents,
+                latest_intent,
             )
             batch.add(unit, refused)
         if not batch.uncommitted:
@@ -457,6 +486,7 @@ class Writer:
         self.purge_marks.replace(served.intersection(known), purges.posts)
         self.user_purge_marks.replace(served.intersection(known), purges.users)
         self.post_numbers.keep(served.intersection(known))
+        self.swept_intents.replace({slot: held[slot].swept_intent for slot in served})
         self._ownership.replace(held)
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -118,7 +118,7 @@ class Caller:
             self._clock.sleep_for(delay)
         raise ClientClosed
 
-    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Iterator[EventBatch]:
+    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Generator[EventBatch, None, None]:
         """The batches after the cursor; a stream that breaks is begun again. Raises one of likering.errors."""
         resumption = Resumption(cursor, self._policy, self._jitter, self._clock.time())
         while True:

@@ -37,7 +37,8 @@ class LikeEvent(NamedTuple):
     liked: bool
     first_like: bool
     """The edge had never been liked before the cursor of the batch before. Comes exactly once per edge for whoever goes
-    on from cursor to cursor; with ``liked`` False if the like was taken back meanwhile."""
+    on from cursor to cursor; with ``liked`` False if the like was taken back meanwhile. An edge whose unlike is
+    remembered no longer is a new one when it is liked again."""
     like_time: datetime
     """Since when the edge is so; of a purge: when it was done in this slot."""
     like_count: LikeCount

@@ -317,7 +317,7 @@ class MemoryLikes:
     ) -> dict[int, int]:
         """Where StreamLikeEvents begins: slot → revision."""
         _refuse(events_violations(max_batch))
-        positions = self._cursors.begin(cursor, slots, from_now=from_now)
+        positions = self._cursors.begin(cursor, slots, from_now=from_now).positions
         with self._lock:
             return {
                 slot: self._last_revision if position == FROM_NOW else position

@@ -126,7 +126,8 @@ class LikeTracker:
         """Records that the user likes the post. True if that changed something, once it is committed.
 
         ``intent_time``: when the user meant it; of two mutations of one edge the one meant later stands, in whatever
-        order they arrive. Without it: now.
+        order they arrive. Without it: now. A like that was meant before unlikes which are remembered no longer, some
+        days ago, is refused: IntentTooOld.
         """
         return self.apply(Mutation(user_id, post_id, Action.LIKE, intent_time), timeout=timeout).changed
 
@@ -281,7 +282,7 @@ class LikeTracker:
 
     def events(
         self, *, cursor: str = "", slots: Sequence[int] = (), from_now: bool = False, max_batch: int = 0
-    ) -> Iterator[EventBatch]:
+    ) -> Generator[EventBatch, None, None]:
         """The changes of likes, batch by batch, for as long as it is iterated.
 
         ``cursor``: that of the last batch whose effects are stored. Without one it begins with an event for each edge,
@@ -291,6 +292,8 @@ class LikeTracker:
         At least once, in order for each post; of several changes of an edge a consumer that is behind may get only
         the last. What was purged meanwhile is an event, too: see ``LikeEvent.kind``. The first batch is empty, and so
         is one now and then. Goes on by itself when the connection breaks, and gives up after a minute without one.
+        Close the iterator to leave it early: it holds a stream of the connection.
+        Raises CursorExpired when unlikes are remembered no longer of which the consumer was not told.
         """
         return self._calls.follow(StreamLikeEvents(tuple(slots), from_now, max_batch), cursor)
 
@@ -349,7 +352,7 @@ class _Carrier(Protocol):
     def __call__(self, call: Call[T], timeout: float) -> T: ...
     def watch(self, watch: Watch, patience: float) -> Generator[LikeCount, None, None]: ...
 
-    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Iterator[EventBatch]: ...
+    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Generator[EventBatch, None, None]: ...
     def connect(self, timeout: float) -> None: ...
     def close(self) -> None: ...
 
@@ -379,7 +382,7 @@ class _InMemory:
             self._watching.discard(woken)
         raise ClientClosed
 
-    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Iterator[EventBatch]:
+    def follow(self, wanted: StreamLikeEvents, cursor: str) -> Generator[EventBatch, None, None]:
         feed = MemoryFeed(self._memory, wanted, cursor)
         changed = threading.Event()
         with self._memory.changes.watched(changed.set):

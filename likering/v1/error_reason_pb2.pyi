@@ -55,6 +55,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The bytes are not a message of the request's type."""
     ERROR_REASON_ARGUMENT_INVALID: _ErrorReason.ValueType  # 14
     """Something else of the request is not valid; the message says what."""
+    ERROR_REASON_INTENT_TOO_OLD: _ErrorReason.ValueType  # 15
+    """The intent_time of a like is older than unlikes that are remembered no
+    longer: whether one of them came after it cannot be told.
+    """
     ERROR_REASON_SLOT_UNKNOWN: _ErrorReason.ValueType  # 18
     """The cluster, or the cursor, has no such slot, or the list names it twice."""
     ERROR_REASON_LIKE_TIME_INVALID: _ErrorReason.ValueType  # 19
@@ -62,7 +66,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 20
     """OUT_OF_RANGE.
 
-    A cursor is older than what the servers still hold.
+    Unlikes that the consumer of a cursor was not told of are remembered no
+    longer. Forget what was kept, and begin without a cursor.
     """
     ERROR_REASON_ROUTER_OVERLOADED: _ErrorReason.ValueType  # 30
     """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo.
@@ -162,6 +167,10 @@ ERROR_REASON_MESSAGE_MALFORMED: ErrorReason.ValueType  # 13
 """The bytes are not a message of the request's type."""
 ERROR_REASON_ARGUMENT_INVALID: ErrorReason.ValueType  # 14
 """Something else of the request is not valid; the message says what."""
+ERROR_REASON_INTENT_TOO_OLD: ErrorReason.ValueType  # 15
+"""The intent_time of a like is older than unlikes that are remembered no
+longer: whether one of them came after it cannot be told.
+"""
 ERROR_REASON_SLOT_UNKNOWN: ErrorReason.ValueType  # 18
 """The cluster, or the cursor, has no such slot, or the list names it twice."""
 ERROR_REASON_LIKE_TIME_INVALID: ErrorReason.ValueType  # 19
@@ -169,7 +178,8 @@ ERROR_REASON_LIKE_TIME_INVALID: ErrorReason.ValueType  # 19
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 20
 """OUT_OF_RANGE.
 
-A cursor is older than what the servers still hold.
+Unlikes that the consumer of a cursor was not told of are remembered no
+longer. Forget what was kept, and begin without a cursor.
 """
 ERROR_REASON_ROUTER_OVERLOADED: ErrorReason.ValueType  # 30
 """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo.

@@ -186,7 +186,8 @@ class LikeRequest(google.protobuf.message.Message):
     def intent_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the user meant it, in microseconds of precision. Of two mutations of
         one edge with intents the newer one stands, in whatever order they arrive.
-        More than 60 s ahead of the server is refused.
+        More than 60 s ahead of the server is refused, and so is a like that is
+        older than unlikes which are remembered no longer, after some days.
         """
 
     def __init__(
@@ -878,8 +879,9 @@ class LikeEvent(google.protobuf.message.Message):
     response. Each edge that was ever liked has exactly one such event for
     those who go on from cursor to cursor; if the like was taken back
     meanwhile, that event has liked = false. A like that was imported has none:
-    it was news elsewhere, at its like_time. An edge that was erased is not
-    told of any more, and is a new one when it is liked again.
+    it was news elsewhere, at its like_time. An edge that was erased, or whose
+    unlike is remembered no longer, is not told of any more, and is a new one
+    when it is liked again.
     """
     kind: global___LikeEvent.Kind.ValueType
     """What has happened. Purges come at the end of a purge, and after the

@@ -185,6 +185,10 @@ class LikeServiceServicer(object):
         only the last of several changes of an edge (user, post), and always gets
         that one. A post or a user that was erased meanwhile is an event of its
         own, for the edges that it had are there no longer: see LikeEvent.Kind.
+
+        The ends of likes are remembered for some days. A cursor of a caller that
+        may have missed one fails with OUT_OF_RANGE, CURSOR_EXPIRED: forget what
+        was kept, and begin without a cursor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

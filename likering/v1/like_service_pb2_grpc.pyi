@@ -114,6 +114,10 @@ class LikeServiceStub:
     only the last of several changes of an edge (user, post), and always gets
     that one. A post or a user that was erased meanwhile is an event of its
     own, for the edges that it had are there no longer: see LikeEvent.Kind.
+
+    The ends of likes are remembered for some days. A cursor of a caller that
+    may have missed one fails with OUT_OF_RANGE, CURSOR_EXPIRED: forget what
+    was kept, and begin without a cursor.
     """
 
     ListLikedPosts: grpc.UnaryUnaryMultiCallable[
@@ -215,6 +219,10 @@ class LikeServiceAsyncStub:
     only the last of several changes of an edge (user, post), and always gets
     that one. A post or a user that was erased meanwhile is an event of its
     own, for the edges that it had are there no longer: see LikeEvent.Kind.
+
+    The ends of likes are remembered for some days. A cursor of a caller that
+    may have missed one fails with OUT_OF_RANGE, CURSOR_EXPIRED: forget what
+    was kept, and begin without a cursor.
     """
 
     ListLikedPosts: grpc.aio.UnaryUnaryMultiCallable[
@@ -336,6 +344,10 @@ class LikeServiceServicer(metaclass=abc.ABCMeta):
         only the last of several changes of an edge (user, post), and always gets
         that one. A post or a user that was erased meanwhile is an event of its
         own, for the edges that it had are there no longer: see LikeEvent.Kind.
+
+        The ends of likes are remembered for some days. A cursor of a caller that
+        may have missed one fails with OUT_OF_RANGE, CURSOR_EXPIRED: forget what
+        was kept, and begin without a cursor.
         """
 
     @abc.abstractmethod

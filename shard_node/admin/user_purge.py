@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from likering.errors import MessageMalformed
+from shard_node import user_store
 from shard_node.admin import purge_pieces, steps
 from shard_node.admin.purge import Consumed, nobody_reads
 from shard_node.admin.slot_reads import SlotReads
@@ -109,10 +110,7 @@ class UserPurges:
         if self._own(place) and not place.after:
 
             async def count(connection: Connection) -> int:
-                parameters = {"slot": place.slot, "user_id": place.user_id}
-                row = await (await execute(connection, "count_user_likes", parameters)).fetchone()
-                assert row is not None
-                return int(row[0])
+                return await user_store.count_told(connection, place.slot, place.user_id)
 
             rows = await self._reads.read(place.slot, place.epoch, count)
         return Done(self._purge(place), await self._look(place), list_rows=rows)
@@ -154,7 +152,7 @@ class UserPurges:
         return Done(purge, looked, edges_erased=so_far, waits_for=waits_for)
 
     async def erase_list(self, place: Place) -> Done:
-        """Deletes some of what the user likes. ``list_rows``: how many; 0: nothing was left."""
+        """Deletes some of what the user likes. ``list_rows``: how many edges; 0: nothing was left."""
         work = EraseUserList(*place[:4], self._marks)
         await self._writer.maintain(work)
         steps.reached("user's list erased", place.slot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shard_node import edge_store
+from shard_node import edge_store, user_store
 from shard_node.admin import purge_pieces
 from shard_node.arrays import id_array
 from shard_node.commit import Batch
@@ -16,6 +16,7 @@ from shard_node.purge_keys import user_mark_key, user_place_key
 from shard_node.purge_marks import PurgeMark
 from shard_node.store import Connection, execute
 from shard_node.user_purge_marks import UserPurgeMarks
+from shard_node.user_store import LIKES_OF_A_CHUNK
 
 
 class MarkUser(Maintenance):
@@ -147,21 +148,14 @@ class EraseUserEdges(UserPurgePiece):
 
 
 class EraseUserList(UserPurgePiece):
-    """Deletes some of what the user likes, as it was told; in the user's own slot."""
+    """Deletes some of what the user likes, as it was told; in the user's own slot. Counts the edges, not the rows."""
 
     erased = 0
 
     async def execute(self, connection: Connection, base_rev: int) -> None:
-        if not self._under_way:
-            return
-        cursor = await execute(
-            connection,
-            "erase_user_likes",
-            {"slot": self.slot, "user_id": self._user_id, "limit": purge_pieces.PIECE},
-        )
-        row = await cursor.fetchone()
-        assert row is not None
-        (self.erased,) = row
+        if self._under_way:
+            chunks = max(purge_pieces.PIECE // LIKES_OF_A_CHUNK, 1)
+            self.erased = await user_store.erase_chunks(connection, self.slot, self._user_id, chunks)
 
 
 class ReleaseUser(UserPurgePiece):

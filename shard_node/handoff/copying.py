@@ -37,7 +37,7 @@ _COLUMNS = {
         "purged_rev",
         "erased_rev",
     ),
-    "user_likes": ("rev", "slot", "liked", "user_id", "post_id", "liked_at"),
+    "user_likes": ("slot", "user_id", "since", "entries"),
 }
 
 

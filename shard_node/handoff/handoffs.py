@@ -148,7 +148,7 @@ class Handoffs:
                     rows=sizes.get(slot, (0, 0))[0],
                     bytes=sizes.get(slot, (0, 0))[1],
                 )
-                for slot, epoch, state, _, _ in await cursor.fetchall()
+                for slot, epoch, state, *_ in await cursor.fetchall()
             ]
         return pb.GetInventoryResponse(
             slots=sorted(slots, key=lambda held: held.slot),

@@ -97,6 +97,7 @@ class Peers:
             revs=[row.rev for row in rows],
             liked=[row.liked for row in rows],
             like_times=[row.like_time for row in rows],
+            first=[row.first for row in rows],
             epochs=epochs,
         )
         with _told_by(name):

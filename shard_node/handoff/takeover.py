@@ -132,7 +132,8 @@ async def _activate(
     async def take(connection: Connection) -> None:
         # Not before the disk has it: whatever is written to the slot comes later in the log, and is waited for.
         await connection.execute("SET LOCAL synchronous_commit = off")
-        await execute(connection, "take_slot", {"slot": slot, "epoch": epoch})
+        of_seal = {"slot": slot, "move": move.now.move, "attempt": move.now.attempt}
+        await execute(connection, "take_slot", {**of_seal, "epoch": epoch})
         await user_store.take_marks(connection, slot, marks)
 
     if target.ownership.owned.get(slot) != epoch:

@@ -5,8 +5,8 @@ source's, less those whose keys have changed on the target since, must be the ta
 Sums can be subtracted, so no snapshot must be held while it lasts.
 
 A purge leaves no rows that say what has changed. So posts that the target has been purging since, or whose edges it has
-erased with their users, are left out, on both sides; that their counts are right is looked at like all others'. So are
-users who have been purged since, where what users like is compared.
+erased with their users, are left out, on both sides; that their counts are right is looked at like all others'. What
+the slot's users like is compared in ``user_verification``.
 
 A like that is repeated with a newer intent leaves its edge's revision alone. So intents are no part of the hashes; of
 the edges that have not changed since, they can only have grown.
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from psycopg.sql import SQL, Composable, Identifier
 
 from likering.topology.move_names import kept, partition
+from shard_node.handoff.user_verification import user_likes_problem
 from shard_node.post_numbers import HIGHEST_NUMBER
-from shard_node.purge_keys import user_mark_key
 from shard_node.store import Connection
 
 _PIECE = 10_000
@@ -104,7 +104,7 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
     wrong = await _wrong_counts(target, slot)
     problem = f"{wrong} posts of the target have a count that is not their number of likes" if wrong else ""
     if not problem:
-        problem = await _user_likes_problem(source, target, slot, move, last_rev)
+        problem = await user_likes_problem(source, target, slot, move, last_rev)
     return Verdict(kept_here.rows, len(changed), problem)
 
 
@@ -132,47 +132,6 @@ async def _digest_of(connection: Connection, table: Composable, keys: list[tuple
     row = await cursor.fetchone()
     assert row is not None
     return Digest(*map(int, row))
-
-
-async def _user_likes_problem(
-    source: Connection, target: Connection, slot: int, move: int, last_rev: int
-) -> str:
-    """Compares the likes of the slot's users, page by page; empty when all that the source keeps is there.
-
-    Their revisions are of other nodes' clocks, so none tells what has changed since: each may only have grown.
-    """
-    there, here = Identifier(kept("user_likes", slot, move)), Identifier(partition("user_likes", slot))
-    cursor = await source.execute("SELECT to_regclass(%s::text)", [kept("user_likes", slot, move)])
-    if await cursor.fetchone() == (None,):
-        return ""  # of a version without a users' side
-    page = SQL(
-        "SELECT user_id, post_id, rev, liked, liked_at FROM {} WHERE (user_id, post_id) > (%s, %s)"
-        " ORDER BY user_id, post_id LIMIT %s"
-    ).format(there)
-    differing = SQL(
-        "SELECT count(*) FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::boolean[], %s::bigint[], %s::bytea[])"
-        " AS kept (user_id, post_id, rev, liked, liked_at, mark) LEFT JOIN {} AS here USING (user_id, post_id)"
-        " WHERE (here.rev IS NULL OR here.rev < kept.rev OR (here.rev = kept.rev"
-        " AND (here.liked, here.liked_at) IS DISTINCT FROM (kept.liked, kept.liked_at)))"
-        # In the same statement: rows go only while their user is marked.
-        " AND NOT EXISTS (SELECT FROM {} AS mark WHERE mark.post_id = kept.mark"
-        " AND (mark.purge_began IS NOT NULL OR mark.purged_rev > %s))"
-    ).format(here, Identifier(partition("posts", slot)))
-    last = ("", "")
-    while True:
-        cursor = await source.execute(page, [*last, _PIECE])
-        rows = await cursor.fetchall()
-        if not rows:
-            return ""
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        marks = [user_mark_key(user_id) for user_id in columns[0]]
-        cursor = await target.execute(differing, [*columns, marks, last_rev])
-        row = await cursor.fetchone()
-        if row is None or row[0]:
-            return (
-                f"{row[0] if row else 'some'} likes of the slot's users are older on the target, or missing"
-            )
-        last = rows[-1][0], rows[-1][1]
 
 
 async def _numbers(connection: Connection, table: str, highest: int = HIGHEST_NUMBER) -> tuple[int, int, int]:

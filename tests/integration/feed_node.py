@@ -33,7 +33,7 @@ class Node:
         self.leadership = Leadership(dsn, "a", self.generations.append)
         self.ownership = Ownership(SLOTS)
         self.writer = Writer(self.leadership, self.ownership, self._publish)
-        self.feed = Feed(self.pool, self.ownership, self.leadership)
+        self.feed = Feed(self.pool, self.ownership, self.leadership, self.writer.reach)
 
     async def _publish(self, batch: Batch) -> None:
         self.feed.committed(batch.slots)
@@ -53,9 +53,9 @@ class Node:
         await self.writer.change_slots(change)
 
     def stream(
-        self, positions: Mapping[int, int] = BEGINNING, limit: int = 1000
+        self, positions: Mapping[int, int] = BEGINNING, limit: int = 1000, began: int = 0
     ) -> AsyncGenerator[shard.StreamChangesResponse, None]:
-        return self.feed.changes(dict.fromkeys(positions, EPOCH), positions, limit)
+        return self.feed.changes(dict.fromkeys(positions, EPOCH), positions, limit, began)
 
 
 NodeT = TypeVar("NodeT", bound=Node)

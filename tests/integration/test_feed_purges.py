@@ -37,11 +37,13 @@ class PurgedNode(Node):
         assert (await self.purges.purge(post_id, EPOCH, 0)).done
 
     async def take(self, slot: int) -> None:
-        """As a node to which the slot has moved: it has the rows, and knows nothing else."""
+        """As a node to which the slot has moved: it has the rows and the seal, and knows nothing else."""
 
         async def take(connection: Connection) -> None:
+            of_seal = {"slot": slot, "move": 1, "attempt": 1}
+            await execute(connection, "seal_slot", of_seal)
             await connection.execute("DELETE FROM slots WHERE slot = %s", [slot])
-            await execute(connection, "take_slot", {"slot": slot, "epoch": EPOCH + 1})
+            await execute(connection, "take_slot", {**of_seal, "epoch": EPOCH + 1})
 
         await self.writer.change_slots(take)
 

@@ -10,17 +10,19 @@ import pytest
 from likering.errors import MessageMalformed
 from likering.ring.hashing import slot_of
 from likering.shard.v1.shard_service_pb2 import OP_CODE_USER_BEING_PURGED
-from shard_node import user_store
+from shard_node import user_likes
 from shard_node.admin import purge_pieces, steps
 from shard_node.admin.imports import InsertLikes
 from shard_node.admin.user_purge import Done, Place
 from shard_node.admin.user_purge_pieces import EndUserLikes, EraseUserEdges, EraseUserList, ReleaseUser
 from shard_node.packed_ids import pack
 from shard_node.store import PostCount
+from shard_node.user_chunks import Entry
 from shard_node.user_store import UserLike
 from tests.integration.admin_node import AdminNode, admin_node, posts_in
 from tests.integration.node_database import EPOCH, SLOTS
 from tests.parts.stored import EDGES
+from tests.parts.user_side import CHUNKS, told
 
 SLOT = 2
 NEVER_LIKED, *POSTS = posts_in(SLOT, 31)
@@ -42,9 +44,9 @@ async def node(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 async def like(node: AdminNode) -> None:
     await node.write(*((True, post, user) for post in POSTS for user in (USER, OTHER)))
     await node.write((False, POSTS[0], USER), (False, POSTS[1], USER))
-    likes = {(USER, post): UserLike(USER, post, SLOT, 1, True, 1) for post in POSTS}
-    likes[OTHER, POSTS[0]] = UserLike(OTHER, POSTS[0], SLOT, 1, True, 1)
-    await node.writer.write(lambda connection, fence: user_store.apply(connection, fence, likes))
+    likes = [UserLike(USER, SLOT, Entry(post, 1, True, 1), first=True) for post in POSTS]
+    likes.append(UserLike(OTHER, SLOT, Entry(POSTS[0], 1, True, 1), first=True))
+    await node.writer.write(lambda connection, fence: user_likes.apply(connection, fence, likes))
 
 
 async def over_posts(node: AdminNode, step: str, purge: int = 0, limit: int = 4) -> list[Done]:
@@ -70,18 +72,16 @@ async def purged(node: AdminNode) -> Done:
 
 
 async def left(node: AdminNode) -> tuple[int, int, int, int]:
-    """Edges and rows of the user, and of others."""
+    """Edges of the user and what was told of them, and of others."""
     cursor = await node.connection.execute(
         f"SELECT (SELECT count(*) FROM {EDGES} WHERE user_id = %(user)s),"
-        " (SELECT count(*) FROM user_likes WHERE user_id = %(user)s),"
-        f" (SELECT count(*) FROM {EDGES} WHERE user_id <> %(user)s AND liked),"
-        " (SELECT count(*) FROM user_likes WHERE user_id <> %(user)s)",
+        f" (SELECT count(*) FROM {EDGES} WHERE user_id <> %(user)s AND liked)",
         {"user": USER},
     )
     row = await cursor.fetchone()
     assert row is not None
-    edges, listed, others_edges, others_listed = row
-    return edges, listed, others_edges, others_listed
+    listed = [like.user_id for like in told(await (await node.connection.execute(CHUNKS)).fetchall())]
+    return row[0], listed.count(USER), row[1], len(listed) - listed.count(USER)
 
 
 async def is_refused(node: AdminNode) -> bool:

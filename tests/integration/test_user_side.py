@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from likering.dev.postgres import PostgresServer
 from likering.errors import ShardUnavailable
@@ -33,6 +32,7 @@ from shard_node.user_store import Marks, ToldEdge
 from shard_node.writer import Writer
 from tests.integration.node_database import EPOCH, SLOTS, prepared, unit
 from tests.parts.until import until
+from tests.parts.user_side import CHUNKS, told
 
 CLUSTER = "00000000-0000-0000-0000-000000000001"
 UPPER = range(SLOTS // 2, SLOTS)
@@ -102,13 +102,13 @@ class Node:
                 await asyncio.sleep(0.02)
 
     async def tell(self, *rows: tuple[str, str, int, bool], epoch: int = EPOCH) -> Codes:
-        edges = [ToldEdge(*row, like_time=row[2]) for row in rows]
+        edges = [ToldEdge(*row, like_time=row[2], first=False) for row in rows]
         return await self.likes.apply(edges, [epoch] * len(rows))
 
-    async def rows(self, what: str = "user_id, post_id, rev, liked", table: str = "user_likes") -> list[Any]:
+    async def rows(self) -> list[Any]:
+        """User, post, revision and whether it is a like, of what this node has been told."""
         async with self.pool.connection() as connection:
-            query = sql.SQL("SELECT " + what + " FROM {} ORDER BY 1, 2").format(sql.Identifier(table))
-            return await (await connection.execute(query)).fetchall()
+            return [row[:4] for row in told(await (await connection.execute(CHUNKS)).fetchall())]
 
 
 class Pair:
@@ -117,6 +117,8 @@ class Pair:
     def __init__(self, dsn: str, other_dsn: str) -> None:
         self.topologies = Topologies(["b" if slot in UPPER else "a" for slot in range(SLOTS)])
         self.calls: list[tuple[str, int]] = []
+        self.first: dict[tuple[str, str], bool] = {}
+        """Whether an edge was told as a first like, the last time."""
         self.down: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -127,6 +129,7 @@ class Pair:
 
     async def _deliver(self, name: str, rows: Rows, epochs: Sequence[int]) -> Codes:
         self.calls.append((name, len(rows)))
+        self.first.update({(row.user_id, row.post_id): row.first for row in rows})
         if name in self.down:
             raise ShardUnavailable
         if name == "b":
@@ -135,9 +138,9 @@ class Pair:
 
     async def liked(self) -> set[tuple[str, str]]:
         """(user, post) of what both nodes tell that users like."""
-        rows = [row for node in self.nodes.values() for row in await node.rows("user_id, post_id, liked")]
+        rows = [row for node in self.nodes.values() for row in await node.rows()]
         assert len(rows) == len({row[:2] for row in rows})
-        return {(user, post) for user, post, liked in rows if liked}
+        return {(user, post) for user, post, _, liked in rows if liked}
 
     async def told(self, expected: set[tuple[str, str]]) -> None:
         """Waits until the users' side is as it should be."""
@@ -259,6 +262,17 @@ async def test_likes_and_unlikes_reach_the_owners_of_the_users(pair: Pair) -> No
     await node.act(*[(False, *edge) for edge in edges[::2]], (False, "nobody", "p"))
     await pair.told(set(edges[1::2]))
     assert {slot_of(user, SLOTS) in UPPER for user, *_ in await pair.nodes["b"].rows()} == {True}
+
+
+async def test_what_was_never_changed_is_told_as_a_first_like(pair: Pair) -> None:
+    """Not an unlike, and not what was liked again."""
+    node, (user, *_) = pair.nodes["a"], users(UPPER)
+    await node.act((True, user, "first"), (True, user, "ended"), (True, user, "again"))
+    await pair.told({(user, "first"), (user, "ended"), (user, "again")})
+    assert pair.first == {(user, "first"): True, (user, "ended"): True, (user, "again"): True}
+    await node.act((False, user, "ended"), (False, user, "again"))
+    await node.act((True, user, "again"))
+    await until(lambda: pair.first == {(user, "first"): True, (user, "ended"): False, (user, "again"): False})
 
 
 async def test_many_changes_are_told_page_by_page(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,15 @@ from google.protobuf.message_factory import GetMessageClass
 
 from likering.serving.status import from_rpc_error
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 _SERVICE = re.compile(r"^## (?P<name>likering\.[\w.]+)\n(?P<body>(?:(?!^## ).*\n)*)", re.MULTILINE)
 _EXAMPLE = re.compile(
     r"^### (?P<method>\w+)\n(?:(?!^#).*\n)*?```json\n(?P<request>(?:.*\n)*?)```\n+```json\n(?P<answer>(?:.*\n)*?)```",
     re.MULTILINE,
 )
+_TOLD = re.compile(r"^### (\w+)\n((?:(?!^```|^#).*\n)*)", re.MULTILINE)
+_COMMENTED = re.compile(r"((?:^  //.*\n)+)  rpc (\w+)\(", re.MULTILINE)
 _OF_THE_MOMENT = frozenset(
     (
         *("as_of_time", "like_time", "next_page_token", "cursor", "slot_count"),
@@ -58,6 +61,17 @@ def examples(page: str) -> list[Example]:
         for service in _SERVICE.finditer((DOCS / page).read_text())
         for found in _EXAMPLE.finditer(service["body"])
     ]
+
+
+def descriptions(page: str) -> dict[str, list[str]]:
+    """Call → the words that a page has above its example."""
+    return {method: told.split() for method, told in _TOLD.findall((DOCS / page).read_text())}
+
+
+def comments(*protos: str) -> dict[str, list[str]]:
+    """Call → the words of the comment above it, of these files of protos/likering."""
+    text = "\n".join((ROOT / "protos" / "likering" / proto).read_text() for proto in protos)
+    return {method: comment.replace("//", " ").split() for comment, method in _COMMENTED.findall(text)}
 
 
 def ask(channel: grpc.Channel, method: MethodDescriptor, request: Any) -> Any:

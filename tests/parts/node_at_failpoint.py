@@ -148,7 +148,7 @@ def main() -> None:
     from likering.topology.moves import MoveState, SlotMove
     from likering.topology.postgres_moves import PostgresMoveStore
     from shard_node import app
-    from shard_node.admin import purge_pieces
+    from shard_node.admin import purge_pieces, sweeper
     from shard_node.admin import steps as admin_steps
     from shard_node.handoff import mover, steps
     from shard_node.handoff.source import Source
@@ -182,6 +182,7 @@ def main() -> None:
     steps.reached = reached
     admin_steps.reached = maintained
     purge_pieces.PIECE = 20  # type: ignore[misc]
+    sweeper.PIECE = 20  # type: ignore[misc]
     Source.freeze = freeze_only  # type: ignore[method-assign,assignment]
     mover.ROUND = _ROUND
     mover.CLEARING = 0.5

@@ -114,10 +114,15 @@ class Handoff:
         return restarts
 
     async def kill_and_await(self, node: str) -> None:
-        """Ends the node's process, and returns when another one serves."""
+        """Ends the node's process, and returns when another one serves and the topology knows it."""
         part = self.cluster.parts[node, "node"]
+        generation = (await self._store.get()).nodes[node].generation
         before = self.kill(node)
         await until(lambda: part.restarts > before and part.is_serving, 30)
+        async with asyncio.timeout(30):
+            # What is planned before that is of an older topology.
+            while (await self._store.get()).nodes[node].generation == generation:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.01)
 
     async def crash_postgres(self, node: str) -> None:
         """Ends the node's Postgres by an immediate shutdown, as a loss of power would; supervision starts it again."""

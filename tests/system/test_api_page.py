@@ -13,7 +13,7 @@ from likering import LikeTracker
 from likering.admin.v1 import like_admin_service_pb2, ring_service_pb2
 from likering.dev.cluster import EmbeddedCluster
 from likering.v1 import like_service_pb2
-from tests.parts.api_page import Example, ask, examples, shape
+from tests.parts.api_page import Example, ask, comments, descriptions, examples, shape
 
 FOR_CALLERS = [like_service_pb2.DESCRIPTOR.services_by_name["LikeService"]]
 FOR_OPERATORS = [
@@ -30,6 +30,12 @@ def test_every_call_has_an_example() -> None:
     """Once, in the order of the service; operators' calls in the order in which they make sense."""
     assert told("api.md") == calls(FOR_CALLERS)
     assert sorted(told("operators-api.md")) == sorted(calls(FOR_OPERATORS))
+
+
+def test_what_a_call_does_is_told_in_the_words_of_its_proto() -> None:
+    assert descriptions("api.md") == comments("v1/like_service.proto")
+    operators = comments("admin/v1/like_admin_service.proto", "admin/v1/ring_service.proto")
+    assert descriptions("operators-api.md") == operators
 
 
 def told(page: str) -> list[tuple[str, str]]:

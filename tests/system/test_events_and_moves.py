@@ -6,7 +6,6 @@ import asyncio
 import random
 import signal
 from collections.abc import Iterator
-from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 
@@ -14,11 +13,12 @@ import grpc
 import psycopg
 import pytest
 
-from likering import Action, AsyncLikes, EventKind, LikeEvent, Mutation
+from likering import Action, AsyncLikes, Mutation
 from likering.admin.v1 import like_admin_service_pb2 as api
 from likering.admin.v1.like_admin_service_pb2_grpc import LikeAdminServiceStub
 from likering.dev.cluster import EmbeddedCluster
 from likering.ring.hashing import slot_of
+from tests.parts.consumer import Consumer
 from tests.parts.resizing import Resizing
 from tests.parts.stored import EDGES
 
@@ -33,73 +33,6 @@ def cluster(tmp_path: Path) -> Iterator[EmbeddedCluster]:
     """Of two nodes; a third one joins."""
     with EmbeddedCluster(tmp_path, nodes=2, slots=16) as cluster:
         yield cluster
-
-
-class Consumer:
-    """Folds events into last states, and forgets nothing but its stream."""
-
-    def __init__(self) -> None:
-        self.cursor = ""
-        self.starts = 0
-        self.events = 0
-        self.purges = 0
-        self.last: dict[tuple[str, str], LikeEvent] = {}
-        self.first: set[tuple[str, str]] = set()
-        self._versions: dict[str, int] = {}
-
-    async def consume(self, address: str, seed: int) -> None:
-        """Follows the feed; now and then it drops its stream and begins again from its cursor."""
-        choose = random.Random(seed)
-        async with AsyncLikes(address) as likes:
-            while True:
-                self.starts += 1
-                left = choose.randrange(2, 12)
-                async with aclosing(
-                    likes.events(cursor=self.cursor, max_batch=choose.choice((1, 7, 0)))
-                ) as batches:
-                    async for batch in batches:
-                        for event in batch:
-                            self.take(event)
-                        self.cursor = batch.cursor
-                        left -= 1
-                        if not left:
-                            break
-
-    async def read_some(self, address: str, events: int) -> None:
-        """Goes on from its cursor, and stops once it has come by so many events."""
-        async with (
-            AsyncLikes(address) as likes,
-            aclosing(likes.events(cursor=self.cursor, max_batch=20)) as batches,
-        ):
-            async for batch in batches:
-                for event in batch:
-                    self.take(event)
-                self.cursor = batch.cursor
-                if self.events >= events:
-                    return
-
-    def take(self, event: LikeEvent) -> None:
-        self.events += 1
-        if event.kind is not EventKind.EDGE:
-            self.purges += 1
-            for post, user in list(self.last):
-                slot = self.last[post, user].slot
-                if post == event.post_id or (user, slot) == (event.user_id, event.slot):
-                    del self.last[post, user]
-                    self.first.discard((post, user))
-            return
-        edge = event.post_id, event.user_id
-        before = self.last.get(edge)
-        if before is not None:
-            assert before.like_time <= event.like_time, edge
-            assert before.liked is event.liked or before.like_time < event.like_time, edge
-        version = event.like_count.version
-        assert version >= self._versions.get(event.post_id, 0), event
-        self._versions[event.post_id] = version
-        if event.first_like:
-            assert edge not in self.first, f"the first like of {edge} was told of twice"
-            self.first.add(edge)
-        self.last[edge] = event
 
 
 async def test_what_a_consumer_knows_in_the_end_is_what_the_databases_hold(cluster: EmbeddedCluster) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from likering.cursors import BEGINNING, FROM_NOW, Cursors
+from likering.cursors import BEGINNING, FROM_NOW, Cursors, Standing
 from likering.errors import CursorInvalid, SlotUnknown
 from likering.paging import PageTokens
 
@@ -19,9 +19,14 @@ POSITIONS = st.dictionaries(
 OURS = Cursors("our cluster", SLOTS)
 
 
-@given(POSITIONS)
-def test_a_cursor_has_the_positions_it_was_made_of(positions: dict[int, int]) -> None:
-    assert Cursors("our cluster", SLOTS).read(OURS.make(positions)) == positions
+@given(POSITIONS, st.just(0) | st.integers(0, 2**63 - 1))
+def test_a_cursor_has_what_it_was_made_of(positions: dict[int, int], began: int) -> None:
+    assert Cursors("our cluster", SLOTS).read(OURS.make(positions, began)) == Standing(positions, began)
+
+
+def test_a_cursor_of_a_version_that_did_not_say_when_its_consumer_began_is_good() -> None:
+    cursor = "ASgAAAAAAAAAAAIeFAAB2D3UhSnHjDfMRg"
+    assert Cursors("our cluster", SLOTS).read(cursor) == Standing({3: 30, 5: 50}, 0)
 
 
 @pytest.mark.parametrize("slot_count", [1, 2, 64, 1024, 16384])
@@ -29,12 +34,12 @@ def test_any_number_of_slots_with_any_number_of_positions(slot_count: int) -> No
     cursors = Cursors("c", slot_count)
     for distinct in {1, 255, 256, 257, slot_count}:
         positions = {slot: 10**15 + slot % distinct for slot in range(slot_count)}
-        assert cursors.read(cursors.make(positions)) == positions
+        assert cursors.read(cursors.make(positions)).positions == positions
 
 
 def test_a_cursor_of_a_consumer_that_has_caught_up_is_short() -> None:
     stands = {slot: 1_700_000_000_000_000 + slot % 3 * 1000 for slot in range(SLOTS)}
-    assert len(OURS.make(stands)) < 140
+    assert len(OURS.make(stands, 1_700_000_000_000_000)) < 150
 
 
 @given(POSITIONS, st.data())
@@ -75,14 +80,15 @@ def test_a_cursor_of_another_cluster_or_call_is_refused() -> None:
 
 
 def test_without_a_cursor_it_begins_at_the_beginning_or_now() -> None:
-    assert OURS.begin("", [], from_now=False) == dict.fromkeys(range(SLOTS), BEGINNING)
-    assert OURS.begin("", [3, 5], from_now=True) == {3: FROM_NOW, 5: FROM_NOW}
+    assert OURS.begin("", [], from_now=False, now=9) == Standing(dict.fromkeys(range(SLOTS), BEGINNING), 9)
+    # Where that is the nodes say; whatever has ended before is below.
+    assert OURS.begin("", [3, 5], from_now=True, now=9) == Standing({3: FROM_NOW, 5: FROM_NOW}, 0)
 
 
 def test_a_cursor_covers_its_slots() -> None:
-    cursor = OURS.make({3: 30, 5: 50})
-    assert OURS.begin(cursor, [], from_now=True) == {3: 30, 5: 50}
-    assert OURS.begin(cursor, [5], from_now=False) == {5: 50}
+    cursor = OURS.make({3: 30, 5: 50}, 7)
+    assert OURS.begin(cursor, [], from_now=True, now=9) == Standing({3: 30, 5: 50}, 7)
+    assert OURS.begin(cursor, [5], from_now=False, now=9) == Standing({5: 50}, 7)
     for slots, field in (([4], "slots[0]"), ([3, 64], "slots[1]"), ([5, 5], "slots[1]")):
         with pytest.raises(SlotUnknown) as caught:
             OURS.begin(cursor, slots, from_now=False)

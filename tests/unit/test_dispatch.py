@@ -12,6 +12,7 @@ import pytest
 
 from likering.errors import (
     IntentInFuture,
+    IntentTooOld,
     InternalError,
     NoSynchronousStandby,
     RouterOverloaded,
@@ -237,6 +238,7 @@ async def test_a_read_is_tried_again_whatever_happened_to_it() -> None:
     ("code", "error"),
     [
         (shard.OP_CODE_INTENT_IN_FUTURE, IntentInFuture),
+        (shard.OP_CODE_INTENT_TOO_OLD, IntentTooOld),
         (shard.OP_CODE_VERSION_AHEAD, VersionAhead),
         (shard.OP_CODE_STORAGE_FULL, StorageFull),
     ],

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from time import time_ns
 from typing import Any, cast
 
 import pytest
+from grpc import StatusCode
 
-from likering.cursors import FROM_NOW, Cursors
-from likering.errors import InternalError, WrongCluster
+from likering.cursors import FROM_NOW, Cursors, Standing
+from likering.errors import CursorExpired, InternalError, WrongCluster
 from likering.serving.status import from_rpc_error
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1 import like_service_pb2 as api
@@ -56,6 +58,10 @@ async def following(stream: Any) -> api.StreamLikeEventsResponse:
     return response
 
 
+def positions_of(cursor: str) -> dict[int, int]:
+    return CURSORS.read(cursor).positions
+
+
 def users(response: api.StreamLikeEventsResponse) -> list[str]:
     return [event.user_id for event in response.events]
 
@@ -78,7 +84,7 @@ async def test_streams_of_nodes_are_merged_and_each_batch_has_its_cursor() -> No
         third = await following(stream)
         assert users(third) == ["u3"]
         stands = {slot: 100 + slot for slot in range(SLOTS)} | {0: 200, 2: 210, 3: 300, 1: 310}
-        assert CURSORS.read(third.cursor) == stands
+        assert positions_of(third.cursor) == stands
         stream.cancel()
 
 
@@ -107,7 +113,7 @@ async def test_from_now_has_no_cursor_before_each_node_has_said_where_that_is() 
         b.changes.put_nowait(page(positions=dict.fromkeys(range(1, SLOTS, 2), 30)))
         first = await reading
         stands = {0: 10, 2: 10, 4: 10, 6: 20} | dict.fromkeys(range(1, SLOTS, 2), 30)
-        assert (users(first), CURSORS.read(first.cursor)) == ([], stands)
+        assert (users(first), positions_of(first.cursor)) == ([], stands)
         await until(lambda: len(a.streams) == 3)
         assert {slot: position for slot, (_, position) in asked(a.streams[2]).items()} == {
             slot: stands[slot] for slot in (0, 2, 4, 6)
@@ -140,7 +146,7 @@ async def test_the_new_owner_goes_on_where_the_old_one_has_ended() -> None:
         while {"b2", "a3"} - set(seen):
             response = await following(stream)
             seen += users(response)
-        stands = CURSORS.read(response.cursor)
+        stands = positions_of(response.cursor)
         assert (stands[0], stands[1], stands[2]) == (62, 52, 71)
         assert len(a.streams) == 1
         stream.cancel()
@@ -188,7 +194,7 @@ async def test_what_a_given_up_stream_had_sent_already_does_not_come_twice() -> 
     """It would with its first likes, which consumers tell of once."""
     a, b = Node("a"), Node("b")
     owners = Owners({0: a, 1: b})
-    feed = MergedFeed(owners, {0: 0, 1: 0}, 10, "request")
+    feed = MergedFeed(owners, Standing({0: 0, 1: 0}), 10, "request")
     async with aclosing(feed.responses(CURSORS)) as responses:
         await anext(responses)
         await until(lambda: bool(a.requests and b.requests))
@@ -201,7 +207,7 @@ async def test_what_a_given_up_stream_had_sent_already_does_not_come_twice() -> 
         assert asked(b.requests[1]) == {0: (1, 7), 1: (1, 0)}
         b.pages[1].put_nowait(page("b1", positions={1: 5}))
         response = await anext(responses)
-        assert (users(response), CURSORS.read(response.cursor)) == (["b1"], {0: 7, 1: 5})
+        assert (users(response), positions_of(response.cursor)) == (["b1"], {0: 7, 1: 5})
 
 
 async def test_a_slot_that_nobody_wants_is_asked_for_again() -> None:
@@ -240,6 +246,36 @@ async def test_a_stream_that_ends_or_breaks_is_begun_again_after_what_it_had_tol
         stream.cancel()
 
 
+async def test_the_time_at_which_a_consumer_began_is_told_to_nodes_and_stays_in_its_cursors() -> None:
+    async with fake_shards("a") as (a,), router(a) as channel:
+        before = time_ns() // 1000
+        stream = like_stub(channel).StreamLikeEvents(api.StreamLikeEventsRequest())
+        first = await following(stream)
+        await until(lambda: bool(a.streams))
+        began = a.streams[0].began
+        assert before <= began <= time_ns() // 1000
+        stream.cancel()
+        again = like_stub(channel).StreamLikeEvents(api.StreamLikeEventsRequest(cursor=first.cursor))
+        assert CURSORS.read((await following(again)).cursor).began == began
+        await until(lambda: len(a.streams) == 2)
+        assert a.streams[1].began == began
+        again.cancel()
+
+
+async def test_a_cursor_that_has_expired_is_refused_with_what_the_node_says() -> None:
+    async with fake_shards("a") as (a,), router(a) as channel:
+        cursor = CURSORS.make({3: 1}, 2)
+        stream = like_stub(channel).StreamLikeEvents(api.StreamLikeEventsRequest(cursor=cursor))
+        await following(stream)
+        a.changes.put_nowait(CursorExpired(metadata={"slot": "3"}))
+        error = await refusal(following(stream))
+        assert (type(error), error.code, error.metadata) == (
+            CursorExpired,
+            StatusCode.OUT_OF_RANGE,
+            {"slot": "3"},
+        )
+
+
 async def test_a_bug_of_a_node_ends_the_stream() -> None:
     async with fake_shards("a") as (a,), router(a) as channel:
         stream = like_stub(channel).StreamLikeEvents(api.StreamLikeEventsRequest())
@@ -252,7 +288,7 @@ async def test_a_bug_of_a_node_ends_the_stream() -> None:
 async def test_a_bug_of_the_routing_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while the nodes are still asked where "now" is, when nothing else would ever come."""
     monkeypatch.setattr(events, "PROGRESS_INTERVAL", 0.01)
-    feed = MergedFeed(cast("Dispatch", None), {0: FROM_NOW}, 10, "r")
+    feed = MergedFeed(cast("Dispatch", None), Standing({0: FROM_NOW}), 10, "r")
     async with asyncio.timeout(20), aclosing(feed.responses(CURSORS)) as responses:
         with pytest.raises(AttributeError):
             await anext(responses)

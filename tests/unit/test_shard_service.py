@@ -12,7 +12,9 @@ from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_UNAVAILABLE,
     OP_KIND_COUNT,
     OP_KIND_LIKE,
+    ApplyUserLikesRequest,
     ExecuteRequest,
+    OpCode,
     StreamChangesRequest,
 )
 from router.lane import Answer
@@ -22,15 +24,17 @@ from shard_node.load import Load
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
+from shard_node.user_chunks import LATEST_REV
 from shard_node.user_likes import UserLikes
+from shard_node.user_store import ToldEdge
 from shard_node.watches import Watches
 from shard_node.writer import Writer
 
 CALL = Call("request", 0.0, cast("object", None))  # type: ignore[arg-type]
 
 
-def service() -> ShardService:
-    """One that fails as soon as anything gets through to the writer or the reader."""
+def service(user_likes: UserLikes | None = None) -> ShardService:
+    """One that fails as soon as anything gets through to the writer or the reader, or to an absent users' side."""
     nothing = cast("object", None)
     return ShardService(
         "c",
@@ -42,7 +46,7 @@ def service() -> ShardService:
         cast(Handoffs, nothing),
         Watches(Ownership(8)),
         cast(Feed, nothing),
-        cast(UserLikes, nothing),
+        user_likes or cast(UserLikes, nothing),
     )
 
 
@@ -109,3 +113,63 @@ async def test_a_malformed_stream_is_refused(changes: dict[str, object], error: 
     }
     with pytest.raises(error):
         await anext(service().StreamChanges(StreamChangesRequest(**{**columns, **changes}), CALL))  # type: ignore[arg-type]
+
+
+class Taken:
+    """A users' side that takes all it is told."""
+
+    def __init__(self) -> None:
+        self.rows: list[ToldEdge] = []
+
+    async def apply(self, rows: list[ToldEdge], epochs: list[int]) -> list[OpCode.ValueType]:
+        self.rows += rows
+        return []
+
+
+def told(**changes: object) -> ApplyUserLikesRequest:
+    """Two edges of a user, with changes."""
+    columns: dict[str, object] = {
+        "cluster_id": "c",
+        "user_ids": ["u", "u"],
+        "post_ids": ["p", "q"],
+        "revs": [5, 6],
+        "liked": [True, False],
+        "epochs": [1, 1],
+        "like_times": [3, 6],
+        "first": [True, False],
+    }
+    return ApplyUserLikesRequest(**{**columns, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"cluster_id": "other"}, WrongCluster),
+        ({"post_ids": ["p"]}, MessageMalformed),
+        ({"like_times": [3]}, MessageMalformed),
+        ({"first": [True]}, MessageMalformed),
+        ({"user_ids": ["u", "\0"]}, IdNotPrintable),
+        ({"user_ids": ["u", ""]}, MessageMalformed),
+        ({"post_ids": ["p", "x" * 129]}, MessageMalformed),
+        ({"revs": [5, LATEST_REV + 1]}, MessageMalformed),
+        ({"revs": [-1, 6]}, MessageMalformed),
+        ({"like_times": [3, -1]}, MessageMalformed),
+    ],
+)
+async def test_edges_that_no_owner_tells_are_refused_as_a_whole(
+    changes: dict[str, object], error: type[Exception]
+) -> None:
+    """What has no room in a chunk, too."""
+    with pytest.raises(error):
+        await service().ApplyUserLikes(told(**changes), CALL)
+
+
+async def test_nodes_of_before_do_not_say_which_likes_are_first() -> None:
+    """Then none is taken for one."""
+    for first in ([True, False], []):
+        taken = Taken()
+        await service(cast(UserLikes, taken)).ApplyUserLikes(told(first=first), CALL)
+        assert taken.rows == [
+            ToldEdge("u", "p", 5, True, 3, bool(first)),
+            ToldEdge("u", "q", 6, False, 6, False),
+        ]

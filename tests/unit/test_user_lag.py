@@ -29,7 +29,7 @@ def test_a_destination_lags_by_its_oldest_change_whether_it_waits_or_is_under_wa
     parcel = Parcel()
     parcel.portions.append(Portion(3, 1, 0, 96_000_000, True, destination.pending.pop(3)))
     parcel.add(
-        parcel.portions[0], [(UserChange(3, 95_000_000, True, True, "p", "u", 95_000_000), 7, 1)], None
+        parcel.portions[0], [(UserChange(3, 95_000_000, True, True, "p", "u", 95_000_000, True), 7, 1)], None
     )
     destination.parcel = parcel
     assert destination.lag(100.0) == 5.0
@@ -40,7 +40,7 @@ def test_a_destination_lags_by_its_oldest_change_whether_it_waits_or_is_under_wa
 
 def test_only_what_is_above_the_mark_is_told() -> None:
     parcel, portion = Parcel(), Portion(3, 1, 10, 20, True, 0.0)
-    changes = [(UserChange(3, rev, True, True, f"p{rev}", "u", rev), 7, 1) for rev in (9, 10, 11, 15)]
+    changes = [(UserChange(3, rev, True, True, f"p{rev}", "u", rev, True), 7, 1) for rev in (9, 10, 11, 15)]
     parcel.add(portion, changes, None)
     assert [row[1] for row in parcel.rows] == ["p11", "p15"]
     assert portion.revs == [11, 15]

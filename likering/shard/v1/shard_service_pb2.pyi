@@ -114,6 +114,10 @@ class _OpCodeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """Not executed: the user is being erased."""
     OP_CODE_NO_STANDBY: _OpCode.ValueType  # 10
     """Not executed: the node is to write only while its database has a synchronous standby, and it has none."""
+    OP_CODE_INTENT_TOO_OLD: _OpCode.ValueType  # 11
+    """Not executed: a like whose intent is older than unlikes that are remembered
+    no longer.
+    """
 
 class OpCode(_OpCode, metaclass=_OpCodeEnumTypeWrapper):
     """What became of one operation."""
@@ -140,6 +144,10 @@ OP_CODE_USER_BEING_PURGED: OpCode.ValueType  # 9
 """Not executed: the user is being erased."""
 OP_CODE_NO_STANDBY: OpCode.ValueType  # 10
 """Not executed: the node is to write only while its database has a synchronous standby, and it has none."""
+OP_CODE_INTENT_TOO_OLD: OpCode.ValueType  # 11
+"""Not executed: a like whose intent is older than unlikes that are remembered
+no longer.
+"""
 global___OpCode = OpCode
 
 class _OpOutcome:
@@ -1163,12 +1171,17 @@ class StreamChangesRequest(google.protobuf.message.Message):
     EPOCHS_FIELD_NUMBER: builtins.int
     POSITIONS_FIELD_NUMBER: builtins.int
     MAX_BATCH_FIELD_NUMBER: builtins.int
+    BEGAN_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster that the sender belongs to."""
     request_id: builtins.str
     """For the logs of both sides: the caller's request id."""
     max_batch: builtins.int
     """Most events of one response."""
+    began: builtins.int
+    """A revision of before the consumer was told anything at all, as a hybrid
+    clock: whatever the node commits from now on has a higher one. 0: not known.
+    """
     @property
     def slots(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Column: the slot."""
@@ -1192,8 +1205,9 @@ class StreamChangesRequest(google.protobuf.message.Message):
         epochs: collections.abc.Iterable[builtins.int] | None = ...,
         positions: collections.abc.Iterable[builtins.int] | None = ...,
         max_batch: builtins.int = ...,
+        began: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "max_batch", b"max_batch", "positions", b"positions", "request_id", b"request_id", "slots", b"slots"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["began", b"began", "cluster_id", b"cluster_id", "epochs", b"epochs", "max_batch", b"max_batch", "positions", b"positions", "request_id", b"request_id", "slots", b"slots"]) -> None: ...
 
 global___StreamChangesRequest = StreamChangesRequest
 
@@ -1256,6 +1270,7 @@ class ApplyUserLikesRequest(google.protobuf.message.Message):
     LIKED_FIELD_NUMBER: builtins.int
     EPOCHS_FIELD_NUMBER: builtins.int
     LIKE_TIMES_FIELD_NUMBER: builtins.int
+    FIRST_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster that the sender belongs to."""
     @property
@@ -1284,6 +1299,12 @@ class ApplyUserLikesRequest(google.protobuf.message.Message):
         that an import gave.
         """
 
+    @property
+    def first(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bool]:
+        """Column: whether it is the edge's first like, which nothing has changed
+        since. Empty: of none is that known.
+        """
+
     def __init__(
         self,
         *,
@@ -1294,8 +1315,9 @@ class ApplyUserLikesRequest(google.protobuf.message.Message):
         liked: collections.abc.Iterable[builtins.bool] | None = ...,
         epochs: collections.abc.Iterable[builtins.int] | None = ...,
         like_times: collections.abc.Iterable[builtins.int] | None = ...,
+        first: collections.abc.Iterable[builtins.bool] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "like_times", b"like_times", "liked", b"liked", "post_ids", b"post_ids", "revs", b"revs", "user_ids", b"user_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "epochs", b"epochs", "first", b"first", "like_times", b"like_times", "liked", b"liked", "post_ids", b"post_ids", "revs", b"revs", "user_ids", b"user_ids"]) -> None: ...
 
 global___ApplyUserLikesRequest = ApplyUserLikesRequest
 

@@ -42,8 +42,8 @@ CREATE INDEX likers ON edges (post_no, coalesce(liked_at, rev), rev) WHERE liked
 CREATE INDEX changes ON edges (rev);
 CREATE INDEX first_likes ON edges (first_rev) WHERE first_rev <> rev;
 
--- As packed_ids.py does it.
-CREATE FUNCTION packed(id text) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
+-- As packed_ids.py does it. Not IMMUTABLE: it would be called for each row, instead of standing in the statement.
+CREATE FUNCTION packed(id text) RETURNS bytea LANGUAGE sql STABLE AS $$
     SELECT CASE
         WHEN id ~ '^[1-9][0-9]{0,18}$' AND id::numeric < 9223372036854775808
             THEN ltrim(int8send(id::bigint), '\x00'::bytea)
@@ -57,7 +57,7 @@ $$;
 
 -- As purge_keys.py does it, from what it did before: 33 times the highest character where there are now 17 bytes of 0xff,
 -- and revisions as 19 digits.
-CREATE FUNCTION packed_key(key text) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION packed_key(key text) RETURNS bytea LANGUAGE sql STABLE AS $$
     SELECT CASE
         WHEN starts_with(key, repeat(U&'\+10FFFF', 99))
             THEN decode(repeat('ff', 51), 'hex') || int8send(substr(key, 100, 19)::bigint)
