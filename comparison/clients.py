@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, cast
 import grpc.aio
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from comparison.cpu import Meter
 from comparison.figures import Sample
 from likering import AsyncLikes
+from likering.bench.cpu import Meter
 from likering.bench.results import Written
 from likering.bench.workload import Source
 from likering.errors import LikeringError

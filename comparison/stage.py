@@ -12,9 +12,9 @@ import psycopg
 import redis
 
 from comparison import check
-from comparison.cpu import Meter, Roots
 from comparison.peers import count_star, transactions
 from comparison.servers import DirectWriter, ServerGroup, create_database
+from likering.bench.cpu import Meter, Roots
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.valkey import ValkeyServer
 from likering.topology.postgres import PostgresTopologyStore

@@ -11,11 +11,15 @@ from collections.abc import Sequence
 import structlog
 
 from likering.errors import TopologyUnavailable
-from likering.serving import logging, runtime
+from likering.serving import logging, runtime, tracing
 from likering.serving.admission import Admission
+from likering.serving.call_metrics import CallMetrics
 from likering.serving.handlers import ServiceHandlers
+from likering.serving.metrics import serve_metrics
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import refuse
+from likering.serving.tracing import TracingUnavailable
+from likering.topology.metrics import TopologyMetrics
 from likering.topology.moves import MoveStore
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.postgres_moves import PostgresMoveStore
@@ -25,6 +29,7 @@ from likering.v1 import like_service_pb2
 from router.admin.server import AdminServer
 from router.dispatch import Dispatch
 from router.lane import LaneLimits
+from router.metrics import RouterMetrics
 from router.seeds import SeededStore
 from router.service import LikeService
 from router.settings import EXIT_NO_TOPOLOGY, PROGRAM, RouterSettings, read
@@ -73,6 +78,7 @@ class Router:
             self._settings.listen,
             health_listen=self._settings.health_listen if self._settings.worker_index in (None, 0) else None,
         )
+        self._serve_metrics()
         _log.info(
             "listening", address=self._server.address, worker=self._settings.worker_index, pid=os.getpid()
         )
@@ -102,6 +108,18 @@ class Router:
             await self._dispatch.close()
             await self._watch.stop()
         _log.info("drained")
+
+    def _serve_metrics(self) -> None:
+        listen = self._settings.metrics_listen
+        if listen is None:
+            return
+        host, _, port = listen.rpartition(":")
+        if port != "0":
+            listen = f"{host}:{int(port) + (self._settings.worker_index or 0)}"
+        tallies = self._server.tallies + (self._admin.tallies if self._admin is not None else [])
+        serve_metrics(
+            listen, CallMetrics(tallies), RouterMetrics(self._dispatch), TopologyMetrics(self._watch)
+        )
 
     async def _start_admin(self) -> None:
         if self._admin is not None and self._settings.admin_listen is not None:
@@ -140,12 +158,16 @@ async def serve(settings: RouterSettings) -> None:
 def run_worker(settings: RouterSettings) -> int:
     """Runs one worker in this process. Returns the exit code."""
     try:
+        if settings.tracing:
+            tracing.start(PROGRAM)
         runtime.run(serve(settings))
-    except ListenFailed as error:
+    except (ListenFailed, TracingUnavailable) as error:
         refuse(PROGRAM, str(error))
     except TopologyUnavailable as error:
         print(f"{PROGRAM}: {error.message}", file=sys.stderr)  # noqa: T201 - for the one who started it
         return EXIT_NO_TOPOLOGY
+    finally:
+        tracing.stop()
     return 0
 
 

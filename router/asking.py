@@ -12,8 +12,10 @@ from typing import Final, Protocol, TypeVar
 import grpc
 
 from likering.errors import InternalError, LikeringError, ShardUnavailable, SlotMoving, WrongCluster
+from likering.serving.trail import Visit, trail_of_call
 from likering.shard.v1 import shard_service_pb2 as shard
-from router.lane import BatchLost, BatchNotSent, BatchRefused
+from router.fragments import BatchLost
+from router.lane import BatchNotSent, BatchRefused
 from router.node_client import NodeClient
 from router.patience import FIRST_MOVING_BACKOFF, MARGIN, RECHECK, TOPOLOGY_PATIENCE, Patience, Surroundings
 
@@ -57,6 +59,7 @@ async def ask_owner(
 ) -> A:
     """What ``ask(node, epoch, timeout)`` answers. The deadline is on the monotonic clock. Raises LikeringError."""
     patience = Patience(owners, deadline - MARGIN)
+    trail = trail_of_call.get()
     while True:
         pulse = owners.pulse
         node, epoch = owners.owner_of(post_id)
@@ -64,7 +67,8 @@ async def ask_owner(
             reason, delay = owners.unrouted(), RECHECK
         else:
             reason, delay = ShardUnavailable(), patience.backoff()
-            left = max(deadline - MARGIN - monotonic(), MARGIN)
+            asked = monotonic()
+            left = max(deadline - MARGIN - asked, MARGIN)
             try:
                 answer = await ask(node, epoch, min(left, MOST_SECONDS))
             except BatchNotSent:
@@ -90,5 +94,8 @@ async def ask_owner(
                         pass
                     case _:
                         raise InternalError
+            finally:
+                if trail is not None:
+                    trail.visits.append((asked, Visit(node.name, asked, monotonic(), {})))
         if not await patience.wait(pulse, delay):
             raise reason

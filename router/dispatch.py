@@ -17,12 +17,15 @@ import structlog
 from likering.errors import LikeringError, ShardUnavailable, TopologyUnavailable
 from likering.ring.hashing import slot_of
 from likering.ring.topology import Topology
-from router.lane import Fate, Fragment, Lane, LaneLimits, Row, Way
+from likering.shard.v1.shard_service_pb2 import READ_MODE_STALE_OK
+from router.fragments import Fate, Fragment, Row
+from router.lane import Lane, LaneLimits, Way
 from router.node_client import NodeClient
 from router.operations import TRAFFIC, Operations
 from router.pace import Pace
 from router.patience import MARGIN
 from router.replicas import Replicas
+from router.tallies import TrafficTally
 from router.undertaking import Undertaking
 
 _log = structlog.get_logger(__name__)
@@ -49,7 +52,11 @@ class Dispatch:
         self._routes: Sequence[Sequence[Way | None]] = [[None] for _ in TRAFFIC]
         self._slot_count = 1
         self._epochs: Sequence[int] = (0,)
-        self._replicas = Replicas(self._session_id, self._limits, self._pace, self._beat)
+        self.tallies = [TrafficTally() for _ in TRAFFIC]
+        """By kind of traffic."""
+        self._replicas = Replicas(
+            self._session_id, self._limits, self._pace, self._beat, self.tallies[READ_MODE_STALE_OK]
+        )
         self._leaving: set[asyncio.Task[None]] = set()
         self.pulse = asyncio.Event()
         """Set at the next change of the topology or of a connection; then there is another one."""
@@ -65,6 +72,16 @@ class Dispatch:
         """Version of the topology in use; 0 before the first."""
         return self._topology.version if self._topology else 0
 
+    @property
+    def connected(self) -> dict[str, bool]:
+        """Whether the connection to a node stands, by its name."""
+        return {name: node.connected for name, node in dict(self._nodes).items()}
+
+    @property
+    def queued_operations(self) -> int:
+        """Operations that wait to be sent."""
+        return sum(lane.queued for lanes in dict(self._lanes).values() for lane in lanes)
+
     def use(self, topology: Topology) -> None:
         """Takes over a topology: connects to its nodes, and routes anew what waits for a slot that has moved."""
         before, self._topology = self._topology, topology
@@ -73,7 +90,8 @@ class Dispatch:
             if client is None:
                 client = self._nodes[name] = NodeClient(name, self._session_id, self._connection_changed)
                 self._lanes[name] = [
-                    Lane(client, kind, topology.cluster_id, self._limits, self._pace) for kind in TRAFFIC
+                    Lane(client, kind, topology.cluster_id, self._limits, self._pace, self.tallies[kind])
+                    for kind in TRAFFIC
                 ]
             client.connect(node.address, node.generation)
         for name in self._nodes.keys() - topology.nodes.keys():

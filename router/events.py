@@ -21,7 +21,8 @@ from likering.cursors import FROM_NOW, Cursors, Standing
 from likering.errors import LikeringError, WrongCluster
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1 import like_service_pb2 as api
-from router.lane import BatchLost, BatchNotSent, BatchRefused
+from router.fragments import BatchLost
+from router.lane import BatchNotSent, BatchRefused
 from router.node_client import NodeClient
 from router.patience import RECHECK, TOPOLOGY_PATIENCE, backoff
 

@@ -8,133 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
-from itertools import repeat
 from time import monotonic
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import structlog
 
 from likering.errors import InternalError, LikeringError, RouterOverloaded
+from likering.serving import tracing
+from likering.serving.tracing import Metadata, Span
+from likering.serving.trail import Visit
 from likering.shard.v1 import shard_service_pb2 as shard
+from router.fragments import Answer, BatchLost, Fate, Fragment
+from router.operations import WRITES
 from router.pace import Pace
 from router.patience import OVERLOAD_RETRY_SECONDS
+from router.tallies import TrafficTally
 
 _log = structlog.get_logger(__name__)
-
-_DATABASE = int(shard.COUNT_SOURCE_DATABASE)
-
-
-class Fate(Enum):
-    """What became of a fragment."""
-
-    ANSWERED = auto()
-    """Each operation has its result."""
-    NOT_SENT = auto()
-    """It never left this process: the node is not connected, or the topology has changed."""
-    LOST = auto()
-    """It was on its way when the connection broke or the time was up: executed or not, nobody knows."""
-    REFUSED = auto()
-    """The node answered the batch as a whole with an error, which is in ``error``."""
-
-
-Row: TypeAlias = tuple[int, int, int, int, int, int]
-"""What was found or done: outcome (OpOutcome), count, version, like time in µs, source (CountSource), as of µs."""
-
-
-class Answer:
-    """The results of one batch: ``codes`` (OpCode), None when all succeeded, and a row for each operation.
-
-    Raises BatchLost when the columns do not fit together, for then nobody knows what was done.
-    """
-
-    __slots__ = ("codes", "rows", "topology_version")
-
-    def __init__(self, response: shard.ExecuteResponse, operations: int) -> None:
-        self.topology_version = response.topology_version
-        codes = response.codes[:]
-        self.codes: Sequence[int] | None = codes if any(codes) else None
-        try:
-            self.rows: Sequence[Row] = list(
-                zip(
-                    response.outcomes,
-                    response.counts,
-                    response.versions,
-                    response.like_times or repeat(0, operations),
-                    response.sources or repeat(_DATABASE, operations),
-                    repeat(response.as_of_time, operations),
-                    strict=True,
-                )
-            )
-        except ValueError as error:
-            raise BatchLost from error
-        if len(self.rows) != operations or (self.codes is not None and len(self.codes) != operations):
-            raise BatchLost
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], codes: Sequence[int], topology_version: int) -> Answer:
-        """One put together from parts of others."""
-        answer = cls.__new__(cls)
-        answer.rows, answer.topology_version = rows, topology_version
-        answer.codes = codes if any(codes) else None
-        return answer
-
-
-class Fragment:
-    """The operations of one call for one node, column by column, and what became of them.
-
-    ``future`` gets a Fate. With ANSWERED, operation i of the fragment is row ``offset + i`` of ``answer``; with REFUSED
-    there is an ``error``.
-    """
-
-    __slots__ = (
-        "answer",
-        "deadline",
-        "epochs",
-        "error",
-        "future",
-        "intent_times",
-        "kinds",
-        "min_versions",
-        "offset",
-        "post_ids",
-        "request_id",
-        "user_ids",
-    )
-
-    def __init__(
-        self,
-        kinds: Sequence[int],
-        post_ids: Sequence[str],
-        user_ids: Sequence[str],
-        intent_times: Sequence[int],
-        epochs: Sequence[int],
-        min_versions: Sequence[int],
-        deadline: float,
-        request_id: str,
-        future: asyncio.Future[Fate],
-    ) -> None:
-        self.kinds = kinds
-        self.post_ids = post_ids
-        self.user_ids = user_ids
-        self.intent_times = intent_times
-        self.epochs = epochs
-        self.min_versions = min_versions
-        self.deadline = deadline
-        self.request_id = request_id
-        self.future = future
-        self.offset = 0
-        self.answer: Answer
-        self.error: LikeringError
-
-    def __repr__(self) -> str:
-        return f"<Fragment of {self.request_id}: {len(self.kinds)} operations>"
-
-
-class BatchLost(Exception):
-    """The batch was on its way when its connection broke or its time was up."""
 
 
 class BatchNotSent(Exception):
@@ -153,9 +45,14 @@ class NodePort(Protocol):
     """The way to one node, as a lane sees it."""
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def connected(self) -> bool: ...
 
-    async def execute(self, request: shard.ExecuteRequest, timeout: float) -> shard.ExecuteResponse:
+    async def execute(
+        self, request: shard.ExecuteRequest, timeout: float, metadata: Metadata = ()
+    ) -> shard.ExecuteResponse:
         """Numbers the batch and sends it. Raises BatchNotSent, BatchLost or BatchRefused."""
         ...
 
@@ -197,8 +94,15 @@ class Lane:
     """One kind of traffic to one node. Everything runs on one event loop."""
 
     def __init__(
-        self, node: NodePort, read_mode: int, cluster_id: str, limits: LaneLimits, pace: Pace
+        self,
+        node: NodePort,
+        read_mode: int,
+        cluster_id: str,
+        limits: LaneLimits,
+        pace: Pace,
+        tally: TrafficTally | None = None,
     ) -> None:
+        """``tally``: of its kind of traffic, shared by all lanes of that kind."""
         self._node = node
         self._read_mode = read_mode
         self._cluster_id = cluster_id
@@ -210,9 +114,16 @@ class Lane:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._send_is_due = False
         self._purged_at = 0.0
+        self._tracing = tracing.active()
+        self._tally = tally or TrafficTally()
 
     def __repr__(self) -> str:
         return f"<Lane to {self._node!r}: {self._queued} operations wait, {len(self._in_flight)} batches in flight>"
+
+    @property
+    def queued(self) -> int:
+        """Operations that wait."""
+        return self._queued
 
     @property
     def node(self) -> NodePort:
@@ -233,6 +144,7 @@ class Lane:
         operations = len(fragment.kinds)
         if self._queued + operations > self._limits.queued_operations and not self.has_room(operations):
             raise RouterOverloaded(retry_after=OVERLOAD_RETRY_SECONDS)
+        fragment.queued = monotonic()
         self._queue.append(fragment)
         self._queued += operations
         self._pace.arrived()
@@ -315,9 +227,13 @@ class Lane:
 
     async def _execute(self, batch: Sequence[Fragment]) -> None:
         began = monotonic()
+        spent: Mapping[str, float] | None = None
+        span = self._span(batch) if self._tracing is not None else None
         try:
             request = self._request(batch)
-            answer = Answer(await self._node.execute(request, _timeout(batch)), len(request.kinds))
+            metadata = self._tracing.metadata(span) if self._tracing is not None and span is not None else ()
+            response = await self._node.execute(request, _timeout(batch), metadata)
+            answer = Answer(response, len(request.kinds))
         except BatchNotSent:
             fate = Fate.NOT_SENT
         except BatchLost:
@@ -330,12 +246,45 @@ class Lane:
             fate = _refuse(batch, InternalError())
         else:
             fate = Fate.ANSWERED
+            spent = self._spent(response)
             self._pace.took(monotonic() - began)
             for fragment in batch:
                 fragment.answer = answer
+        answered = monotonic()
+        operations = sum(len(fragment.kinds) for fragment in batch)
+        self._tally.sent(
+            self._node.name, fate.name.lower(), operations, began - batch[0].queued, answered - began
+        )
+        if span is not None:
+            span.end("OK" if fate is Fate.ANSWERED else fate.name)
+        visit = Visit(self._node.name, began, answered, spent)
         for fragment in batch:
+            if fragment.trail is not None:
+                fragment.trail.visits.append((fragment.queued, visit))
             if not fragment.future.done():
                 fragment.future.set_result(fate)
+
+    def _span(self, batch: Sequence[Fragment]) -> Span:
+        assert self._tracing is not None
+        return self._tracing.work(
+            "likering.shard.v1.ShardService/Execute",
+            [fragment.trail.span for fragment in batch if fragment.trail is not None],
+            {
+                "likering.node": self._node.name,
+                "likering.operations": sum(len(fragment.kinds) for fragment in batch),
+            },
+            remote=True,
+        )
+
+    def _spent(self, response: shard.ExecuteResponse) -> Mapping[str, float]:
+        """Where the node says that it spent the time, in seconds."""
+        queue, execute, cache = response.queue_us, response.execute_us, response.cache_us
+        return {
+            "node_queue": queue / 1e6,
+            "commit" if self._read_mode == WRITES else "reads": execute / 1e6,
+            "cache": cache / 1e6,
+            "node": (response.node_us - queue - execute - cache) / 1e6,
+        }
 
     def _request(self, batch: Sequence[Fragment]) -> shard.ExecuteRequest:
         kinds: list[int] = []

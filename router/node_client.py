@@ -14,9 +14,11 @@ import structlog
 from likering.errors import InternalError
 from likering.serving.channels import internal_channel_options
 from likering.serving.status import DETAILS_KEY, from_rpc_error
+from likering.serving.tracing import Metadata
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
-from router.lane import BatchLost, BatchNotSent, BatchRefused
+from router.fragments import BatchLost
+from router.lane import BatchNotSent, BatchRefused
 
 if TYPE_CHECKING:
     from likering.shard.v1.shard_service_pb2_grpc import ShardServiceAsyncStub
@@ -71,7 +73,9 @@ class NodeClient:
         link = self._link = _Link(address)
         link.watch(lambda connected: self._set_connected(connected) if link is self._link else None)
 
-    async def execute(self, request: shard.ExecuteRequest, timeout: float) -> shard.ExecuteResponse:
+    async def execute(
+        self, request: shard.ExecuteRequest, timeout: float, metadata: Metadata = ()
+    ) -> shard.ExecuteResponse:
         """Sends a batch. Raises BatchNotSent, BatchLost or BatchRefused."""
         link = self._standing_link()
         self._batch_number += 1
@@ -80,7 +84,7 @@ class NodeClient:
         request.batch_number = number
         request.lowest_batch_number = self._lowest_batch_number
         try:
-            return await link.stub.Execute(request, timeout=timeout)
+            return await link.stub.Execute(request, timeout=timeout, metadata=metadata or None)
         except grpc.aio.AioRpcError as error:
             # From here on the node refuses this batch should it still arrive.
             self._lowest_batch_number = max(self._lowest_batch_number, number + 1)

@@ -17,7 +17,8 @@ from uuid import uuid4
 import structlog
 
 from likering.shard.v1 import shard_service_pb2 as shard
-from router.lane import BatchLost, BatchNotSent, BatchRefused
+from router.fragments import BatchLost
+from router.lane import BatchNotSent, BatchRefused
 from router.node_client import NodeClient
 from router.patience import FIRST_MOVING_BACKOFF, RECHECK, TOPOLOGY_PATIENCE, Patience, Surroundings
 

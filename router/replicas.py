@@ -17,9 +17,11 @@ import grpc
 from likering.errors import WrongCluster
 from likering.ring.topology import Topology
 from likering.shard.v1 import shard_service_pb2 as shard
-from router.lane import Answer, Fate, Fragment, Lane, LaneLimits, Row, Way
+from router.fragments import Answer, Fate, Fragment, Row
+from router.lane import Lane, LaneLimits, Way
 from router.node_client import NodeClient
 from router.pace import Pace
+from router.tallies import TrafficTally
 
 OWNER_PATIENCE: Final = 0.25
 """Seconds that the owner is given before a replica is asked as well."""
@@ -31,13 +33,19 @@ class Replicas:
     """The connections to all replicas of a topology. Lives on one event loop."""
 
     def __init__(
-        self, session_id: str, limits: LaneLimits, pace: Pace, on_connection: Callable[[], None]
+        self,
+        session_id: str,
+        limits: LaneLimits,
+        pace: Pace,
+        on_connection: Callable[[], None],
+        tally: TrafficTally | None = None,
     ) -> None:
-        """``on_connection`` is called when a connection begins or ends to stand."""
+        """``on_connection`` is called when a connection begins or ends to stand. ``tally``: see Lane."""
         self._session_id = session_id
         self._limits = limits
         self._pace = pace
         self._on_connection = on_connection
+        self._tally = tally
         self._clients: dict[str, NodeClient] = {}
         self._lanes: dict[str, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,7 +85,7 @@ class Replicas:
             self._on_connection()
 
         client = NodeClient(f"replica {address}", self._session_id, changed)
-        lane = Lane(client, shard.READ_MODE_STALE_OK, cluster_id, self._limits, self._pace)
+        lane = Lane(client, shard.READ_MODE_STALE_OK, cluster_id, self._limits, self._pace, self._tally)
         self._clients[address], self._lanes[address] = client, lane
         client.connect(address, 1)
 

@@ -21,7 +21,7 @@ from likering.v1 import like_service_pb2 as api
 from router.asking import ask_owner
 from router.dispatch import Dispatch
 from router.events import MergedFeed
-from router.lane import Row
+from router.fragments import Row
 from router.node_client import NodeClient
 from router.operations import WRITES, Operations
 from router.watches import Watches

@@ -30,6 +30,14 @@ class RouterSettings(BaseSettings):
     health_listen: HostPort | None = Field(
         None, description="host:port to serve health alone on, without TLS: for probes that know none"
     )
+    metrics_listen: HostPort | None = Field(
+        None,
+        description="host:port to serve metrics for Prometheus on, of several workers the first one; the others on the"
+        " ports after it; default: nowhere",
+    )
+    tracing: bool = Field(
+        False, description="export OpenTelemetry traces, as the OTEL_ variables say (extra: otel)"
+    )
     topology: SecretStr = Field(description="connection string of the topology database")
     seeds: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port,… of nodes to ask for the topology while its database is away"

@@ -31,7 +31,8 @@ from likering.errors import (
     WrongCluster,
 )
 from likering.shard.v1 import shard_service_pb2 as shard
-from router.lane import Fate, Fragment, Row, Way
+from router.fragments import Fate, Fragment, Row
+from router.lane import Way
 from router.operations import WRITES, Operations
 from router.patience import (
     FIRST_MOVING_BACKOFF,

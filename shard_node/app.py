@@ -13,13 +13,16 @@ import structlog
 
 from likering.errors import TopologyUnavailable, WrongCluster
 from likering.postgres.migrations import MigrationError
-from likering.serving import logging, runtime
+from likering.serving import logging, runtime, tracing
+from likering.serving.call_metrics import CallMetrics
 from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.metrics import serve_metrics
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import EXIT_CONFIGURATION
+from likering.serving.tracing import TracingUnavailable
 from likering.shard.v1 import shard_admin_service_pb2, shard_service_pb2
+from likering.topology.metrics import TopologyMetrics
 from likering.topology.moves import MoveStore
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.postgres_moves import PostgresMoveStore
@@ -44,10 +47,12 @@ from shard_node.handoff.joining import join
 from shard_node.handoff.peers import Peers
 from shard_node.identity import Identity, IdentityMismatch, check_cluster, establish
 from shard_node.leadership import Leadership, LeadershipLost
+from shard_node.metrics import NodeMetrics
 from shard_node.ownership import Ownership
 from shard_node.reads import Reader
 from shard_node.service import ShardService
 from shard_node.settings import NodeSettings
+from shard_node.slot_figures import SlotFigures
 from shard_node.standby import StandbyWatch
 from shard_node.user_feed import Rows, UserFeed
 from shard_node.user_lag import UserFeedLag
@@ -101,6 +106,9 @@ class ShardNode:
             self._publish,
             max_queued=settings.queued_operations,
             standby=standby,
+        )
+        self._slot_figures = SlotFigures(
+            self._pool, self._ownership, self._writer.tally.slots, settings.metrics_slots
         )
         reader = Reader(self._pool, self._cache, self._ownership, self._leadership, self._writer)
         self._feed = Feed(self._pool, self._ownership, self._leadership, self._writer.reach)
@@ -172,7 +180,12 @@ class ShardNode:
         """Serves until ``stop`` is set or the lead is lost. Returns the exit code."""
         await self._server.start(self._settings.listen, health_listen=self._settings.health_listen)
         if self._settings.metrics_listen is not None:
-            serve_metrics(self._settings.metrics_listen)
+            serve_metrics(
+                self._settings.metrics_listen,
+                CallMetrics(self._server.tallies),
+                TopologyMetrics(self._watch),
+                self._metrics(),
+            )
         await self._pool.open()
         self._cache.start()
         tasks = {
@@ -183,6 +196,7 @@ class ShardNode:
             asyncio.create_task(self._join(), name="joining"),
             asyncio.create_task(self._check_cluster(), name="cluster check"),
             asyncio.create_task(self._feed_users(), name="user feed"),
+            asyncio.create_task(self._measure_slots(), name="slot figures"),
             asyncio.create_task(self._sweep(), name="sweeper"),
             asyncio.create_task(stop.wait(), name="stop"),
         }
@@ -229,6 +243,24 @@ class ShardNode:
             if not await self._register():
                 await asyncio.sleep(RETRY_INTERVAL)
                 self._lead_changed.set()
+
+    def _metrics(self) -> NodeMetrics:
+        return NodeMetrics(
+            self._settings.name,
+            self._writer,
+            self._leadership,
+            self._ownership,
+            self._cache,
+            self._handoffs,
+            self._feed,
+            self._watches,
+            self._slot_figures,
+        )
+
+    async def _measure_slots(self) -> None:
+        if self._settings.metrics_listen is not None:
+            await self._slot_figures.run()
+        await asyncio.Event().wait()
 
     async def _register(self) -> bool:
         registration = NodeRegistration(
@@ -333,8 +365,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = node_settings.read(sys.argv[1:] if arguments is None else arguments)
     logging.configure("likering-node", settings.log_level)
     try:
+        if settings.tracing:
+            tracing.start("likering-node")
         status = runtime.run(serve(settings))
-    except (StartFailed, IdentityMismatch, MigrationError, ListenFailed, NodeRefused, WrongCluster) as error:
+    except (
+        StartFailed,
+        IdentityMismatch,
+        MigrationError,
+        ListenFailed,
+        NodeRefused,
+        TracingUnavailable,
+        WrongCluster,
+    ) as error:
         print(f"{node_settings.PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         status = EXIT_CONFIGURATION
+    finally:
+        tracing.stop()
     raise SystemExit(status)

@@ -29,6 +29,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from shard_node.cache_client import READ_TIMEOUT, WRITE_TIMEOUT, CacheClient, LoopWasBusy
 from shard_node.ownership import Ownership
 from shard_node.store import PostCount
+from shard_node.tallies import CacheTally
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,8 @@ class CountCache:
         self._prefix = ""
         self._down = False
         self._dirty: dict[str, tuple[int, PostCount]] = {}
+        self.tally = CacheTally()
+        """For the metrics."""
         self._held: set[str] | None = set()
         """What the server may hold of this generation; None when that is too much to remember."""
         self._published = 0
@@ -77,6 +80,16 @@ class CountCache:
 
     def __repr__(self) -> str:
         return f"<CountCache {self._prefix}{' down' if self._down else ''}, {len(self._dirty)} dirty>"
+
+    @property
+    def dirty(self) -> int:
+        """Posts whose count is not read here until a refused write has been repeated."""
+        return len(self._dirty)
+
+    @property
+    def generations(self) -> int:
+        """How often it has begun anew, cold."""
+        return self._restarts
 
     @property
     def down(self) -> bool:
@@ -105,6 +118,12 @@ class CountCache:
 
     async def get(self, slots: Mapping[str, int]) -> dict[str, PostCount]:
         """The cached counts of these posts (with their slots). Those that are absent must be read elsewhere."""
+        found = await self._get(slots)
+        self.tally.hits += len(found)
+        self.tally.misses += len(slots) - len(found)
+        return found
+
+    async def _get(self, slots: Mapping[str, int]) -> dict[str, PostCount]:
         if self._down or not slots:
             return {}
         posts = [post_id for post_id in slots if post_id not in self._dirty] if self._dirty else list(slots)

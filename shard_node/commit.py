@@ -15,6 +15,7 @@ from time import monotonic
 
 from psycopg.errors import DivisionByZero
 
+from likering.serving.tracing import Span
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_UNSPECIFIED,
     OP_OUTCOME_CHANGED,
@@ -35,7 +36,9 @@ class WriteUnit:
 
     __slots__ = (
         "arrived",
+        "began",
         "codes",
+        "committed",
         "counts",
         "done",
         "epochs",
@@ -44,6 +47,7 @@ class WriteUnit:
         "outcomes",
         "post_ids",
         "slots",
+        "span",
         "user_ids",
         "versions",
     )
@@ -65,6 +69,10 @@ class WriteUnit:
         self.epochs = epochs
         self.intents = intents
         self.arrived = monotonic()
+        self.began = self.committed = self.arrived
+        """Of the transaction that it came into, once it has ended."""
+        self.span: Span | None = None
+        """Of the call, while traces are on."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.codes: list[OpCode.ValueType] = []
         self.outcomes: list[OpOutcome.ValueType] = []
@@ -80,6 +88,7 @@ class WriteUnit:
     def refuse(self, code: OpCode.ValueType) -> None:
         """Answers every operation with the same code."""
         size = len(self)
+        self.began = self.committed = monotonic()  # all that it did was to wait
         self.answer([code] * size, [OP_OUTCOME_UNSPECIFIED] * size, [0] * size, [0] * size)
 
     def answer(
@@ -102,6 +111,8 @@ class Batch:
         """``base_rev``: the highest revision issued so far; the batch takes those that follow."""
         self.last_rev = base_rev
         self.units: list[WriteUnit] = []
+        self.began = self.ended = monotonic()
+        """Of its transaction."""
         self.likes: list[bool] = []
         self.post_ids: list[str] = []
         self.user_ids: list[str] = []
@@ -183,6 +194,7 @@ class Batch:
         start = 0
         for unit in self.units:
             end = start + len(unit)
+            unit.began, unit.committed = self.began, self.ended
             unit.answer(
                 codes[start:end], self.outcomes[start:end], self.counts[start:end], self.versions[start:end]
             )

@@ -74,6 +74,11 @@ class Feed:
     def __repr__(self) -> str:
         return f"<Feed with {len(self._followers)} streams>"
 
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._followers)
+
     def committed(self, slots: Collection[int]) -> None:
         """A commit has changed, or may have changed, these slots."""
         if self._followers:

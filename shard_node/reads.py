@@ -10,6 +10,9 @@ import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from likering.serving import tracing
+from likering.serving.tracing import Span
+from likering.serving.trail import trail_of_call
 from likering.shard.v1.shard_service_pb2 import (
     COUNT_SOURCE_CACHE,
     COUNT_SOURCE_DATABASE,
@@ -116,6 +119,7 @@ class Reader:
         self._ownership = ownership
         self._leadership = leadership
         self._writer = writer
+        self._tracing = tracing.active()
 
     def __repr__(self) -> str:
         return f"<Reader {self._ownership!r} {self._cache!r}>"
@@ -269,11 +273,19 @@ class Reader:
 
     async def _from_database(self, read: Callable[[Connection], Coroutine[Any, Any, T]]) -> T | None:
         """What ``read`` answers, or None when the database does not answer in time."""
+        span: Span | None = None
+        if self._tracing is not None and (trail := trail_of_call.get()) is not None:
+            span = self._tracing.work("read", (trail.span,), {"db.system.name": "postgresql"})
+        code = "OK"
         try:
             return await within(DATABASE_TIMEOUT, self._with_connection(read))
         except (psycopg.OperationalError, PoolTimeout, TooManyRequests, TimeoutError) as error:
-            log.warning("could not read from the database", error=type(error).__name__)
+            code = type(error).__name__
+            log.warning("could not read from the database", error=code)
             return None
+        finally:
+            if span is not None:
+                span.end(code)
 
     async def _with_connection(self, read: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
         async with self._pool.connection() as connection:

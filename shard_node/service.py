@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -13,6 +13,7 @@ from likering.ring.hashing import MAX_SLOT_COUNT
 from likering.ring.topology import Topology
 from likering.serving.handlers import Call
 from likering.serving.logging import request_id_of_call
+from likering.serving.trail import Trail
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_NOT_OWNER,
     OP_CODE_UNAVAILABLE,
@@ -117,9 +118,9 @@ class ShardService:
             kinds = list(request.kinds)
             distinct = set(kinds)
             if distinct <= WRITES:
-                await self._write(request, kinds, post_ids, response)
+                await self._write(request, kinds, post_ids, response, call)
             elif distinct.isdisjoint(WRITES):
-                await self._read(request, kinds, post_ids, response)
+                await self._read(request, kinds, post_ids, response, call)
             else:
                 raise MessageMalformed("a batch is of writes or of reads, not of both")
         response.as_of_time = time.time_ns() // 1000
@@ -331,7 +332,12 @@ class ShardService:
             raise WrongCluster
 
     async def _write(
-        self, request: ExecuteRequest, kinds: list[Any], post_ids: list[str], response: ExecuteResponse
+        self,
+        request: ExecuteRequest,
+        kinds: list[Any],
+        post_ids: list[str],
+        response: ExecuteResponse,
+        call: Call,
     ) -> None:
         unit = WriteUnit(
             [kind == OP_KIND_LIKE for kind in kinds],
@@ -341,14 +347,29 @@ class ShardService:
             list(request.epochs),
             list(request.intent_times),
         )
+        unit.span = call.trail.span
         await self._writer.submit(unit)
+        tell_times(
+            response,
+            call.trail,
+            {
+                "node_queue": unit.began - unit.arrived,
+                "commit": unit.committed - unit.began,
+                "cache": time.monotonic() - unit.committed,
+            },
+        )
         response.codes.extend(unit.codes)
         response.outcomes.extend(unit.outcomes)
         response.counts.extend(unit.counts)
         response.versions.extend(unit.versions)
 
     async def _read(
-        self, request: ExecuteRequest, kinds: list[Any], post_ids: list[str], response: ExecuteResponse
+        self,
+        request: ExecuteRequest,
+        kinds: list[Any],
+        post_ids: list[str],
+        response: ExecuteResponse,
+        call: Call,
     ) -> None:
         unit = ReadUnit(
             kinds,
@@ -359,7 +380,9 @@ class ShardService:
             list(request.min_versions),
         )
         self._load.hot_reads.add(post_ids)
+        began = time.monotonic()
         await self._reader.answer(unit, request.read_mode)
+        tell_times(response, call.trail, {"reads": time.monotonic() - began})
         if any(unit.codes):
             response.codes.extend(unit.codes)
         response.outcomes.extend(unit.outcomes)
@@ -367,6 +390,15 @@ class ShardService:
         response.versions.extend(unit.versions)
         response.like_times.extend(unit.like_times)
         response.sources.extend(unit.sources)
+
+
+def tell_times(response: ExecuteResponse, trail: Trail, parts: Mapping[str, float]) -> None:
+    """Tells the router, and this node's own line of a slow call, where the time went: seconds by part."""
+    trail.parts = parts
+    response.queue_us = round(parts.get("node_queue", 0.0) * 1e6)
+    response.execute_us = round((parts.get("commit", 0.0) + parts.get("reads", 0.0)) * 1e6)
+    response.cache_us = round(parts.get("cache", 0.0) * 1e6)
+    response.node_us = round((time.monotonic() - trail.started) * 1e6)
 
 
 def log_as(request_id: str, call: Call) -> None:

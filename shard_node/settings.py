@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from likering.ring.hashing import MAX_SLOT_COUNT
 from likering.ring.topology import MAX_WEIGHT
 from likering.serving.settings import HostPort, read_settings
 
@@ -34,6 +35,15 @@ class NodeSettings(BaseSettings):
     )
     metrics_listen: HostPort | None = Field(
         None, description="host:port to serve metrics for Prometheus on; default: nowhere"
+    )
+    metrics_slots: int = Field(
+        20,
+        ge=0,
+        le=MAX_SLOT_COUNT,
+        description="most slots that metrics tell apart, those with the most writes; 16384: all",
+    )
+    tracing: bool = Field(
+        False, description="export OpenTelemetry traces, as the OTEL_ variables say (extra: otel)"
     )
     weight: int = Field(1, ge=1, le=MAX_WEIGHT, description="the node's share of the slots")
     postgres: SecretStr = Field(description="connection string of the node's own database")

@@ -19,6 +19,8 @@ import psycopg
 import structlog
 
 from likering.errors import LikeringError, NoSynchronousStandby, NotPossible, ShardOverloaded
+from likering.serving import tracing
+from likering.serving.tracing import Span
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_NO_STANDBY,
     OP_CODE_STORAGE_FULL,
@@ -39,6 +41,7 @@ from shard_node.refusals import refused_writes
 from shard_node.slot_change import RefusedJob, SlotsJob, change_slots
 from shard_node.standby import Lack, StandbyWatch
 from shard_node.swept import SweptIntents
+from shard_node.tallies import WriterTally
 from shard_node.user_purge_marks import UserPurgeMarks
 
 log = structlog.get_logger(__name__)
@@ -103,6 +106,9 @@ class Writer:
         """A revision of which ``reach`` knows; unlike ``_last_rev``, no commit of unknown outcome raises it."""
         self._rest = 0.0
         self._rest_until = 0.0
+        self._tracing = tracing.active()
+        self.tally = WriterTally()
+        """What was committed, for the metrics."""
         self.load = Load()
         """What was committed lately."""
         self.purge_marks = PurgeMarks()
@@ -115,6 +121,11 @@ class Writer:
 
     def __repr__(self) -> str:
         return f"<Writer {self._queued} queued, last_rev {self._last_rev}, {self._leadership!r}>"
+
+    @property
+    def queued(self) -> int:
+        """Operations that wait for their transaction."""
+        return self._queued
 
     def submit(self, unit: WriteUnit) -> asyncio.Future[None]:
         """Queues a unit; its future is done once every operation of it has its answer.
@@ -332,13 +343,17 @@ class Writer:
         began = time.monotonic()
         failure: OpCode.ValueType = OP_CODE_UNKNOWN_OUTCOME
         proved = False
+        span = self._span(batch) if self._tracing is not None else None
+        batch.began = began
         try:
             await self._within(commit(connection, self._leadership.fence, batch, self.post_numbers))
             proved = True
         except store.FenceLost:
             failure = OP_CODE_UNAVAILABLE
+            self.tally.failed["FenceLost"] += 1
             await self._reload_fence()
         except (psycopg.Error, TimeoutError) as error:
+            self.tally.failed[type(error).__name__] += 1
             log.warning(
                 "commit failed", error=type(error).__name__, sqlstate=getattr(error, "sqlstate", None)
             )
@@ -350,12 +365,24 @@ class Writer:
             await self._within(connection.rollback())
         finally:
             self._last_rev = max(self._last_rev, batch.last_rev)
+            batch.ended = time.monotonic()
+            if span is not None:
+                span.end("OK" if proved else OpCode.Name(failure))
             if proved:
+                self.tally.committed(batch)
                 self._leadership.proved(began)
                 self.load.committed((len(unit), unit.arrived) for unit in batch.units)
                 self.load.hot_writes.add(batch.post_ids)
             _resolve(barriers, value=proved)
             self._answer_when_published(batch, partial(batch.answer, failure))
+
+    def _span(self, batch: Batch) -> Span:
+        assert self._tracing is not None
+        return self._tracing.work(
+            "commit",
+            [unit.span for unit in batch.units],
+            {"db.system.name": "postgresql", "likering.operations": len(batch)},
+        )
 
     def _answer_when_published(self, batch: Batch, answer: Callable[[], None]) -> None:
         publishing = asyncio.create_task(self._publish_and_answer(batch, answer))

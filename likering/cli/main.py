@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from likering.cli import bench, cluster, counts, dev, exporting, importing, node, posts, ring, users
+from likering.cli import (
+    bench,
+    cluster,
+    counts,
+    dev,
+    exporting,
+    importing,
+    node,
+    posts,
+    ring,
+    simulate,
+    sizing,
+    users,
+)
 
 app = typer.Typer(
     help="likering: a like service on a ring of Postgres shards.",
@@ -21,6 +34,8 @@ app.add_typer(users.app, name="users")
 app.command("import")(importing.import_likes)
 app.command("export")(exporting.export_likes)
 app.add_typer(bench.app, name="bench")
+app.command("plan")(sizing.plan_cluster)
+app.command("simulate")(simulate.simulate_ring)
 
 
 def main() -> None:

@@ -94,6 +94,7 @@ def plan(
 ) -> None:
     """Show which slots would move to bring every slot onto the active nodes by their weights. Changes nothing.
 
+    Of a ring that runs; how large a new cluster has to be says: likering plan.
     Exit code 3: there is nothing to move.
     """
     with ring_at(admin) as ring:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from likering.ring.placement import fewest_moves, place
 from likering.ring.topology import Topology
+
+SECONDS_PER_SLOT: Final = 0.5
+"""What a move takes besides its rows: tables, replication slot, subscription, freeze, and a rest as long."""
+COPIED_PER_SECOND: Final = 100_000
+"""Rows that a node copies a second when nothing limits it. 108,000 to 146,000 were measured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 The wrapper is put on at registration, so a new method cannot be without it, and it is no ServerInterceptor, which
 would cost 7 to 10 % of a call. It parses the request, gives the call a request id and a deadline, turns errors into
-statuses, logs slow and failed calls, and counts the calls in progress. Methods that answer with a stream, such as
-watches, are wrapped as well, but for the deadline; they end when the server drains.
+statuses, logs slow and failed calls, counts and times all of them, and makes a span of each where traces are on.
+Methods that answer with a stream, such as watches, are wrapped as well, but for the deadline and the span; they end
+when the server drains.
 """
 
 from __future__ import annotations
@@ -27,14 +28,19 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from likering.errors import InternalError, LikeringError
-from likering.serving import undecodable
+from likering.serving import tracing, undecodable
 from likering.serving.admission import Admission
+from likering.serving.call_metrics import CallTally
 from likering.serving.logging import request_id_of_call
 from likering.serving.status import DETAILS_KEY, to_status
 from likering.serving.throttle import Throttle
+from likering.serving.trail import Trail, trail_of_call
 
 REQUEST_ID_KEY = "x-request-id"
 _MAX_REQUEST_ID = 128
+
+_TIMER_SECONDS = 0.005
+"""By how much gRPC may end a call before the deadline that it told: its timers have milliseconds."""
 
 _log = structlog.get_logger(__name__)
 
@@ -42,14 +48,16 @@ _log = structlog.get_logger(__name__)
 class Call:
     """What a servicer's method is told about the call it serves."""
 
-    __slots__ = ("context", "deadline", "request_id")
+    __slots__ = ("context", "deadline", "request_id", "trail")
 
-    def __init__(self, request_id: str, deadline: float, context: Context) -> None:
+    def __init__(self, request_id: str, deadline: float, context: Context, trail: Trail) -> None:
         self.request_id = request_id
         """The caller's x-request-id, or one made up here."""
         self.deadline = deadline
         """When the caller stops waiting, on the clock of ``time.monotonic``; infinite for a stream without deadline."""
         self.context = context
+        self.trail = trail
+        """Where it was, for the line of a slow call."""
 
 
 class Context(Protocol):
@@ -109,6 +117,9 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         """One per stream that waits for its next response; none runs out before the drain."""
         self._streams_ended = False
         self._log_lines = Throttle(per_second=50)
+        self._tracing = tracing.active()
+        self.tallies: list[CallTally] = []
+        """What the calls came to, by method."""
         # Unique over processes and restarts, and cheap per call.
         self._id_prefix = secrets.token_hex(6)
         self._id_numbers = itertools.count(1)
@@ -166,6 +177,8 @@ class ServiceHandlers(grpc.GenericRpcHandler):
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         name = f"{method.containing_service.full_name}/{method.name}"
         parse = cast(Callable[[bytes], Message], GetMessageClass(method.input_type).FromString)
+        tally = self._tally(method)
+        traces = self._tracing
         default_deadline = self._default_deadline
         slow_call = self._slow_call
         admission = self._admission
@@ -181,11 +194,19 @@ class ServiceHandlers(grpc.GenericRpcHandler):
                 request_id = f"{self._id_prefix}{next(self._id_numbers):x}"
             request_id_of_call.set(request_id)
             remaining = context.time_remaining()
-            call = Call(request_id, started + (default_deadline if remaining is None else remaining), context)
+            trail = Trail(started)
+            trail_of_call.set(trail)
+            call = Call(
+                request_id, started + (default_deadline if remaining is None else remaining), context, trail
+            )
+            if traces is not None:
+                trail.span = traces.call(name, context.invocation_metadata())
+            tally.started += 1
             self._in_progress += 1
             if self._in_progress == 1:
                 self._idle.clear()
             admitted = 0
+            code = ""
             try:
                 if admission is not None and len(data) > large:
                     await admission.enter(len(data))
@@ -195,18 +216,28 @@ class ServiceHandlers(grpc.GenericRpcHandler):
                 except DecodeError:
                     request = self._parse_again(method, data)
                 response = (await behaviour(request, call)).SerializeToString()
+                code = "OK"
+                tally.sent += 1
             except LikeringError as error:
+                code = error.code.name
                 return self._fail(error, name, call, started)
             except Exception as error:  # the boundary: a bug is logged here, and nothing of it is told
+                code = InternalError.code.name
                 return self._fail(InternalError(), name, call, started, bug=error)
             finally:
+                ended = monotonic()
+                failed = code not in ("", "OK")  # and has left its line
+                code = code or _code_of_cancelled(call, ended)
+                tally.ended(code, ended - started)
+                if trail.span is not None:
+                    trail.span.end(code)
                 if admission is not None and admitted:
                     admission.leave(admitted)
                 self._in_progress -= 1
                 if not self._in_progress:
                     self._idle.set()
-            if monotonic() - started > slow_call:
-                self._say("slow call", name, call, started, "OK")
+                if ended - started > slow_call and not failed:
+                    self._say("slow call", name, call, started, code)
             return response
 
         return handle
@@ -216,13 +247,17 @@ class ServiceHandlers(grpc.GenericRpcHandler):
     ) -> Callable[[bytes, Context], Awaitable[None]]:
         name = f"{method.containing_service.full_name}/{method.name}"
         parse = cast(Callable[[bytes], Message], GetMessageClass(method.input_type).FromString)
+        tally = self._tally(method)
 
         # Writes instead of being a generator itself: gRPC does not close the generator of a call that is cancelled
         # while it sends, so the servicer's last lines would run at some time later.
         async def handle(data: bytes, context: Context) -> None:
             started = monotonic()
-            call = Call(self._request_id(context), _deadline(started, context), context)
+            # Not for ``trail_of_call``, nor with a span: a stream lives for days, and what it does would only add up.
+            call = Call(self._request_id(context), _deadline(started, context), context, Trail(started))
             request_id_of_call.set(call.request_id)
+            tally.started += 1
+            code = ""
             self._in_progress += 1
             self._idle.clear()
             try:
@@ -233,15 +268,22 @@ class ServiceHandlers(grpc.GenericRpcHandler):
                 async with aclosing(behaviour(request, call)) as responses:
                     while (response := await self._next(responses)) is not None:
                         await context.write(response.SerializeToString())
+                        tally.sent += 1
+                code = "OK"
             except _Draining:
+                code = "UNAVAILABLE"
                 # No reason of ours: it is what gRPC itself says to the calls that come too late.
                 context.set_code(grpc.StatusCode.UNAVAILABLE)
                 context.set_details("The server is stopping")
             except LikeringError as error:
+                code = error.code.name
                 self._fail(error, name, call, started)
             except Exception as error:  # the boundary, as for a call with one response
+                code = InternalError.code.name
                 self._fail(InternalError(), name, call, started, bug=error)
             finally:
+                ended = monotonic()
+                tally.ended(code or _code_of_cancelled(call, ended), ended - started)
                 self._in_progress -= 1
                 if not self._in_progress:
                     self._idle.set()
@@ -266,6 +308,11 @@ class ServiceHandlers(grpc.GenericRpcHandler):
             raise
         finally:
             self._until_drain.discard(until_drain)
+
+    def _tally(self, method: MethodDescriptor) -> CallTally:
+        tally = CallTally(self.service_name, method.name, streams=method.server_streaming)
+        self.tallies.append(tally)
+        return tally
 
     def _request_id(self, context: Context) -> str:
         for key, value in context.invocation_metadata():
@@ -298,15 +345,25 @@ class ServiceHandlers(grpc.GenericRpcHandler):
     def _say(self, event: str, name: str, call: Call, started: float, code: str, **more: str) -> None:
         if (left_out := self._log_lines.admit()) is None:
             return
+        ended = monotonic()
+        slow = ended - started > self._slow_call
+        trace_id = call.trail.span.trace_id if call.trail.span is not None else ""
         _log.info(
             event,
             method=name,
             code=code,
             request_id=call.request_id,
-            seconds=round(monotonic() - started, 4),
+            seconds=round(ended - started, 4),
+            **(call.trail.told(ended) if slow else {}),
+            **({"trace_id": trace_id} if trace_id else {}),
             **({"lines_left_out": left_out} if left_out else {}),
             **more,
         )
+
+
+def _code_of_cancelled(call: Call, ended: float) -> str:
+    """The code of a call that was cancelled, by its caller or because its time was up."""
+    return "DEADLINE_EXCEEDED" if ended > call.deadline - _TIMER_SECONDS else "CANCELLED"
 
 
 def _deadline(started: float, context: Context) -> float:

@@ -12,6 +12,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from likering.serving.call_metrics import CallTally
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.health import Health
 
@@ -74,6 +75,11 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server {self.address or 'not started'} {', '.join(map(repr, self._services))}>"
+
+    @property
+    def tallies(self) -> list[CallTally]:
+        """What the calls of all services came to, by method."""
+        return [tally for service in self._services for tally in service.tallies]
 
     async def start(self, listen: str, *, health_listen: str | None = None) -> None:
         """Listens on ``host:port`` (port 0: any free one). Health says NOT_SERVING. Raises ListenFailed.

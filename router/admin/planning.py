@@ -13,16 +13,13 @@ from google.protobuf import json_format
 from likering.admin.v1 import ring_service_pb2 as api
 from likering.errors import InvalidArgument, NotPossible, PlanStale, WrongCluster
 from likering.ring import plan as ring
+from likering.ring.plan import COPIED_PER_SECOND, SECONDS_PER_SLOT
 from likering.ring.topology import NodeState, Topology
 from likering.topology.moves import MoveLimits
 from likering.topology.store import NodeUnknown, check_weight
 
 UNKNOWN: Final = -1
 """Stands for rows, bytes and seconds that are not known."""
-SECONDS_PER_SLOT: Final = 0.5
-"""What a move takes besides its rows: tables, replication slot, subscription, freeze, and a rest as long."""
-COPIED_PER_SECOND: Final = 100_000
-"""Rows that a node copies a second when nothing limits it. 108,000 to 146,000 were measured."""
 USUAL_PAUSE: Final = 0.015
 """Seconds; for a cluster in which no slot was moved yet."""
 

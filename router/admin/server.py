@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from likering.admin.v1 import like_admin_service_pb2, ring_service_pb2
+from likering.serving.call_metrics import CallTally
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.server import Server, ServerSettings
 from likering.topology.moves import MoveStore
@@ -55,6 +56,11 @@ class AdminServer:
     def address(self) -> str:
         """host:port, with the port that was bound; empty before the start."""
         return self._server.address
+
+    @property
+    def tallies(self) -> list[CallTally]:
+        """As Server.tallies."""
+        return self._server.tallies
 
     async def start(self, listen: str) -> None:
         """Listens on ``host:port``. Health says NOT_SERVING. Raises ListenFailed."""

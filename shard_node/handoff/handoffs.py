@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
@@ -11,7 +11,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from likering.errors import ShardUnavailable
 from likering.shard.v1 import shard_service_pb2 as pb
-from likering.topology.moves import MoveLimits, MoveStore
+from likering.topology.moves import MoveLimits, MoveStore, SlotMove
 from likering.topology.watch import TopologyWatch
 from shard_node.handoff.copying import RowBudget
 from shard_node.handoff.leftovers import take_inventory
@@ -23,6 +23,7 @@ from shard_node.handoff.target import Target
 from shard_node.identity import Identity
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, execute
+from shard_node.tallies import MoveTally
 from shard_node.user_store import Marks
 from shard_node.writer import Writer
 
@@ -67,6 +68,7 @@ class Handoffs:
         self._source = Source(
             identity.node_name, identity.system_identifier, ownership, writer, pool, moves, generation, marks
         )
+        self.tally = MoveTally()
         target = Target(
             name=identity.node_name,
             dsn=dsn,
@@ -80,6 +82,7 @@ class Handoffs:
             clearing=asyncio.Lock(),
             limits=lambda: self._limits,
             generation=generation,
+            tally=self.tally,
         )
         self._mover = Mover(
             identity.node_name, self._source, target, moves, pool, writer, self._own_slots, self._limits_are
@@ -95,6 +98,11 @@ class Handoffs:
         finally:
             await self._peers.close()
             await self._links.close()
+
+    @property
+    def moves(self) -> Sequence[SlotMove]:
+        """Those that this node takes part in, as they were a moment ago."""
+        return self._mover.seen
 
     def look_soon(self) -> None:
         """Looks at the moves now."""

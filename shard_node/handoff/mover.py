@@ -93,6 +93,8 @@ class Mover:
         self._retries = Retries()
         self._rests_until = 0.0
         self._look = asyncio.Event()
+        self.seen: Sequence[SlotMove] = ()
+        """The moves that this node takes part in, as the last round found them."""
         self._clear_at = 0.0
         self._trouble = ""
 
@@ -150,7 +152,7 @@ class Mover:
     async def _round(self) -> None:
         limits = await self._moves.limits()
         self._on_limits(limits)
-        moves = await self._moves.to_do(self._node_name)
+        moves = self.seen = await self._moves.to_do(self._node_name)
         # Those that this very round begins, and those that were begun and are not noted yet, are under way too.
         busy = Counter(
             name
@@ -245,6 +247,7 @@ class Mover:
             return
         except TROUBLE as second:
             log.info("the move could not be given up yet", move=move.move, error=repr(second))
+        self._target.tally.failed += 1
         expected = isinstance(error, (*TROUBLE, PullFailed))
         log.warning(
             "a move failed",

@@ -144,6 +144,7 @@ async def _activate(
     facts: dict[str, object] = {}
     if pause is not None:
         pause.done("serving")
+        target.tally.pause_seconds.add(pause.seconds)
         detail = {"pause_ms": pause.steps}
         facts = {"pause_us": round(pause.steps["serving"] * 1000)}
     # ACTIVE lets the source's copy go, so from there on the taking must outlive a crash.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -17,6 +17,7 @@ from shard_node.handoff.copying import RowBudget
 from shard_node.handoff.links import Links
 from shard_node.handoff.peers import Peers
 from shard_node.ownership import Ownership
+from shard_node.tallies import MoveTally
 from shard_node.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,7 @@ class Target:
     """Held by whoever drops what moves have left: two at once would be in each other's way."""
     limits: Callable[[], MoveLimits]
     generation: Callable[[], int]
+    tally: MoveTally = field(default_factory=MoveTally)
 
 
 class TargetMove:
@@ -62,6 +64,7 @@ class TargetMove:
     async def advance(self, to: MoveState, detail: dict[str, object] | None = None, **facts: object) -> None:
         """To the next state, noting facts."""
         self.now = await self.target.moves.advance(self.now, to, self.target.name, detail, **facts)
+        self.target.tally.reached[to.value] += 1
         steps.reached(to.value, self.now)
 
     async def abort(self, reason: str) -> None:

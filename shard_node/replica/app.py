@@ -12,13 +12,16 @@ import structlog
 from prometheus_client import Gauge
 
 from likering.errors import TopologyUnavailable, WrongCluster
-from likering.serving import logging, runtime
+from likering.serving import logging, runtime, tracing
+from likering.serving.call_metrics import CallMetrics
 from likering.serving.channels import MAX_INTERNAL_MESSAGE_BYTES
 from likering.serving.handlers import ServiceHandlers
 from likering.serving.metrics import serve_metrics
 from likering.serving.server import ListenFailed, Server, ServerSettings
 from likering.serving.settings import EXIT_CONFIGURATION
+from likering.serving.tracing import TracingUnavailable
 from likering.shard.v1 import shard_service_pb2
+from likering.topology.metrics import TopologyMetrics
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.store import NodeUnknown, ReplicaUnknown, TopologyStore
 from likering.topology.watch import TopologyWatch
@@ -77,7 +80,11 @@ class Replica:
         """Serves until ``stop`` is set or the database is promoted."""
         await self._server.start(self._settings.listen, health_listen=self._settings.health_listen)
         if self._settings.metrics_listen is not None:
-            serve_metrics(self._settings.metrics_listen)
+            serve_metrics(
+                self._settings.metrics_listen,
+                CallMetrics(self._server.tallies),
+                TopologyMetrics(self._watch),
+            )
         await self._pool.open()
         await self._server.set_serving(True)
         announcing = asyncio.create_task(self._announce(), name="announcement")
@@ -168,8 +175,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.configure("likering-replica", settings.log_level)
     status = 0
     try:
+        if settings.tracing:
+            tracing.start("likering-replica")
         runtime.run(serve(settings))
-    except (NoReplica, IdentityMismatch, ListenFailed, WrongCluster) as error:
+    except (NoReplica, IdentityMismatch, ListenFailed, TracingUnavailable, WrongCluster) as error:
         print(f"{replica_settings.PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         status = EXIT_CONFIGURATION
+    finally:
+        tracing.stop()
     raise SystemExit(status)

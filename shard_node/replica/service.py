@@ -18,7 +18,7 @@ from likering.shard.v1.shard_service_pb2 import (
 from shard_node.identity import Identity
 from shard_node.reads import ReadUnit
 from shard_node.replica.reads import ReplicaReader
-from shard_node.service import WRITES, check_columns, log_as
+from shard_node.service import WRITES, check_columns, log_as, tell_times
 
 METHODS = ("Execute",)
 """All that a replica serves."""
@@ -52,9 +52,11 @@ class ReplicaService:
             list(request.epochs),
             list(request.min_versions),
         )
-        as_of_time = 0
+        as_of_time, reads = 0, 0.0
         if request.read_mode == READ_MODE_STALE_OK and WRITES.isdisjoint(kinds):
+            began = time.monotonic()
             as_of_time = await self._reader.answer(unit)
+            reads = time.monotonic() - began
         else:
             unit.refuse(range(len(unit)), OP_CODE_UNAVAILABLE)
         topology = self._topology()
@@ -62,6 +64,7 @@ class ReplicaService:
             topology_version=topology.version if topology else 0,
             as_of_time=as_of_time or time.time_ns() // 1000,
         )
+        tell_times(response, call.trail, {"reads": reads})
         if any(unit.codes):
             response.codes.extend(unit.codes)
         response.outcomes.extend(unit.outcomes)

@@ -31,6 +31,9 @@ class ReplicaSettings(BaseSettings):
     metrics_listen: HostPort | None = Field(
         None, description="host:port to serve metrics for Prometheus on; default: nowhere"
     )
+    tracing: bool = Field(
+        False, description="export OpenTelemetry traces, as the OTEL_ variables say (extra: otel)"
+    )
     postgres: SecretStr = Field(
         description="connection string of the streaming replica of the node's database, and of no other host"
     )

@@ -8,7 +8,7 @@ import signal
 import socket
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from time import monotonic
 
@@ -23,6 +23,7 @@ from likering.topology.postgres import PostgresTopologyStore, create_cluster
 from likering.topology.store import NodeRegistration
 from likering.v1 import like_service_pb2 as api
 from tests.parts.fake_shard import SLOTS, FakeShard, fake_shards
+from tests.parts.metrics import scrape, value
 from tests.parts.router_process import RouterProcess, router_process
 from tests.parts.stubs import health, like_stub, ring_stub
 from tests.parts.until import until
@@ -50,6 +51,15 @@ async def set_up(dsn: str, *fakes: FakeShard) -> None:
     for fake in fakes:
         fake.topology = topology
     await store.close()
+
+
+def two_free_ports() -> int:
+    """The first of two, one after the other."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as one, suppress(OSError, OverflowError):
+            port: int = one.getsockname()[1]
+            with socket.create_server(("127.0.0.1", port + 1)):
+                return port
 
 
 async def take_over(dsn: str, fake: FakeShard, address: str) -> None:
@@ -163,6 +173,29 @@ async def until_serving(channel: grpc.aio.Channel) -> None:
     async with asyncio.timeout(20):
         while await health(channel) != "SERVING":
             pass
+
+
+async def test_each_worker_has_a_port_for_its_metrics(database: str) -> None:
+    """The one that was asked for, and the one after it."""
+    first = two_free_ports()
+    async with fake_shards("a") as (shard,):
+        await set_up(database, shard)
+        async with serving(database, "--metrics-listen", f"127.0.0.1:{first}", workers=2):
+            for port in (first, first + 1):
+                assert value(scrape(f"127.0.0.1:{port}"), "likering_topology_reachable") == 1
+            assert value(scrape(f"127.0.0.1:{first}"), "likering_router_node_connected", node="a") == 1
+
+
+async def test_a_taken_port_for_metrics_is_one_sentence(database: str) -> None:
+    async with fake_shards("a") as (shard,):
+        await set_up(database, shard)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            async with router_process(
+                *("--listen", "127.0.0.1:0", "--metrics-listen", address, "--topology", database)
+            ) as router:
+                assert await router.ended() == 2
+                assert f"cannot serve metrics on {address}" in str(router.lines)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

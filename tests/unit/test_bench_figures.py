@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from comparison.check import Found
-from comparison.cpu import Meter, cpu_seconds
 from comparison.figures import FIGURES, Sample, measured, others_share, typical
 from comparison.report import (
     BEGIN,
@@ -23,6 +22,7 @@ from comparison.report import (
     sides_table,
     write_into,
 )
+from likering.bench.cpu import Meter, cpu_seconds
 from likering.bench.results import Written
 
 

@@ -26,7 +26,8 @@ from likering.errors import (
 )
 from likering.shard.v1 import shard_service_pb2 as shard
 from router.dispatch import Dispatch
-from router.lane import LaneLimits, Row
+from router.fragments import Row
+from router.lane import LaneLimits
 from router.operations import WRITES, Operations
 from tests.parts.fake_shard import SLOTS, FakeShard, failing, fake_shards, post_in, topology_of
 from tests.parts.until import until

@@ -10,7 +10,8 @@ import pytest
 
 from likering.errors import InternalError, RouterOverloaded, ShardOverloaded, StorageFull
 from likering.shard.v1 import shard_service_pb2 as shard
-from router.lane import Fate, Fragment, Lane, LaneLimits
+from router.fragments import Fate, Fragment
+from router.lane import Lane, LaneLimits
 from router.node_client import NodeClient
 from router.operations import WRITES
 from router.pace import Pace

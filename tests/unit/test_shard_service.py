@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 
 from likering.errors import IdNotPrintable, MessageMalformed, WrongCluster
-from likering.serving.handlers import Call
+from likering.serving.handlers import Call, Context
+from likering.serving.trail import Trail
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_UNAVAILABLE,
     OP_KIND_COUNT,
@@ -17,7 +18,7 @@ from likering.shard.v1.shard_service_pb2 import (
     OpCode,
     StreamChangesRequest,
 )
-from router.lane import Answer
+from router.fragments import Answer
 from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
 from shard_node.load import Load
@@ -30,7 +31,7 @@ from shard_node.user_store import ToldEdge
 from shard_node.watches import Watches
 from shard_node.writer import Writer
 
-CALL = Call("request", 0.0, cast("object", None))  # type: ignore[arg-type]
+CALL = Call("request", 0.0, cast("Context", None), Trail(0.0))
 
 
 def service(user_likes: UserLikes | None = None) -> ShardService:

@@ -306,12 +306,26 @@ class ExecuteResponse(google.protobuf.message.Message):
     VERSIONS_FIELD_NUMBER: builtins.int
     LIKE_TIMES_FIELD_NUMBER: builtins.int
     SOURCES_FIELD_NUMBER: builtins.int
+    NODE_US_FIELD_NUMBER: builtins.int
+    QUEUE_US_FIELD_NUMBER: builtins.int
+    EXECUTE_US_FIELD_NUMBER: builtins.int
+    CACHE_US_FIELD_NUMBER: builtins.int
     topology_version: builtins.int
     """The version of the topology that the node acts on."""
     as_of_time: builtins.int
     """When the node answered, in µs since 1970. Of a replica: a time up to which
     its answer has everything that was committed at the node.
     """
+    node_us: builtins.int
+    """Where the node spent its time on the batch, in µs: from the arrival of the
+    request to this answer,
+    """
+    queue_us: builtins.int
+    """of that in the writer's queue,"""
+    execute_us: builtins.int
+    """in the transaction, or in the reads,"""
+    cache_us: builtins.int
+    """and telling the count cache of the commit."""
     @property
     def codes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___OpCode.ValueType]:
         """Column: success or failure. Empty: all succeeded."""
@@ -347,8 +361,12 @@ class ExecuteResponse(google.protobuf.message.Message):
         versions: collections.abc.Iterable[builtins.int] | None = ...,
         like_times: collections.abc.Iterable[builtins.int] | None = ...,
         sources: collections.abc.Iterable[global___CountSource.ValueType] | None = ...,
+        node_us: builtins.int = ...,
+        queue_us: builtins.int = ...,
+        execute_us: builtins.int = ...,
+        cache_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "codes", b"codes", "counts", b"counts", "like_times", b"like_times", "outcomes", b"outcomes", "sources", b"sources", "topology_version", b"topology_version", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "cache_us", b"cache_us", "codes", b"codes", "counts", b"counts", "execute_us", b"execute_us", "like_times", b"like_times", "node_us", b"node_us", "outcomes", b"outcomes", "queue_us", b"queue_us", "sources", b"sources", "topology_version", b"topology_version", "versions", b"versions"]) -> None: ...
 
 global___ExecuteResponse = ExecuteResponse
 

@@ -1,0 +1,57 @@
+"""The alert rules and the dashboard: rules ring when they should, and every expression is one that Prometheus takes.
+
+That each metric they name is really told is tested where real processes run: tests/system/test_metrics.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.parts.telemetry_files import ALERTS, DOCS, RULE_TESTS, dashboard_expressions
+
+
+def promtool(*arguments: str | Path) -> str:
+    """Runs it; its words when it finds nothing wrong."""
+    program = shutil.which("promtool")
+    if program is None and os.environ.get("CI") != "true":
+        pytest.skip("promtool not installed (on Debian: apt-get install prometheus)")
+    assert program is not None, "promtool is missing"
+    run = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def alert_names() -> set[str]:
+    return set(re.findall(r"- alert: (\w+)", ALERTS.read_text()))
+
+
+def test_rules_are_rules() -> None:
+    assert f"{len(alert_names())} rules found" in promtool("check", "rules", ALERTS)
+
+
+def test_each_rule_rings_when_it_should_and_none_on_a_healthy_cluster() -> None:
+    promtool("test", "rules", RULE_TESTS)
+
+
+def test_no_rule_is_without_a_test_and_a_line_in_the_docs() -> None:
+    tested = set(re.findall(r'alertname(?:="|: )(\w+)', RULE_TESTS.read_text()))
+    told = set(re.findall(r"`(Likering\w+)`", DOCS.read_text()))
+    assert alert_names() == tested == told
+
+
+def test_expressions_of_the_dashboard_are_expressions(tmp_path: Path) -> None:
+    rules = ["groups:", "  - name: dashboard", "    rules:"]
+    for number, expression in enumerate(dashboard_expressions()):
+        rules += [
+            f"      - record: panel:{number}",
+            f"        expr: '{expression.replace('$__rate_interval', '5m')}'",
+        ]
+    file = tmp_path / "dashboard.yaml"
+    file.write_text("\n".join(rules))
+    promtool("check", "rules", file)
