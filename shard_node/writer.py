@@ -114,8 +114,9 @@ class Writer:
         self.purge_marks = PurgeMarks()
         """Posts that take no likes now."""
         self.user_purge_marks = UserPurgeMarks()
-        self.post_numbers = PostNumbers()
         """Users whose likes are not taken now."""
+        self.post_numbers = PostNumbers()
+        """The posts that it has written to."""
         self.swept_intents = SweptIntents()
         """Intents of likes that are too old."""
 
