@@ -9,6 +9,7 @@ import psycopg
 import redis
 
 from likering.bench.results import Written
+from shard_node.packed_ids import pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +40,12 @@ class Found:
 
 _NODE = """
 WITH edge AS (
-    SELECT post_id, count(*) AS liked FROM likering.edges
-    WHERE liked AND post_id >= %(first)s AND post_id < %(after)s GROUP BY post_id
-), post AS (
-    SELECT post_id, like_count, version FROM likering.posts WHERE post_id >= %(first)s AND post_id < %(after)s
+    SELECT slot, post_no, count(*) AS liked FROM likering.edges WHERE liked GROUP BY slot, post_no
 )
 SELECT coalesce(sum(liked), 0), coalesce(sum(like_count), 0), coalesce(sum(version), 0),
        count(*) FILTER (WHERE liked IS DISTINCT FROM like_count OR version IS DISTINCT FROM like_count)
-FROM edge FULL JOIN post USING (post_id)
+FROM edge FULL JOIN likering.posts USING (slot, post_no)
+WHERE post_id IS NULL OR post_id >= %(first_packed)s AND post_id < %(after_packed)s
 """
 
 _COUNTERS = """
@@ -70,9 +69,9 @@ def _look(dsns: Sequence[str], query: str, prefix: str) -> Found:
     versions: int | None = None
     for dsn in dsns:
         with psycopg.connect(dsn) as connection:
-            row = connection.execute(
-                query.encode(), {"first": f"{prefix}p", "after": f"{prefix}q"}
-            ).fetchone()
+            bounds = {"first": f"{prefix}p", "after": f"{prefix}q"}
+            packed = {f"{name}_packed": pack(bound) for name, bound in bounds.items()}
+            row = connection.execute(query.encode(), bounds | packed).fetchone()
         assert row is not None
         edges, counts, wrong = edges + int(row[0]), counts + int(row[1]), wrong + int(row[3])
         if row[2] is not None:

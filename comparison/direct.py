@@ -18,10 +18,11 @@ from comparison.serving import READY
 from likering.bench.workload import Workload
 from likering.ring.hashing import slot_of
 from likering.ring.topology import Topology
-from shard_node import store
+from shard_node import edge_store, store
 from shard_node.database import conninfo
 from shard_node.identity import establish
 from shard_node.partitions import create_partitions
+from shard_node.post_numbers import PostNumbers
 from shard_node.store import Connection, Fence
 
 _CLUSTER = "00000000-0000-0000-0000-000000000001"
@@ -40,6 +41,7 @@ class Writer:
         self._last_rev = 0
         self._owned: dict[str, list[tuple[str, int]]] = {}
         self._random = Random(part)
+        self._numbers = PostNumbers()
 
     async def prepare(self) -> None:
         """Makes the schema, as a node does, with its slots owned."""
@@ -89,12 +91,13 @@ class Writer:
             for number in range(self._next_user, self._next_user + batch)
         ]
         self._next_user += batch
+        await edge_store.load_numbers(connection, self._numbers, self._slots)
         base_rev = max(self._last_rev, time.time_ns() // 1000)
         self._last_rev = base_rev + batch
         async with connection.pipeline():
             await connection.execute("BEGIN")
             fenced = await store.raise_fence(connection, fence, self._last_rev)
-            inserting = await store.insert_likes(
+            inserting = await edge_store.insert_likes(
                 connection,
                 fence,
                 base_rev,
@@ -102,11 +105,13 @@ class Writer:
                 users,
                 [slot for _, slot in chosen],
                 [],
+                self._numbers,
             )
             await connection.execute("COMMIT")
         await store.check_fence(fenced)
-        inserted = await store.inserted_likes(inserting)
-        assert inserted.edges is None, "all edges are new"
+        inserted = await edge_store.inserted_likes(inserting)
+        assert inserted.positions is None, "all edges are new"
+        self._numbers.learn(inserted.numbers, dict(chosen))
 
 
 async def _main() -> None:

@@ -55,6 +55,6 @@ async def catching_up(directory: Path, say: Say, *, likes: int, runs: int) -> di
 
 def _edges(dsn: str) -> int:
     with psycopg.connect(dsn, options="-csearch_path=likering") as connection:
-        row = connection.execute("SELECT count(*) FROM edges WHERE first_rev IS NOT NULL").fetchone()
+        row = connection.execute("SELECT count(*) FROM edges WHERE liked OR first_rev IS NOT NULL").fetchone()
     assert row is not None
     return int(row[0])

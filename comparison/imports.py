@@ -10,6 +10,7 @@ import asyncio
 import csv
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -28,15 +29,14 @@ from likering.ring.topology import Topology
 from likering.topology.postgres import PostgresTopologyStore
 from shard_node.database import conninfo
 from shard_node.identity import establish
+from shard_node.packed_ids import pack
 from shard_node.partitions import create_partitions
 
 _POSTS = 20_000
 _PREFIX = "7"
 _BEGAN = 1_600_000_000_000_000
-_COPY = (
-    "COPY edges (rev, intent, first_rev, slot, liked, post_id, user_id, liked_at) FROM STDIN (FORMAT binary)"
-)
-_TYPES = ("int8", "int8", "int8", "int2", "bool", "text", "text", "int8")
+_COPY = "COPY edges (rev, liked_at, post_no, slot, liked, user_id) FROM STDIN (FORMAT binary)"
+_TYPES = ("int8", "int8", "int4", "int2", "bool", "bytea")
 
 
 async def imports(directory: Path, say: Callable[[str], None], *, likes: int, nodes: int) -> dict[str, Any]:
@@ -117,6 +117,7 @@ async def _prepare(dsn: str, slots: Sequence[int], slot_count: int) -> None:
 def _copy(path: Path, databases: dict[str, str], topology: Topology) -> int:
     rev = time.time_ns() // 1000
     copied = 0
+    numbers: dict[int, dict[str, int]] = defaultdict(dict)
     with ExitStack() as stack:
         copies = {}
         for name, dsn in databases.items():
@@ -130,5 +131,6 @@ def _copy(path: Path, databases: dict[str, str], topology: Topology) -> int:
                 rev += 1
                 copied += 1
                 owner = str(topology.owners[slot])
-                copies[owner].write_row((rev, at, rev, slot, True, post, user, at))
+                number = numbers[slot].setdefault(post, len(numbers[slot]) + 1)
+                copies[owner].write_row((rev, at, number, slot, True, pack(user)))
     return copied

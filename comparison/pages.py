@@ -14,6 +14,7 @@ from comparison.resize import Say, ring
 from likering import AsyncLikes
 from likering.bench.choices import Keys
 from likering.bench.workload import Op
+from shard_node.packed_ids import unpack
 
 PAGE = 100
 
@@ -61,4 +62,4 @@ def _largest(dsn: str) -> tuple[str, int]:
             "SELECT post_id, like_count FROM posts ORDER BY like_count DESC LIMIT 1"
         ).fetchone()
     assert row is not None
-    return row[0], row[1]
+    return unpack(row[0]), row[1]

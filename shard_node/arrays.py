@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shard_node.packed_ids import pack
+
 
 def text_array(items: Sequence[str]) -> str:
     """The literal of a text[] without NULLs. Raises ValueError when an item has a NUL, which Postgres cannot store."""
@@ -28,6 +30,11 @@ def bytes_array(items: Sequence[bytes]) -> str:
     if not items:
         return "{}"
     return '{"\\\\x' + '","\\\\x'.join([item.hex() for item in items]) + '"}'
+
+
+def id_array(ids: Sequence[str]) -> str:
+    """The literal of a bytea[] of packed ids."""
+    return bytes_array([pack(text) for text in ids])
 
 
 def int_array(items: Sequence[int]) -> str:

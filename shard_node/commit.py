@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from time import monotonic
 
+from psycopg.errors import DivisionByZero
+
 from likering.serving.tracing import Span
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_UNSPECIFIED,
@@ -21,8 +23,9 @@ from likering.shard.v1.shard_service_pb2 import (
     OpCode,
     OpOutcome,
 )
-from shard_node import store
-from shard_node.fold import Operation, fold
+from shard_node import edge_store, store
+from shard_node.fold import EdgeKey, EdgeState, Operation, fold
+from shard_node.post_numbers import PostNumbers
 from shard_node.store import Connection, Fence, PostCount
 
 SUCCEEDED = OP_CODE_UNSPECIFIED
@@ -169,9 +172,14 @@ class Batch:
             self.uncommitted.difference_update(positions)
         self.posts.update(posts)
 
+    @property
+    def slot_of(self) -> dict[str, int]:
+        """The slot of each post."""
+        return dict(zip(self.post_ids, self.slots, strict=True))
+
     def slot_of_posts(self) -> dict[str, int]:
         """The slot of each post of ``posts``."""
-        slots = dict(zip(self.post_ids, self.slots, strict=True))
+        slots = self.slot_of
         return {post_id: slots[post_id] for post_id in self.posts}
 
     def answer(self, uncommitted: OpCode.ValueType) -> None:
@@ -193,32 +201,51 @@ class Batch:
             start = end
 
 
-async def commit(connection: Connection, fence: Fence, batch: Batch) -> None:
-    """Executes and commits the batch, and fills its results.
+async def commit(connection: Connection, fence: Fence, batch: Batch, numbers: PostNumbers) -> None:
+    """Executes and commits the batch, and fills its results; ``numbers`` learns of its posts.
 
     ``connection`` must be in autocommit mode and in no transaction. Raises FenceLost when this process may not write;
     after any error, ``batch.uncommitted`` holds the positions that are not known to be committed.
     """
+    await edge_store.load_numbers(connection, numbers, set(batch.slots))
     singles, others = batch.parts()
     if singles and not others:
-        others = await _commit_singles(connection, fence, batch, singles)
+        others = await _commit_singles(connection, fence, batch, numbers, singles)
         singles = []
     if others:
-        await _commit_folded(connection, fence, batch, singles, others)
+        try:
+            await _commit_folded(connection, fence, batch, numbers, singles, others)
+        except DivisionByZero:
+            await connection.rollback()
+            await _commit_folded(connection, fence, batch, numbers, [], sorted(singles + others))
 
 
 async def _commit_singles(
-    connection: Connection, fence: Fence, batch: Batch, singles: list[int]
+    connection: Connection, fence: Fence, batch: Batch, numbers: PostNumbers, singles: list[int]
 ) -> list[int]:
-    """Commits single likes by one statement. Returns the positions of those whose edge existed: not executed yet."""
-    result = await store.inserted_likes(await _insert_singles(connection, fence, batch, singles))
+    """Commits single likes by one statement. Returns the positions of those that it has not executed.
+
+    They are those whose edge existed; or all of them, if there was such an edge of a post whose number is not known.
+    """
+    try:
+        inserting = await _insert_singles(connection, fence, batch, numbers, singles)
+    except DivisionByZero:
+        return singles
+    result = await edge_store.inserted_likes(inserting)
     inserted, existing = _count_singles(batch, singles, result)
     batch.committed(inserted, result.posts)
+    if result.numbers:
+        numbers.learn(result.numbers, batch.slot_of)
     return existing
 
 
 async def _commit_folded(
-    connection: Connection, fence: Fence, batch: Batch, singles: list[int], others: list[int]
+    connection: Connection,
+    fence: Fence,
+    batch: Batch,
+    numbers: PostNumbers,
+    singles: list[int],
+    others: list[int],
 ) -> None:
     """Commits everything else in one transaction, single likes of the same batch first."""
     async with connection.pipeline():
@@ -227,43 +254,46 @@ async def _commit_folded(
         highest = batch.last_rev + 2 * len(singles) + len(others)
         fenced = await store.raise_fence(connection, fence, highest)
         if singles:
-            inserting = await _insert_singles(connection, fence, batch, singles)
-        reading = await _read_edges(connection, batch, others)
+            inserting = await _insert_singles(connection, fence, batch, numbers, singles)
+        reading = await _read_edges(connection, batch, numbers, others)
     try:
         await store.check_fence(fenced)
     except store.FenceLost:
         await connection.rollback()
         raise
-    slots = {(batch.post_ids[i], batch.user_ids[i]): batch.slots[i] for i in others}
-    known = await store.edges_read(reading, slots)
+    known = await _edges_read(reading, batch, others)
     posts: dict[str, PostCount] = {}
+    learned: dict[str, int] = {}
     inserted: list[int] = []
     if singles:
-        result = await store.inserted_likes(inserting)
+        result = await edge_store.inserted_likes(inserting)
         inserted, existing = _count_singles(batch, singles, result)
         posts |= result.posts
+        learned |= result.numbers
+        numbers.used(learned, batch.slot_of)
         if existing:
-            slots = {(batch.post_ids[i], batch.user_ids[i]): batch.slots[i] for i in existing}
-            known |= await store.edges_read(await _read_edges(connection, batch, existing), slots)
+            known |= await _edges_read(
+                await _read_edges(connection, batch, numbers, existing), batch, existing
+            )
             others = sorted(others + existing)
 
     folded = fold(_operations(batch, others), known)
     # Revisions go on above what the writer row says: whoever has read that row, and seen nothing more up to there, has
     # not missed anything (``changes``).
     batch.last_rev = highest
-    changed = {post_id: change for post_id, change in folded.posts.items() if change.changes}
-    unchanged = {post_id: change.slot for post_id, change in folded.posts.items() if not change.changes}
+    written = {post_id: folded.posts[post_id] for post_id, _ in folded.edges}
+    untouched = {post_id: change.slot for post_id, change in folded.posts.items() if post_id not in written}
     async with connection.pipeline():
-        if folded.edges:
-            await store.write_edges(connection, folded.edges)
-        if changed:
-            counting = await store.count_changes(connection, changed)
-        if unchanged:
-            looking = await store.read_posts(connection, unchanged)
+        if written:
+            writing = await edge_store.write_edges(connection, folded.edges, written, numbers)
+        if untouched:
+            looking = await store.read_posts(connection, untouched)
         await connection.execute("COMMIT")
-    if changed:
-        posts |= await store.posts_read(counting)
-    if unchanged:
+    if written:
+        changed, also_learned = await edge_store.edges_written(writing)
+        posts |= changed
+        learned |= also_learned
+    if untouched:
         posts |= await store.posts_read(looking)
     for position, answer in zip(others, folded.answers, strict=True):
         post_id = batch.post_ids[position]
@@ -273,11 +303,12 @@ async def _commit_folded(
         batch.versions[position] = after.version - change.changes + answer.changes
         batch.counts[position] = after.like_count - change.delta + answer.delta
     batch.committed(inserted + others, posts)
+    numbers.learn(learned, batch.slot_of)
 
 
 async def _insert_singles(
-    connection: Connection, fence: Fence, batch: Batch, singles: list[int]
-) -> store.Cursor:
+    connection: Connection, fence: Fence, batch: Batch, numbers: PostNumbers, singles: list[int]
+) -> edge_store.Inserting:
     base_rev = batch.last_rev
     batch.last_rev += len(singles)
     if len(singles) == len(batch):
@@ -289,20 +320,19 @@ async def _insert_singles(
             [batch.slots[i] for i in singles],
             [batch.intents[i] for i in singles],
         )
-    return await store.insert_likes(connection, fence, base_rev, *columns)
+    return await edge_store.insert_likes(connection, fence, base_rev, *columns, numbers)
 
 
 def _count_singles(
-    batch: Batch, singles: list[int], result: store.InsertedLikes
+    batch: Batch, singles: list[int], result: edge_store.InsertedLikes
 ) -> tuple[list[int], list[int]]:
     """Fills the results of the single likes that were inserted. Returns their positions, and those of the others."""
     existing: list[int] = []
     inserted = singles
-    if result.edges is not None:
+    if result.positions is not None:
         inserted = []
-        for position in singles:
-            edge = (batch.post_ids[position], batch.user_ids[position])
-            (inserted if edge in result.edges else existing).append(position)
+        for n, position in enumerate(singles):
+            (inserted if n in result.positions else existing).append(position)
     if len(result.posts) == len(inserted):  # each post once: nothing to count forward
         for position in inserted:
             batch.versions[position], batch.counts[position] = result.posts[batch.post_ids[position]]
@@ -326,13 +356,23 @@ def _count_singles(
     return inserted, existing
 
 
-async def _read_edges(connection: Connection, batch: Batch, positions: list[int]) -> store.Cursor:
-    return await store.read_edges(
+async def _read_edges(
+    connection: Connection, batch: Batch, numbers: PostNumbers, positions: list[int]
+) -> store.Cursor:
+    return await edge_store.read_edges(
         connection,
         [batch.post_ids[i] for i in positions],
         [batch.user_ids[i] for i in positions],
         [batch.slots[i] for i in positions],
+        numbers,
     )
+
+
+async def _edges_read(cursor: store.Cursor, batch: Batch, positions: list[int]) -> dict[EdgeKey, EdgeState]:
+    return {
+        (batch.post_ids[i], batch.user_ids[i]): state
+        for i, state in await edge_store.edges_read(cursor, positions, [batch.slots[i] for i in positions])
+    }
 
 
 def _operations(batch: Batch, positions: list[int]) -> list[Operation]:

@@ -7,7 +7,7 @@ edge in one batch answer each as if one after the other. Nothing here does I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from likering.shard.v1.shard_service_pb2 import (
@@ -41,6 +41,8 @@ class EdgeState:
     rev: int = 0
     intent: int = 0
     first_rev: int | None = None
+    liked_at: int | None = None
+    """Since when, of a like that was brought in from elsewhere; None: since the revision."""
 
 
 @dataclass(slots=True)
@@ -78,11 +80,7 @@ def fold(operations: Sequence[Operation], known: Mapping[EdgeKey, EdgeState]) ->
         state = states.get(key)
         if state is None:
             before = known.get(key)
-            state = states[key] = (
-                EdgeState(operation.slot)
-                if before is None
-                else EdgeState(before.slot, before.liked, before.rev, before.intent, before.first_rev)
-            )
+            state = states[key] = EdgeState(operation.slot) if before is None else replace(before)
         post = folded.posts.get(operation.post_id)
         if post is None:
             post = folded.posts[operation.post_id] = PostChange(operation.slot)
@@ -112,4 +110,5 @@ def _apply(operation: Operation, state: EdgeState) -> OpOutcome.ValueType:
         state.first_rev = operation.rev
     state.liked = operation.like
     state.rev = operation.rev
+    state.liked_at = None  # the time of an import is that of that like only
     return OP_OUTCOME_CHANGED

@@ -16,12 +16,15 @@ PARENTS = ("edges", "posts", "user_likes")
 """The partitioned tables."""
 _INDEXES: Mapping[str, Sequence[LiteralString]] = {
     "edges": (
-        "ALTER TABLE {} ADD PRIMARY KEY (post_id, user_id, slot)",
-        "CREATE INDEX ON {} (post_id, coalesce(liked_at, rev), rev) WHERE liked",
+        "ALTER TABLE {} ADD PRIMARY KEY (post_no, user_id, slot)",
+        "CREATE INDEX ON {} (post_no, coalesce(liked_at, rev), rev) WHERE liked",
         "CREATE INDEX ON {} (rev)",
         "CREATE INDEX ON {} (first_rev) WHERE first_rev <> rev",
     ),
-    "posts": ("ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",),
+    "posts": (
+        "ALTER TABLE {} ADD PRIMARY KEY (post_id, slot)",
+        "CREATE UNIQUE INDEX ON {} (post_no, slot)",
+    ),
     "user_likes": ("ALTER TABLE {} ADD PRIMARY KEY (user_id, since, slot)",),
 }
 """As the schema has them: else attaching a table would make them, while everybody waits."""

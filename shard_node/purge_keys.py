@@ -9,30 +9,32 @@ from __future__ import annotations
 
 from typing import Final
 
-ABOVE_ALL: Final = "\U0010ffff" * 33
-"""Behind every id of at most 128 bytes, byte by byte."""
+from shard_node.packed_ids import pack
+
+ABOVE_ALL: Final = b"\xff" * 17
+"""Behind every packed id, byte by byte."""
 PLACES: Final = ABOVE_ALL * 3
 """Behind every mark; before every place."""
-_DIGITS: Final = 19
-KIND_AT: Final = len(PLACES) + _DIGITS + 1
+_REV_BYTES: Final = 8
+KIND_AT: Final = len(PLACES) + _REV_BYTES + 1
 """Where in a place's key its kind stands, as SQL counts, from 1: p for a post, u for a user. What follows is the id."""
 
 
-def mark_key(post_id: str) -> str:
+def mark_key(post_id: str) -> bytes:
     """The post_id of the row that says that a purge of the post is under way: no post can have it."""
-    return ABOVE_ALL + post_id
+    return ABOVE_ALL + pack(post_id)
 
 
-def user_mark_key(user_id: str) -> str:
+def user_mark_key(user_id: str) -> bytes:
     """The post_id of the row that marks a slot for the purge of a user: no post, and no post's mark, can have it."""
-    return ABOVE_ALL + ABOVE_ALL + user_id
+    return ABOVE_ALL + ABOVE_ALL + pack(user_id)
 
 
-def post_place_key(rev: int, post_id: str) -> str:
+def post_place_key(rev: int, post_id: str) -> bytes:
     """The post_id of the row that says that a purge of the post was done at that revision."""
-    return f"{PLACES}{rev:0{_DIGITS}}p{post_id}"
+    return PLACES + rev.to_bytes(_REV_BYTES) + b"p" + pack(post_id)
 
 
-def user_place_key(rev: int, user_id: str) -> str:
+def user_place_key(rev: int, user_id: str) -> bytes:
     """The post_id of the row that says that a purge of the user was done, in this slot, at that revision."""
-    return f"{PLACES}{rev:0{_DIGITS}}u{user_id}"
+    return PLACES + rev.to_bytes(_REV_BYTES) + b"u" + pack(user_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
+from shard_node.packed_ids import unpack
 from shard_node.purge_keys import ABOVE_ALL, PLACES
 from shard_node.store import Connection, execute_for_slots
 
@@ -84,7 +85,7 @@ async def load_marks(connection: Connection, slots: Sequence[int]) -> Purges:
     for key, slot, began in await cursor.fetchall():
         name = key.removeprefix(ABOVE_ALL)
         if name.startswith(ABOVE_ALL):
-            users.append((name.removeprefix(ABOVE_ALL), PurgeMark(slot, began)))
+            users.append((unpack(name.removeprefix(ABOVE_ALL)), PurgeMark(slot, began)))
         else:
-            posts.append((name, PurgeMark(slot, began)))
+            posts.append((unpack(name), PurgeMark(slot, began)))
     return Purges(posts, users)

@@ -1,42 +1,69 @@
-"""The named statements of queries.sql.
+"""The named statements of queries.sql, and their forms.
 
-One with the line "AND few slots" is two: NAME without that line, and NAME_of_few_slots, which lists up to FEW_SLOTS
-slots there. Postgres prepares every partition that a statement may read for reading, each time; told which slots, it
-prepares those. With 64 partitions that is half the time of a small batch.
+Postgres prepares every partition that a statement may read for reading, each time; told which slots, it prepares those.
+With 64 partitions that is half the time of a small batch. So a form of a statement lists up to 0, 4 or 16 slots at its
+lines "AND few slots", and at its lines "AND few unknown" the slots of posts whose numbers are not known.
 
-One with the line "AND purges" is two as well: NAME without it, and NAME_and_purges with the part "purges" in its
-place.
+A statement with the line "AND purges" is two: NAME without it, and NAME_and_purges with the part "purges" in its place.
+Any other part stands in the place of each line "-- with: PART".
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib.resources import files
-from typing import LiteralString
+from typing import Final, LiteralString
 
-FEW_SLOTS = 4
-_MARK = re.compile(r"^ *AND few slots\n", re.MULTILINE)
-_PURGES = re.compile(r"^ *AND purges\n", re.MULTILINE)
-_LISTED = "      AND slot IN ({})\n".format(", ".join(f"%(slot_{n})s::smallint" for n in range(FEW_SLOTS)))
+LISTED: Final = (0, 4, 16)
+"""How many slots a form lists."""
+FEW_SLOTS: Final = LISTED[1]
+
+_SLOTS: Final = re.compile(r"^ *AND few slots\n", re.MULTILINE)
+_UNKNOWN: Final = re.compile(r"^ *AND few unknown\n", re.MULTILINE)
+_PURGES: Final = re.compile(r"^ *AND purges\n", re.MULTILINE)
+_PART: Final = re.compile(r"^-- with: (\w+)(,?)$", re.MULTILINE)
 
 
-def _load() -> dict[str, LiteralString]:
+def _load() -> Mapping[str, LiteralString]:
     text = files("shard_node").joinpath("queries.sql").read_text("utf-8")
-    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)
-    names, statements = parts[1::2], parts[2::2]
+    pieces = re.split(r"^-- (name|part): (\w+)$", text, flags=re.MULTILINE)
     # The file is part of the package, so its text is as literal as this module's.
-    queries: dict[str, LiteralString] = {}
-    found = {name: text.strip() for name, text in zip(names, statements, strict=True)}
-    purges = found.pop("purges").partition("\n")[2] + "\n"
-    for name in [name for name, sql in found.items() if _PURGES.search(sql)]:
-        sql = found.pop(name)
-        found[name] = _PURGES.sub("", sql)
-        found[f"{name}_and_purges"] = _PURGES.sub(lambda _: purges, sql)
+    found: dict[str, LiteralString] = {}
+    parts: dict[str, LiteralString] = {}
+    for kind, name, sql in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
+        (found if kind == "name" else parts)[name] = sql.strip()
+    purges = parts["purges"].partition("\n")[2] + "\n"
+    texts: dict[str, LiteralString] = {}
     for name, sql in found.items():
-        queries[name] = _MARK.sub("", sql)
-        if queries[name] != sql:
-            queries[f"{name}_of_few_slots"] = _MARK.sub(_LISTED, sql)
-    return queries
+        whole = sql
+        while _PART.search(whole):  # a part may have parts
+            whole = _PART.sub(lambda part: parts[part[1]] + part[2], whole)
+        texts[name] = _PURGES.sub("", whole)
+        if texts[name] != whole:
+            texts[f"{name}_and_purges"] = _PURGES.sub(lambda _: purges, whole)
+    return texts
 
 
-QUERIES = _load()
+_TEXTS: Final = _load()
+
+
+@lru_cache(maxsize=1024)
+def query(name: str, *, slots: int | None = None, unknown: int | None = None) -> LiteralString:
+    """The form of a statement that lists so many slots, and so many in which posts are unknown; None: it lists none.
+
+    They are the parameters ``slot_0``, ``slot_1``, … and ``unknown_0``, … .
+    """
+    return _UNKNOWN.sub(_list("unknown", unknown), _SLOTS.sub(_list("slot", slots), _TEXTS[name]))
+
+
+def _list(name: str, size: int | None) -> LiteralString:
+    if size is None:
+        return ""
+    listed = ", ".join(f"%({name}_{n})s::smallint" for n in range(size))
+    return f"      AND slot IN ({listed})\n" if size else "      AND false\n"
+
+
+QUERIES: Final[Mapping[str, LiteralString]] = {name: query(name) for name in _TEXTS}
+"""The statements in the form that lists no slots."""

@@ -11,70 +11,197 @@ WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
 RETURNING 1
 
 -- name: insert_likes
--- Likes of edges that occur once in the batch. Those that were never seen are inserted and counted; an edge that
--- exists already is left alone. Answers a row without a post when the fence held, one row per changed post, and, only
--- if some edge existed, one row per inserted edge. The fence is part of the statement: without it nothing is written,
--- so the statement may be a transaction of its own.
-WITH fence AS (
+-- Likes of edges that occur once in the batch, of posts whose numbers are known. Those that were never seen are inserted and
+-- counted; an edge that exists already is left alone. The fence is part of the statement: without it nothing is written, so the
+-- statement may be a transaction of its own.
+-- Posts are given once each, the likes by their places among them. Answers a row without a post when the fence held, with, only
+-- if some edge existed, the positions (from 1) of the likes that were inserted; and one row per changed post.
+WITH
+-- with: fence,
+numbers AS (SELECT %(numbers)s::integer[] AS numbers),
+-- with: inserted,
+-- with: likes,
+-- with: counted
+SELECT NULL::bytea AS post_id, NULL::bigint AS version, NULL::bigint AS like_count, NULL::integer AS post_no,
+       CASE WHEN NOT complete THEN ARRAY(SELECT position FROM inserted) END AS positions
+FROM fence CROSS JOIN likes
+UNION ALL
+SELECT post_id, version, like_count, post_no, NULL FROM counted
+
+-- name: insert_likes_of_unknown_posts
+-- As insert_likes, where some numbers are not known. Such a post is inserted with all its likes, if it is not there already:
+-- that tells its number, without a look at any partition, each of which Postgres would have to prepare. Had one of those likes
+-- existed, the count would be wrong: then the statement ends by a division by zero.
+-- The planner thinks that few rows are wanted, and would join row by row: a full join it cannot do so.
+WITH
+-- with: fence,
+wanted AS MATERIALIZED (
+    SELECT * FROM unnest(%(post_ids)s::bytea[], %(slots)s::smallint[], %(numbers)s::integer[], %(next_numbers)s::integer[],
+                         %(likes)s::integer[])
+                  WITH ORDINALITY AS one (post_id, slot, post_no, next_no, likes, post)
+), found AS (
+    INSERT INTO posts AS post (version, like_count, post_no, slot, post_id)
+    SELECT likes, likes, next_no, slot, post_id FROM wanted WHERE post_no IS NULL AND EXISTS (SELECT FROM fence)
+    ON CONFLICT (post_id, slot) DO UPDATE
+    SET version = post.version + excluded.version, like_count = post.like_count + excluded.like_count
+    RETURNING post_id, version, like_count, post_no
+), numbers AS MATERIALIZED (
+    SELECT array_agg(coalesce(wanted.post_no, found.post_no) ORDER BY wanted.post) AS numbers
+    FROM wanted FULL JOIN found USING (post_id)
+),
+-- with: inserted,
+-- with: likes,
+-- with: counted
+SELECT NULL::bytea AS post_id,
+       1 / (complete OR NOT EXISTS (
+           SELECT FROM wanted WHERE post_no IS NULL AND likes <> (SELECT likes FROM likes)[post]
+       ))::integer::bigint AS version,
+       NULL::bigint AS like_count, NULL::integer AS post_no,
+       CASE WHEN NOT complete THEN ARRAY(SELECT position FROM inserted) END AS positions
+FROM fence CROSS JOIN likes
+UNION ALL
+SELECT post_id, version, like_count, post_no, NULL FROM found
+UNION ALL
+SELECT post_id, version, like_count, post_no, NULL FROM counted
+
+-- part: fence
+fence AS (
     UPDATE writer SET last_rev = greatest(last_rev, %(last_rev)s)
     WHERE generation = %(generation)s AND slots_seq = %(slots_seq)s
     RETURNING 1
-), inserted AS (
-    INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id)
-    SELECT %(base_rev)s::bigint + op.position, coalesce(op.intent, %(base_rev)s::bigint + op.position),
-           %(base_rev)s::bigint + op.position, op.slot, true, op.post_id, op.user_id
-    FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[], %(intents)s::bigint[])
-         WITH ORDINALITY AS op (post_id, user_id, slot, intent, position)
+)
+
+-- part: inserted
+inserted AS (
+    INSERT INTO edges (rev, intent, post_no, slot, liked, user_id)
+    SELECT %(base_rev)s::bigint + op.position, nullif(op.intent, %(base_rev)s::bigint + op.position),
+           (SELECT numbers FROM numbers)[op.post], (%(slots)s::smallint[])[op.post], true, op.user_id
+    FROM unnest(%(posts)s::integer[], %(user_ids)s::bytea[], %(intents)s::bigint[])
+         WITH ORDINALITY AS op (post, user_id, intent, position)
     WHERE EXISTS (SELECT FROM fence)
     ON CONFLICT DO NOTHING
-    RETURNING slot, post_id, user_id
-), counted AS (
-    INSERT INTO posts AS post (version, like_count, slot, post_id)
-    SELECT count(*), count(*), slot, post_id FROM inserted GROUP BY slot, post_id
+    RETURNING rev - %(base_rev)s::bigint AS position
+)
+
+-- part: counted
+-- Posts whose number is known.
+counted AS (
+    INSERT INTO posts AS post (version, like_count, post_no, slot, post_id)
+    SELECT likes, likes, post_no, slot, post_id FROM (
+        SELECT *, (SELECT likes FROM likes)[post] AS likes
+        FROM unnest(%(post_ids)s::bytea[], %(slots)s::smallint[], %(numbers)s::integer[])
+             WITH ORDINALITY AS one (post_id, slot, post_no, post) OFFSET 0
+    ) AS change
+    WHERE likes > 0 AND post_no IS NOT NULL
     ON CONFLICT (post_id, slot) DO UPDATE
     SET version = post.version + excluded.version, like_count = post.like_count + excluded.like_count
-    RETURNING post_id, version, like_count
+    RETURNING post_id, version, like_count, NULL::integer AS post_no
 )
-SELECT NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count FROM fence
-UNION ALL
-SELECT post_id, NULL, version, like_count FROM counted
-UNION ALL
-SELECT post_id, user_id, NULL, NULL FROM inserted WHERE (SELECT count(*) FROM inserted) < %(operations)s
+
+-- part: wanted
+-- A part of the statements that look for edges by posts, which are given once each: their numbers, which are looked up where
+-- the caller does not know them. OFFSET 0 keeps the planner from joining, which would hash whole partitions. "AND few unknown":
+-- see queries.py.
+wanted AS MATERIALIZED (
+    SELECT one.post, one.post_id, one.slot, coalesce(one.post_no, found.post_no) AS post_no
+    FROM unnest(%(post_ids)s::bytea[], %(slots)s::smallint[], %(numbers)s::integer[])
+         WITH ORDINALITY AS one (post_id, slot, post_no, post)
+    LEFT JOIN LATERAL (
+        SELECT post_no FROM posts
+        WHERE posts.post_id = one.post_id AND posts.slot = one.slot AND one.post_no IS NULL
+      AND few unknown
+        OFFSET 0
+    ) AS found ON true
+)
+
+-- part: likes
+-- How many likes of each post were inserted, in an array by the posts' places: as many as are given, unless some edges existed.
+likes AS MATERIALIZED (
+    SELECT complete, CASE WHEN complete THEN %(likes)s::integer[] ELSE ARRAY(
+        SELECT sum(likes)::integer FROM (
+            SELECT post, 0 AS likes FROM generate_subscripts(%(slots)s::smallint[], 1) AS post
+            UNION ALL
+            SELECT (%(posts)s::integer[])[position], 1 FROM inserted
+        ) AS each GROUP BY post ORDER BY post
+    ) END AS likes
+    FROM (SELECT count(*) = %(operations)s AS complete FROM inserted OFFSET 0) AS all_inserted
+)
 
 -- name: read_edges
+-- With their positions, from 1; by the numbers of their posts.
+SELECT op.position, edge.rev, edge.intent, edge.first_rev, edge.liked_at, edge.liked
+FROM unnest(%(edge_numbers)s::integer[], %(user_ids)s::bytea[], %(edge_slots)s::smallint[])
+     WITH ORDINALITY AS op (post_no, user_id, slot, position)
+-- with: edge
+
+-- name: read_edges_of_unknown_posts
+-- As read_edges, where some numbers are not known.
+WITH
+-- with: wanted,
+numbers AS MATERIALIZED (SELECT array_agg(post_no ORDER BY post) AS numbers FROM wanted)
+SELECT op.position, edge.rev, edge.intent, edge.first_rev, edge.liked_at, edge.liked
+FROM
+-- with: numbered
+-- with: edge
+
+-- part: numbered
+-- What is asked for, with the numbers. Not once more for each partition, as without OFFSET 0.
+(
+    SELECT position, user_id, slot, (SELECT numbers FROM numbers)[post] AS post_no
+    FROM unnest(%(posts)s::integer[], %(user_ids)s::bytea[], %(edge_slots)s::smallint[])
+         WITH ORDINALITY AS one (post, user_id, slot, position)
+    OFFSET 0
+) AS op
+
+-- part: edge
 -- OFFSET 0 keeps the planner from joining, which would hash whole partitions. "AND few slots": see queries.py.
-SELECT edge.post_id, edge.user_id, edge.liked, edge.rev, edge.intent, edge.first_rev
-FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[]) AS wanted (post_id, user_id, slot)
 CROSS JOIN LATERAL (
     SELECT * FROM edges
-    WHERE edges.post_id = wanted.post_id AND edges.user_id = wanted.user_id AND edges.slot = wanted.slot
+    WHERE edges.post_no = op.post_no AND edges.user_id = op.user_id AND edges.slot = op.slot
       AND few slots
     OFFSET 0
 ) AS edge
 
 -- name: write_edges
--- The time of an import is the time of that like only: a change ends it, a newer intent alone does not.
-INSERT INTO edges AS stored (rev, intent, first_rev, slot, liked, post_id, user_id)
-SELECT edge.rev, edge.intent, edge.first_rev, edge.slot, edge.liked, edge.post_id, edge.user_id
-FROM unnest(%(revs)s::bigint[], %(intents)s::bigint[], %(first_revs)s::bigint[], %(slots)s::smallint[],
-            %(liked)s::boolean[], %(post_ids)s::text[], %(user_ids)s::text[])
-     AS edge (rev, intent, first_rev, slot, liked, post_id, user_id)
-ON CONFLICT (post_id, user_id, slot) DO UPDATE
-SET rev = excluded.rev, intent = excluded.intent, first_rev = excluded.first_rev, liked = excluded.liked,
-    liked_at = CASE WHEN stored.rev = excluded.rev THEN stored.liked_at END
+-- Edges as they are given, and what has become of their posts with them. Posts are given once each, with their changes; the edges
+-- by their places among them. As in insert_likes, a post's number is told by the row that is written.
+WITH wanted AS MATERIALIZED (
+    SELECT * FROM unnest(%(post_ids)s::bytea[], %(slots)s::smallint[], %(next_numbers)s::integer[], %(changes)s::bigint[],
+                         %(deltas)s::bigint[])
+                  WITH ORDINALITY AS one (post_id, slot, next_no, changes, delta, post)
+), counted AS (
+    INSERT INTO posts AS post (version, like_count, post_no, slot, post_id)
+    SELECT changes, delta, next_no, slot, post_id FROM wanted
+    ON CONFLICT (post_id, slot) DO UPDATE
+    SET version = post.version + excluded.version, like_count = post.like_count + excluded.like_count
+    RETURNING post_id, version, like_count, post_no
+), numbers AS MATERIALIZED (
+    SELECT array_agg(counted.post_no ORDER BY wanted.post) AS numbers FROM wanted FULL JOIN counted USING (post_id)
+), written AS (
+    INSERT INTO edges (rev, intent, first_rev, liked_at, post_no, slot, liked, user_id)
+    SELECT edge.rev, edge.intent, edge.first_rev, edge.liked_at, (SELECT numbers FROM numbers)[edge.post],
+           (%(slots)s::smallint[])[edge.post], edge.liked, edge.user_id
+    FROM unnest(%(posts)s::integer[], %(revs)s::bigint[], %(intents)s::bigint[], %(first_revs)s::bigint[],
+                %(liked_at)s::bigint[], %(liked)s::boolean[], %(user_ids)s::bytea[])
+         AS edge (post, rev, intent, first_rev, liked_at, liked, user_id)
+    ON CONFLICT (post_no, user_id, slot) DO UPDATE
+    SET rev = excluded.rev, intent = excluded.intent, first_rev = excluded.first_rev, liked_at = excluded.liked_at,
+        liked = excluded.liked
+)
+SELECT post_id, version, like_count, post_no FROM counted
 
--- name: count_changes
-INSERT INTO posts AS post (version, like_count, slot, post_id)
-SELECT change.changes, change.delta, change.slot, change.post_id
-FROM unnest(%(changes)s::bigint[], %(deltas)s::bigint[], %(slots)s::smallint[], %(post_ids)s::text[])
-     AS change (changes, delta, slot, post_id)
-ON CONFLICT (post_id, slot) DO UPDATE
-SET version = post.version + excluded.version, like_count = post.like_count + excluded.like_count
-RETURNING post_id, version, like_count
+-- name: highest_numbers
+SELECT wanted.slot, coalesce(last.post_no, 0)
+FROM unnest(%(slots)s::smallint[]) AS wanted (slot)
+CROSS JOIN LATERAL (
+    SELECT max(post_no) AS post_no FROM posts
+    WHERE posts.slot = wanted.slot
+      AND few slots
+) AS last
 
 -- name: read_posts
 SELECT post.post_id, post.version, post.like_count
-FROM unnest(%(post_ids)s::text[], %(slots)s::smallint[]) AS wanted (post_id, slot)
+FROM unnest(%(post_ids)s::bytea[], %(slots)s::smallint[]) AS wanted (post_id, slot)
 CROSS JOIN LATERAL (
     SELECT * FROM posts
     WHERE posts.post_id = wanted.post_id AND posts.slot = wanted.slot
@@ -83,25 +210,34 @@ CROSS JOIN LATERAL (
 ) AS post
 
 -- name: read_liked
--- Position (from 1) of those edges that are liked, and since when.
-SELECT wanted.position, coalesce(edge.liked_at, edge.rev)
-FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[])
-     WITH ORDINALITY AS wanted (post_id, user_id, slot, position)
-CROSS JOIN LATERAL (
-    SELECT * FROM edges
-    WHERE edges.post_id = wanted.post_id AND edges.user_id = wanted.user_id AND edges.slot = wanted.slot
-      AND few slots
-    OFFSET 0
-) AS edge
+-- Position (from 1) of those edges that are liked, and since when; by the numbers of their posts.
+SELECT op.position, coalesce(edge.liked_at, edge.rev)
+FROM unnest(%(edge_numbers)s::integer[], %(user_ids)s::bytea[], %(edge_slots)s::smallint[])
+     WITH ORDINALITY AS op (post_no, user_id, slot, position)
+-- with: edge
+WHERE edge.liked
+
+-- name: read_liked_of_unknown_posts
+-- As read_liked, where some numbers are not known.
+WITH
+-- with: wanted,
+numbers AS MATERIALIZED (SELECT array_agg(post_no ORDER BY post) AS numbers FROM wanted)
+SELECT op.position, coalesce(edge.liked_at, edge.rev)
+FROM
+-- with: numbered
+-- with: edge
 WHERE edge.liked
 
 -- name: list_likers
 -- A row without a user has version and count of the post; the others are likes below the time and revision given, newest
 -- first. One statement, so all of one moment.
-SELECT NULL AS user_id, version, like_count FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s
+WITH post AS MATERIALIZED (
+    SELECT version, like_count, post_no FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s
+)
+SELECT NULL::bytea AS user_id, version, like_count FROM post
 UNION ALL (
     SELECT user_id, coalesce(liked_at, rev), rev FROM edges
-    WHERE slot = %(slot)s AND post_id = %(post_id)s AND liked
+    WHERE slot = %(slot)s AND post_no = (SELECT post_no FROM post) AND liked
       AND (coalesce(liked_at, rev), rev) < (%(before_time)s, %(before)s)
     ORDER BY coalesce(liked_at, rev) DESC, rev DESC LIMIT %(limit)s
 )
@@ -217,26 +353,29 @@ WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relnam
 -- Changes of each slot after a position, all of one moment: per slot a row without a post, with its epoch (as rev), whether it
 -- is owned (as liked), the highest revision issued (as place), one above which nothing was purged (as first_rev) and one above
 -- which nothing was swept (as like_time); then, by place, edges that changed there last, edges first liked there that have
--- changed since, and, in read_changes_and_purges, purges that were done there, of a post (without a user) or of a user (without
--- a post).
+-- changed since, and, in read_changes_and_purges, purges that were done there, of a post (with an empty user) or of a user (with
+-- an empty post).
 -- The limits as numbers tell the planner that an index is the way; the parameter is what is wanted. "AND few slots": see queries.py.
 SELECT slots.slot, writer.last_rev AS place, slots.epoch AS rev, slots.purged_rev AS first_rev, slots.state = 'owner' AS liked,
-       NULL AS post_id, NULL AS user_id, NULL::bigint AS version, NULL::bigint AS like_count, slots.swept_rev AS like_time
+       NULL::bytea AS post_id, NULL::bytea AS user_id, NULL::bigint AS version, NULL::bigint AS like_count,
+       slots.swept_rev AS like_time
 FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
 UNION ALL
-SELECT wanted.slot, edge.place, edge.rev, edge.first_rev, edge.liked, edge.post_id, edge.user_id,
+SELECT wanted.slot, edge.place, edge.rev, edge.first_rev, edge.liked, coalesce(post.post_id, ''), edge.user_id,
        coalesce(post.version, 0), coalesce(post.like_count, 0), coalesce(edge.liked_at, edge.rev)
 FROM unnest(%(slots)s::smallint[], %(positions)s::bigint[]) AS wanted (slot, position)
 CROSS JOIN LATERAL (
     (SELECT * FROM (
-        SELECT rev AS place, rev, first_rev, liked, post_id, user_id, liked_at FROM edges
+        SELECT rev AS place, rev, coalesce(first_rev, CASE WHEN liked THEN rev END) AS first_rev, liked, post_no, user_id,
+               liked_at
+        FROM edges
         WHERE edges.slot = wanted.slot AND edges.rev > wanted.position
       AND few slots
         ORDER BY edges.rev LIMIT 2000
     ) AS changed LIMIT %(limit)s)
     UNION ALL
     (SELECT * FROM (
-        SELECT first_rev AS place, rev, first_rev, liked, post_id, user_id, liked_at FROM edges
+        SELECT first_rev AS place, rev, first_rev, liked, post_no, user_id, liked_at FROM edges
         WHERE edges.slot = wanted.slot AND edges.first_rev > wanted.position AND edges.first_rev <> edges.rev
       AND few slots
         ORDER BY edges.first_rev LIMIT 2000
@@ -244,71 +383,77 @@ CROSS JOIN LATERAL (
     AND purges
 ) AS edge
 LEFT JOIN LATERAL (
-    SELECT version, like_count FROM posts
-    WHERE posts.post_id = edge.post_id AND posts.slot = wanted.slot
+    SELECT post_id, version, like_count FROM posts
+    WHERE posts.post_no = edge.post_no AND posts.slot = wanted.slot
       AND few slots
     OFFSET 0
 ) AS post ON true
 
--- name: purges
+-- part: purges
 -- A part of read_changes_and_purges: see queries.py.
     UNION ALL
-    (SELECT place, place, NULL, false, CASE kind WHEN 'p' THEN id ELSE '' END, CASE kind WHEN 'u' THEN id ELSE '' END, NULL
+    (SELECT place, place, NULL, false, CASE WHEN kind = 'p' THEN (
+            SELECT post_no FROM posts WHERE posts.slot = wanted.slot AND posts.post_id = purged.id
+      AND few slots
+        ) END, CASE WHEN kind = 'u' THEN id ELSE '' END, NULL
     FROM (
         SELECT purged_rev AS place, substr(post_id, %(kind_at)s, 1) AS kind, substr(post_id, %(kind_at)s + 1) AS id FROM posts
         WHERE posts.slot = wanted.slot
-          AND posts.post_id > %(places)s::text || lpad(wanted.position::text, 19, '0') || '~' -- behind those of the position itself
+          AND posts.post_id > %(places)s::bytea || int8send(wanted.position) || '\xff' -- behind those of the position itself
       AND few slots
         ORDER BY posts.post_id LIMIT 2000
     ) AS purged LIMIT %(limit)s)
 
 -- name: verify_counts
--- Posts behind a given one whose count is not their number of liked edges, up to the post in which the given number of
--- posts or of likes is reached; then a row without a count: that last post (none: it was all), posts and likes looked at.
--- One statement, so all of one moment: a like changes both sides of the comparison, or neither.
+-- Posts behind a given number whose count is not their number of liked edges, up to the post in which the given number of
+-- posts or of likes is reached; then a row without a count: that last post's number (none: it was all), posts and likes looked
+-- at. One statement, so all of one moment: a like changes both sides of the comparison, or neither.
 WITH bound AS MATERIALIZED (
     SELECT least(
-        (SELECT post_id FROM posts
-         WHERE slot = %(slot)s AND post_id > %(after)s AND post_id <= %(above_all)s
-         ORDER BY post_id OFFSET %(limit)s - 1 LIMIT 1),
-        (SELECT post_id FROM edges WHERE slot = %(slot)s AND post_id > %(after)s AND liked
-         ORDER BY post_id OFFSET %(limit)s - 1 LIMIT 1)
-    ) AS post_id
+        (SELECT post_no FROM posts WHERE slot = %(slot)s AND post_no > %(after)s
+         ORDER BY post_no OFFSET %(limit)s - 1 LIMIT 1),
+        (SELECT post_no FROM edges WHERE slot = %(slot)s AND post_no > %(after)s AND liked
+         ORDER BY post_no OFFSET %(limit)s - 1 LIMIT 1)
+    ) AS post_no
 ), stored AS MATERIALIZED (
-    SELECT post_id, version, like_count FROM posts
-    WHERE slot = %(slot)s AND post_id > %(after)s
-      AND post_id <= coalesce((SELECT post_id FROM bound), %(above_all)s)
+    SELECT post_no, post_id, version, like_count FROM posts
+    WHERE slot = %(slot)s AND post_no > %(after)s
+      AND post_no <= coalesce((SELECT post_no FROM bound), %(highest)s)
 ), counted AS MATERIALIZED (
-    SELECT post_id, count(*) AS likes FROM edges
-    WHERE slot = %(slot)s AND post_id > %(after)s AND liked
-      AND post_id <= coalesce((SELECT post_id FROM bound), %(above_all)s)
-    GROUP BY post_id
+    SELECT post_no, count(*) AS likes FROM edges
+    WHERE slot = %(slot)s AND post_no > %(after)s AND liked
+      AND post_no <= coalesce((SELECT post_no FROM bound), %(highest)s)
+    GROUP BY post_no
 )
-SELECT post_id, coalesce(like_count, 0) AS stored_count, coalesce(likes, 0) AS counted, coalesce(version, 0) AS version
-FROM stored FULL JOIN counted USING (post_id)
+SELECT post_no, post_id, coalesce(like_count, 0) AS stored_count, coalesce(likes, 0) AS counted, coalesce(version, 0) AS version
+FROM stored FULL JOIN counted USING (post_no)
 WHERE coalesce(like_count, 0) <> coalesce(likes, 0)
 UNION ALL
-SELECT (SELECT post_id FROM bound), NULL, (SELECT count(*) FROM stored),
+SELECT (SELECT post_no FROM bound), NULL, NULL, (SELECT count(*) FROM stored),
        (SELECT coalesce(sum(likes), 0)::bigint FROM counted)
 
 -- name: count_drifts
 -- By how much the counts of these posts are too high, where they are not right, and when the post was last purged.
 SELECT post_id, drift, purged_rev FROM (
-    SELECT wanted.post_id, post.purged_rev, coalesce(post.like_count, 0) - (
-        SELECT count(*) FROM edges WHERE slot = %(slot)s AND edges.post_id = wanted.post_id AND liked
+    SELECT post.post_id, post.purged_rev, post.like_count - (
+        SELECT count(*) FROM edges WHERE slot = %(slot)s AND edges.post_no = post.post_no AND liked
     ) AS drift
-    FROM unnest(%(post_ids)s::text[]) AS wanted (post_id)
-    LEFT JOIN LATERAL (
+    FROM unnest(%(post_ids)s::bytea[]) AS wanted (post_id)
+    CROSS JOIN LATERAL (
         SELECT * FROM posts WHERE slot = %(slot)s AND posts.post_id = wanted.post_id OFFSET 0
-    ) AS post ON true
+    ) AS post
 ) AS compared
 WHERE drift <> 0
 
 -- name: mend_counts
--- Not of a post that is being purged, or was since: its count is that of the purge.
-INSERT INTO posts AS post (version, like_count, slot, post_id, purged_rev)
-SELECT 1, -mend.drift, %(slot)s, mend.post_id, mend.purged_rev
-FROM unnest(%(post_ids)s::text[], %(drifts)s::bigint[], %(purged_revs)s::bigint[]) AS mend (post_id, drift, purged_rev)
+-- Not of a post that is being purged, or was since: its count is that of the purge. All of them exist; inserting them again is
+-- how they are found by the index, whatever the planner thinks.
+INSERT INTO posts AS post (version, like_count, post_no, slot, post_id, purged_rev)
+SELECT 1, -mend.drift, stored.post_no, %(slot)s, mend.post_id, mend.purged_rev
+FROM unnest(%(post_ids)s::bytea[], %(drifts)s::bigint[], %(purged_revs)s::bigint[]) AS mend (post_id, drift, purged_rev)
+CROSS JOIN LATERAL (
+    SELECT post_no FROM posts WHERE slot = %(slot)s AND posts.post_id = mend.post_id OFFSET 0
+) AS stored
 ON CONFLICT (post_id, slot) DO UPDATE
 SET version = post.version + 1, like_count = post.like_count + excluded.like_count
 WHERE post.purge_began IS NULL AND post.purged_rev IS NOT DISTINCT FROM excluded.purged_rev
@@ -324,18 +469,19 @@ WHERE post_id > %(behind)s AND post_id < %(before)s AND purge_began IS NOT NULL
 -- name: read_purge
 -- One row: of the post's row, which may be missing, and whether there is anything to erase.
 SELECT coalesce(post.version, 0), coalesce(post.like_count, 0), post.purge_began, coalesce(post.purge_erased, 0),
-       post.purged_rev, EXISTS (SELECT FROM edges WHERE slot = %(slot)s AND post_id = %(post_id)s)
+       post.purged_rev, EXISTS (SELECT FROM edges WHERE slot = %(slot)s AND edges.post_no = post.post_no)
 FROM (SELECT) AS one
 LEFT JOIN (SELECT * FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s) AS post ON true
 
 -- name: count_edges
-SELECT count(*) FILTER (WHERE liked), count(*) FROM edges WHERE slot = %(slot)s AND post_id = %(post_id)s
+SELECT count(*) FILTER (WHERE liked), count(*) FROM edges
+WHERE slot = %(slot)s AND post_no = (SELECT post_no FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s)
 
 -- name: begin_purge
 -- One that is under way goes on.
 WITH begun AS (
-    INSERT INTO posts AS post (version, like_count, slot, post_id, purge_began, purge_erased)
-    VALUES (0, 0, %(slot)s, %(post_id)s, %(rev)s, 0)
+    INSERT INTO posts AS post (version, like_count, post_no, slot, post_id, purge_began, purge_erased)
+    SELECT 0, 0, coalesce(max(post_no), 0) + 1, %(slot)s, %(post_id)s, %(rev)s, 0 FROM posts WHERE slot = %(slot)s
     ON CONFLICT (post_id, slot) DO UPDATE
     SET purge_erased = CASE WHEN post.purge_began IS NULL THEN 0 ELSE post.purge_erased END,
         purge_began = coalesce(post.purge_began, excluded.purge_began)
@@ -349,12 +495,14 @@ SELECT purge_began FROM begun
 
 -- name: list_likes_to_end
 SELECT user_id, rev FROM edges
-WHERE slot = %(slot)s AND post_id = %(post_id)s AND liked AND rev > %(after)s
+WHERE slot = %(slot)s AND post_no = (SELECT post_no FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s)
+  AND liked AND rev > %(after)s
 ORDER BY rev LIMIT %(limit)s
 
 -- name: list_edges_to_erase
 SELECT user_id FROM edges
-WHERE slot = %(slot)s AND post_id = %(post_id)s AND user_id > %(after)s
+WHERE slot = %(slot)s AND post_no = (SELECT post_no FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s)
+  AND user_id > %(after)s
 ORDER BY user_id LIMIT %(limit)s
 
 -- name: erase_edges
@@ -362,10 +510,11 @@ ORDER BY user_id LIMIT %(limit)s
 WITH erased AS (
     DELETE FROM edges WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
         SELECT edge.address
-        FROM unnest(%(user_ids)s::text[]) AS wanted (user_id)
+        FROM unnest(%(user_ids)s::bytea[]) AS wanted (user_id)
         CROSS JOIN LATERAL (
             SELECT ctid AS address FROM edges
-            WHERE edges.slot = %(slot)s AND edges.post_id = %(post_id)s AND edges.user_id = wanted.user_id
+            WHERE edges.slot = %(slot)s AND edges.user_id = wanted.user_id
+              AND edges.post_no = (SELECT post_no FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s)
               AND NOT liked AND rev <= %(consumed)s
             OFFSET 0
         ) AS edge
@@ -437,20 +586,26 @@ ORDER BY since DESC LIMIT %(limit)s
 -- name: read_user_changes
 -- As read_changes, for those who want edges as they are by now and nothing else: per slot a row without a post, then edges.
 SELECT slots.slot, writer.last_rev AS rev, slots.epoch, slots.state = 'owner' AS liked, NULL::boolean AS was_liked,
-       NULL AS post_id, NULL AS user_id, NULL::bigint AS like_time, NULL::boolean AS first
+       NULL::bytea AS post_id, NULL::bytea AS user_id, NULL::bigint AS like_time, NULL::boolean AS first
 FROM slots CROSS JOIN writer WHERE slots.slot = ANY (%(slots)s::smallint[]) AND slots.state <> 'moved'
 UNION ALL
-SELECT wanted.slot, edge.rev, NULL, edge.liked, edge.first_rev IS NOT NULL, edge.post_id, edge.user_id,
-       coalesce(edge.liked_at, edge.rev), edge.first_rev IS NOT DISTINCT FROM edge.rev
+SELECT wanted.slot, edge.rev, NULL, edge.liked, edge.liked OR edge.first_rev IS NOT NULL, post.post_id, edge.user_id,
+       coalesce(edge.liked_at, edge.rev), coalesce(edge.first_rev, CASE WHEN edge.liked THEN edge.rev END) IS NOT DISTINCT FROM edge.rev
 FROM unnest(%(slots)s::smallint[], %(positions)s::bigint[]) AS wanted (slot, position)
 CROSS JOIN LATERAL (
     SELECT * FROM (
-        SELECT rev, first_rev, liked, post_id, user_id, liked_at FROM edges
+        SELECT rev, first_rev, liked, post_no, user_id, liked_at FROM edges
         WHERE edges.slot = wanted.slot AND edges.rev > wanted.position
       AND few slots
         ORDER BY edges.rev LIMIT 2000
     ) AS changed LIMIT %(limit)s
 ) AS edge
+CROSS JOIN LATERAL (
+    SELECT post_id FROM posts
+    WHERE posts.post_no = edge.post_no AND posts.slot = wanted.slot
+      AND few slots
+    OFFSET 0
+) AS post
 
 -- name: read_user_feeds
 SELECT slot, routes, marks FROM user_feeds WHERE slot = ANY (%(slots)s::smallint[])
@@ -480,55 +635,68 @@ ON CONFLICT (slot) DO UPDATE SET routes = excluded.routes, marks = excluded.mark
 
 -- name: import_likes
 -- Likes from elsewhere: as insert_likes, in a transaction that has passed the fence. An edge that exists, be it by the same
--- statement, is left alone. Answers a row per post that changed, and, only if some edge existed, a row without a post
--- with the positions (from 1) of those that were inserted.
-WITH inserted AS (
-    INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id, liked_at)
-    SELECT %(base_rev)s::bigint + op.position, coalesce(op.liked_at, %(base_rev)s::bigint + op.position),
-           %(base_rev)s::bigint + op.position, op.slot, true, op.post_id, op.user_id, op.liked_at
-    FROM unnest(%(post_ids)s::text[], %(user_ids)s::text[], %(slots)s::smallint[], %(times)s::bigint[])
-         WITH ORDINALITY AS op (post_id, user_id, slot, liked_at, position)
+-- statement, is left alone: that is nothing rare here, so posts are looked up first. The time of a like is its intent too.
+WITH
+-- with: wanted,
+numbers AS MATERIALIZED (
+    SELECT array_agg(coalesce(post_no, (%(next_numbers)s::integer[])[post]) ORDER BY post) AS numbers FROM wanted
+), inserted AS (
+    INSERT INTO edges (rev, liked_at, post_no, slot, liked, user_id)
+    SELECT %(base_rev)s::bigint + op.position, op.liked_at,
+           (SELECT numbers FROM numbers)[op.post], (%(slots)s::smallint[])[op.post], true, op.user_id
+    FROM unnest(%(posts)s::integer[], %(user_ids)s::bytea[], %(times)s::bigint[])
+         WITH ORDINALITY AS op (post, user_id, liked_at, position)
     ON CONFLICT DO NOTHING
-    RETURNING slot, post_id, rev
-), counted AS (
-    INSERT INTO posts AS post (version, like_count, slot, post_id)
-    SELECT count(*), count(*), slot, post_id FROM inserted GROUP BY slot, post_id
+    RETURNING rev - %(base_rev)s::bigint AS position
+),
+-- with: likes,
+counted AS (
+    INSERT INTO posts AS post (version, like_count, post_no, slot, post_id)
+    SELECT now_liked, now_liked, number, slot, post_id FROM (
+        SELECT *, (SELECT likes FROM likes)[post] AS now_liked, (SELECT numbers FROM numbers)[post] AS number
+        FROM wanted OFFSET 0
+    ) AS change
+    WHERE now_liked > 0
     ON CONFLICT (post_id, slot) DO UPDATE
     SET version = post.version + excluded.version, like_count = post.like_count + excluded.like_count
-    RETURNING post_id, version, like_count
+    RETURNING post_id, version, like_count, post_no
 )
-SELECT post_id, version, like_count, NULL::bigint[] AS positions FROM counted
+SELECT NULL::bytea AS post_id, NULL::bigint AS version, NULL::bigint AS like_count, NULL::integer AS post_no,
+       CASE WHEN NOT complete THEN ARRAY(SELECT position FROM inserted) END AS positions
+FROM likes
 UNION ALL
-SELECT NULL, NULL, NULL, array_agg(rev - %(base_rev)s::bigint) FROM inserted HAVING count(*) < %(likes)s
+SELECT post_id, version, like_count, post_no, NULL FROM counted
 
 -- name: export_likes
-SELECT post_id, user_id, coalesce(liked_at, rev), rev FROM edges
-WHERE slot = %(slot)s AND liked
-  AND (post_id, coalesce(liked_at, rev), rev) > (%(after_post_id)s, %(after_time)s, %(after_rev)s)
-ORDER BY post_id, coalesce(liked_at, rev), rev LIMIT %(limit)s
+-- Likes behind a place, in the order of their index; and a row with the id of each of their posts.
+WITH page AS MATERIALIZED (
+    SELECT post_no, user_id, coalesce(liked_at, rev) AS like_time, rev FROM edges
+    WHERE slot = %(slot)s AND liked
+      AND (post_no, coalesce(liked_at, rev), rev) > (%(after_post_no)s, %(after_time)s, %(after_rev)s)
+    ORDER BY post_no, coalesce(liked_at, rev), rev LIMIT %(limit)s
+)
+SELECT post.post_no, post.post_id AS id, NULL::bigint AS like_time, NULL::bigint AS rev
+FROM (SELECT DISTINCT post_no FROM page) AS named
+CROSS JOIN LATERAL (
+    SELECT post_no, post_id FROM posts WHERE slot = %(slot)s AND posts.post_no = named.post_no OFFSET 0
+) AS post
+UNION ALL
+(SELECT post_no, user_id, like_time, rev FROM page ORDER BY post_no, like_time, rev)
 
 -- name: user_edges
--- The user's edges of the next posts behind a given one, as many posts as the limit; then a row without a post: the last of
--- them, and how many. It goes from post to post, by the primary key, not over the edges of all users.
-WITH RECURSIVE seen (post_id, number) AS (
-    (SELECT post_id, 1 FROM edges WHERE slot = %(slot)s AND post_id > %(after)s ORDER BY post_id LIMIT 1)
-    UNION ALL
-    SELECT next.post_id, seen.number + 1
-    FROM seen CROSS JOIN LATERAL (
-        SELECT edges.post_id FROM edges
-        WHERE edges.slot = %(slot)s AND edges.post_id > seen.post_id
-        ORDER BY edges.post_id LIMIT 1
-    ) AS next
-    WHERE seen.number < %(limit)s
+-- The user's edges of the next posts behind a given number, as many posts as the limit; then a row without a post: the number
+-- of the last of them, and how many. It goes from post to post, not over the edges of all users.
+WITH seen AS MATERIALIZED (
+    SELECT post_no, post_id FROM posts WHERE slot = %(slot)s AND post_no > %(after)s ORDER BY post_no LIMIT %(limit)s
 )
-SELECT edge.post_id, edge.liked, edge.rev, NULL AS last, NULL::bigint AS posts
+SELECT seen.post_id, edge.liked, edge.rev, NULL::integer AS last, NULL::bigint AS posts
 FROM seen CROSS JOIN LATERAL (
     SELECT * FROM edges
-    WHERE edges.slot = %(slot)s AND edges.post_id = seen.post_id AND edges.user_id = %(user_id)s
+    WHERE edges.slot = %(slot)s AND edges.post_no = seen.post_no AND edges.user_id = %(user_id)s
     OFFSET 0
 ) AS edge
 UNION ALL
-SELECT NULL, NULL, NULL, (SELECT post_id FROM seen ORDER BY number DESC LIMIT 1), (SELECT count(*) FROM seen)
+SELECT NULL, NULL, NULL, (SELECT max(post_no) FROM seen), (SELECT count(*) FROM seen)
 
 -- name: begin_user_purge
 -- In the user's own slot one that is under way goes on; any other slot is marked for the latest that it has heard of.
@@ -545,19 +713,20 @@ RETURNING purge_began, purge_erased
 WITH erased AS (
     DELETE FROM edges WHERE slot = %(slot)s AND ctid = ANY (ARRAY(
         SELECT edge.address
-        FROM unnest(%(post_ids)s::text[]) AS wanted (post_id)
+        FROM unnest(%(post_ids)s::bytea[]) AS wanted (post_id)
+        CROSS JOIN LATERAL (
+            SELECT post_no FROM posts WHERE slot = %(slot)s AND posts.post_id = wanted.post_id OFFSET 0
+        ) AS post
         CROSS JOIN LATERAL (
             SELECT ctid AS address FROM edges
-            WHERE edges.slot = %(slot)s AND edges.post_id = wanted.post_id AND edges.user_id = %(user_id)s
+            WHERE edges.slot = %(slot)s AND edges.post_no = post.post_no AND edges.user_id = %(user_id)s
               AND NOT liked AND rev <= %(consumed)s
             OFFSET 0
         ) AS edge
     ))
-    RETURNING post_id
+    RETURNING post_no
 ), noted AS (
-    INSERT INTO posts AS post (version, like_count, slot, post_id, erased_rev)
-    SELECT 0, 0, %(slot)s, post_id, %(rev)s FROM erased
-    ON CONFLICT (post_id, slot) DO UPDATE SET erased_rev = excluded.erased_rev
+    UPDATE posts SET erased_rev = %(rev)s WHERE slot = %(slot)s AND post_no = ANY (ARRAY(SELECT post_no FROM erased))
 )
 UPDATE posts SET purge_erased = purge_erased + (SELECT count(*) FROM erased)
 WHERE slot = %(slot)s AND post_id = %(mark)s

@@ -33,7 +33,7 @@ from likering.shard.v1.shard_service_pb2 import (
     OpOutcome,
     ReadMode,
 )
-from shard_node import store, user_store
+from shard_node import edge_store, store, user_store
 from shard_node.cache import CountCache
 from shard_node.database import within
 from shard_node.leadership import Leadership
@@ -210,7 +210,9 @@ class Reader:
         slots = [unit.slots[p] for p in positions]
         user_ids = [unit.user_ids[p] for p in positions]
         liked = await self._from_database(
-            lambda connection: store.read_liked(connection, post_ids, user_ids, slots)
+            lambda connection: edge_store.read_liked(
+                connection, post_ids, user_ids, slots, self._writer.post_numbers
+            )
         )
         if liked is None:
             unit.refuse(positions, OP_CODE_UNAVAILABLE)

@@ -5,18 +5,19 @@ Nothing here decides anything; ``writer`` and ``reads`` do. Statements stand in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from psycopg import AsyncConnection, AsyncCursor
 
-from shard_node.arrays import bool_array, int_array, nullable_int_array, text_array
-from shard_node.fold import EdgeKey, EdgeState, PostChange
+from shard_node.arrays import id_array, int_array
 from shard_node.ownership import HeldSlot, SlotState
+from shard_node.packed_ids import pack, unpack
 from shard_node.purge_keys import KIND_AT, PLACES
-from shard_node.queries import FEW_SLOTS, QUERIES
+from shard_node.queries import LISTED, QUERIES, query
+
+_NO_SLOT: Final = -1
 
 Connection = AsyncConnection[Any]
 Cursor = AsyncCursor[Any]
@@ -51,13 +52,6 @@ class FenceLost(Exception):
     """The writer row is of another generation or slots_seq."""
 
 
-class InsertedLikes(NamedTuple):
-    """What insert_likes did: the posts as they are now, and which edges were inserted (None: all of them)."""
-
-    posts: dict[str, PostCount]
-    edges: set[EdgeKey] | None
-
-
 async def execute(
     connection: Connection, name: str, parameters: Mapping[str, object] | None = None
 ) -> Cursor:
@@ -65,18 +59,33 @@ async def execute(
     return await connection.execute(QUERIES[name], parameters, prepare=True, binary=True)
 
 
+async def execute_among(
+    connection: Connection,
+    name: str,
+    parameters: Mapping[str, object],
+    slots: Collection[int] | None = None,
+    unknown_in: Collection[int] | None = None,
+) -> Cursor:
+    """Executes a named statement in its form for these slots, and for posts that are unknown in those; None: in any."""
+    listed = dict(parameters)
+    form = query(name, slots=_listed(listed, "slot", slots), unknown=_listed(listed, "unknown", unknown_in))
+    return await connection.execute(form, listed, prepare=True, binary=True)
+
+
+def _listed(parameters: dict[str, object], name: str, slots: Collection[int] | None) -> int | None:
+    """How many slots the form lists; adds them to the parameters."""
+    size = None if slots is None else next((size for size in LISTED if len(slots) <= size), None)
+    if slots and size:
+        for n, slot in enumerate([*slots, *[_NO_SLOT] * (size - len(slots))]):
+            parameters[f"{name}_{n}"] = slot
+    return size
+
+
 async def execute_for_slots(
     connection: Connection, name: str, parameters: Mapping[str, object], slots: Sequence[int]
 ) -> Cursor:
     """Executes a named statement in its form for these slots, which it also gets as an array."""
-    distinct = set(slots)
-    parameters = {**parameters, "slots": int_array(slots)}
-    if not 0 < len(distinct) <= FEW_SLOTS:
-        return await execute(connection, name, parameters)
-    listed = [*distinct, *repeat(slots[0], FEW_SLOTS - len(distinct))]
-    return await execute(
-        connection, f"{name}_of_few_slots", parameters | {f"slot_{n}": slot for n, slot in enumerate(listed)}
-    )
+    return await execute_among(connection, name, {**parameters, "slots": int_array(slots)}, set(slots))
 
 
 async def raise_fence(connection: Connection, fence: Fence, last_rev: int) -> Cursor:
@@ -99,116 +108,16 @@ async def check_fence(cursor: Cursor) -> None:
         raise FenceLost
 
 
-async def insert_likes(
-    connection: Connection,
-    fence: Fence,
-    base_rev: int,
-    post_ids: Sequence[str],
-    user_ids: Sequence[str],
-    slots: Sequence[int],
-    intents: Sequence[int],
-) -> Cursor:
-    """Inserts likes of distinct edges behind the fence, in one statement that may be a transaction of its own.
-
-    The like at position i (from 0) has revision ``base_rev`` + i + 1. ``intents`` may be empty: none has one.
-    ``inserted_likes`` reads the result.
-    """
-    return await execute(
-        connection,
-        "insert_likes",
-        {
-            "last_rev": base_rev + len(post_ids),
-            "generation": fence.generation,
-            "slots_seq": fence.slots_seq,
-            "base_rev": base_rev,
-            "post_ids": text_array(post_ids),
-            "user_ids": text_array(user_ids),
-            "slots": int_array(slots),
-            "intents": nullable_int_array([intent or None for intent in intents]) if any(intents) else "{}",
-            "operations": len(post_ids),
-        },
-    )
-
-
-async def inserted_likes(cursor: Cursor) -> InsertedLikes:
-    """What an ``insert_likes`` did. Raises FenceLost when it did nothing, because this process may not write."""
-    rows = await cursor.fetchall()
-    if not rows:
-        raise FenceLost
-    posts = {row[0]: PostCount(row[2], row[3]) for row in rows if row[2] is not None}
-    edges = {(row[0], row[1]) for row in rows if row[1] is not None}
-    return InsertedLikes(posts, None if posts and not edges else edges)
-
-
-async def read_edges(
-    connection: Connection, post_ids: Sequence[str], user_ids: Sequence[str], slots: Sequence[int]
-) -> Cursor:
-    """Reads edges; one that is asked for twice is answered twice. ``edges_read`` reads the result."""
-    return await execute_for_slots(
-        connection, "read_edges", {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids)}, slots
-    )
-
-
-async def edges_read(cursor: Cursor, slots: Mapping[EdgeKey, int]) -> dict[EdgeKey, EdgeState]:
-    """The edges that a ``read_edges`` found; ``slots`` says the slot of each edge."""
-    return {
-        (post_id, user_id): EdgeState(slots[post_id, user_id], liked, rev, intent, first_rev)
-        for post_id, user_id, liked, rev, intent, first_rev in await cursor.fetchall()
-    }
-
-
-async def write_edges(connection: Connection, edges: Mapping[EdgeKey, EdgeState]) -> None:
-    """Writes the edges as they are given."""
-    states = list(edges.values())
-    await execute(
-        connection,
-        "write_edges",
-        {
-            "revs": int_array([state.rev for state in states]),
-            "intents": int_array([state.intent for state in states]),
-            "first_revs": nullable_int_array([state.first_rev for state in states]),
-            "slots": int_array([state.slot for state in states]),
-            "liked": bool_array([state.liked for state in states]),
-            "post_ids": text_array([post_id for post_id, _ in edges]),
-            "user_ids": text_array([user_id for _, user_id in edges]),
-        },
-    )
-
-
-async def count_changes(connection: Connection, posts: Mapping[str, PostChange]) -> Cursor:
-    """Applies the changes to the posts; ``posts_read`` reads what they are then."""
-    return await execute(
-        connection,
-        "count_changes",
-        {
-            "changes": int_array([change.changes for change in posts.values()]),
-            "deltas": int_array([change.delta for change in posts.values()]),
-            "slots": int_array([change.slot for change in posts.values()]),
-            "post_ids": text_array(list(posts)),
-        },
-    )
-
-
 async def read_posts(connection: Connection, slots: Mapping[str, int]) -> Cursor:
     """Reads posts, given with their slots; ``posts_read`` reads the result."""
     return await execute_for_slots(
-        connection, "read_posts", {"post_ids": text_array(list(slots))}, list(slots.values())
+        connection, "read_posts", {"post_ids": id_array(list(slots))}, list(slots.values())
     )
 
 
 async def posts_read(cursor: Cursor) -> dict[str, PostCount]:
-    """The posts of a ``count_changes`` or ``read_posts``; one that never changed is absent."""
-    return {post_id: PostCount(version, count) for post_id, version, count in await cursor.fetchall()}
-
-
-async def read_liked(
-    connection: Connection, post_ids: Sequence[str], user_ids: Sequence[str], slots: Sequence[int]
-) -> dict[int, int]:
-    """Position (from 0) → since when, in µs since 1970, of the edges that are liked."""
-    cursor = await execute_for_slots(
-        connection, "read_liked", {"post_ids": text_array(post_ids), "user_ids": text_array(user_ids)}, slots
-    )
-    return {position - 1: like_time for position, like_time in await cursor.fetchall()}
+    """The posts of a statement that answers posts; one that never changed is absent."""
+    return {unpack(post_id): PostCount(version, count) for post_id, version, count in await cursor.fetchall()}
 
 
 async def list_likers(
@@ -220,7 +129,7 @@ async def list_likers(
         "list_likers",
         {
             "slot": slot,
-            "post_id": post_id,
+            "post_id": pack(post_id),
             "before_time": before.like_time,
             "before": before.rev,
             "limit": limit,
@@ -232,7 +141,7 @@ async def list_likers(
         if user_id is None:
             post = PostCount(first, second)
         else:
-            likes.append((user_id, Place(first, second)))
+            likes.append((unpack(user_id), Place(first, second)))
     return post, likes
 
 
@@ -345,5 +254,8 @@ async def read_changes(
         if row[5] is None:
             moments[row[0]] = SlotMoment(row[2], row[4], row[1], row[3], row[9])
         else:
-            changes.append(Change._make(row))
+            slot, place, rev, first_rev, liked, post_id, user_id, *rest = row
+            post = unpack(post_id) if post_id else ""
+            user = unpack(user_id) if user_id else ""
+            changes.append(Change(slot, place, rev, first_rev, liked, post, user, *rest))
     return moments, changes

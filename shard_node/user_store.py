@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Final, NamedTuple
 
 from shard_node.arrays import bool_array, bytes_array, int_array, text_array
-from shard_node.packed_ids import pack
+from shard_node.packed_ids import pack, unpack
 from shard_node.store import (
     MOST_CHANGES,
     Connection,
@@ -205,7 +205,9 @@ async def read_changes(
         if post_id is None:
             moments[slot] = SlotMoment(epoch, liked, rev)
         else:
-            changes[slot].append(UserChange(slot, rev, liked, was_liked, post_id, user_id, like_time, first))
+            changes[slot].append(
+                UserChange(slot, rev, liked, was_liked, unpack(post_id), unpack(user_id), like_time, first)
+            )
     for found in changes.values():
         found.sort(key=lambda change: change.rev)
     return moments, changes

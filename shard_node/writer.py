@@ -35,6 +35,7 @@ from shard_node.leadership import Leadership
 from shard_node.load import Load
 from shard_node.maintenance import SlotRefused, Transaction, transact
 from shard_node.ownership import HeldSlot, Ownership, SlotState
+from shard_node.post_numbers import PostNumbers
 from shard_node.purge_marks import PurgeMarks, Purges, load_marks
 from shard_node.refusals import refused_writes
 from shard_node.slot_change import RefusedJob, SlotsJob, change_slots
@@ -114,6 +115,8 @@ class Writer:
         """Posts that take no likes now."""
         self.user_purge_marks = UserPurgeMarks()
         """Users whose likes are not taken now."""
+        self.post_numbers = PostNumbers()
+        """The posts that it has written to."""
         self.swept_intents = SweptIntents()
         """Intents of likes that are too old."""
 
@@ -344,7 +347,7 @@ class Writer:
         span = self._span(batch) if self._tracing is not None else None
         batch.began = began
         try:
-            await self._within(commit(connection, self._leadership.fence, batch))
+            await self._within(commit(connection, self._leadership.fence, batch, self.post_numbers))
             proved = True
         except store.FenceLost:
             failure = OP_CODE_UNAVAILABLE
@@ -510,6 +513,7 @@ class Writer:
             purges = await load_marks(self._leadership.connection, sorted(served.difference(known)))
         self.purge_marks.replace(served.intersection(known), purges.posts)
         self.user_purge_marks.replace(served.intersection(known), purges.users)
+        self.post_numbers.keep(served.intersection(known))
         self.swept_intents.replace({slot: held[slot].swept_intent for slot in served})
         self._ownership.replace(held)
 

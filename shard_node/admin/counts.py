@@ -19,11 +19,12 @@ from likering.shard.v1.shard_service_pb2 import OP_CODE_UNAVAILABLE
 from shard_node.admin import steps
 from shard_node.admin.drift import Drift
 from shard_node.admin.slot_reads import SlotReads
-from shard_node.arrays import int_array, nullable_int_array, text_array
+from shard_node.arrays import id_array, int_array, nullable_int_array
 from shard_node.leadership import Leadership
 from shard_node.maintenance import Maintenance, SlotRefused
 from shard_node.ownership import Ownership
-from shard_node.purge_keys import ABOVE_ALL
+from shard_node.packed_ids import unpack
+from shard_node.post_numbers import HIGHEST_NUMBER
 from shard_node.store import Connection, PostCount, execute, posts_read
 from shard_node.writer import Writer
 
@@ -32,8 +33,9 @@ MAX_POSTS = 1000
 
 
 class Drifted(NamedTuple):
-    """A post whose count is not its number of likes."""
+    """A post whose count is not its number of likes. Of likes that have lost their post's row, no id is known."""
 
+    post_no: int
     post_id: str
     stored: int
     counted: int
@@ -42,12 +44,12 @@ class Drifted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one look found. ``last``: the post up to which it went; None: to the end of the slot."""
+    """What one look found. ``last``: the number of the last post; None: that was the end of the slot."""
 
     drifts: Sequence[Drifted]
     posts: int
     likes: int
-    last: str | None
+    last: int | None
 
 
 class Measured(NamedTuple):
@@ -84,7 +86,7 @@ class MendCounts(Maintenance):
             "mend_counts",
             {
                 "slot": self.slot,
-                "post_ids": text_array(list(self._measured)),
+                "post_ids": id_array(list(self._measured)),
                 "drifts": int_array([one.drift for one in self._measured.values()]),
                 "purged_revs": nullable_int_array([one.purged_rev for one in self._measured.values()]),
             },
@@ -108,13 +110,16 @@ class Counts:
     def __repr__(self) -> str:
         return f"<Counts {self._drift!r}>"
 
-    async def verify(self, slot: int, epoch: int, after: str, limit: int) -> Piece:
-        """Compares the posts of a slot behind ``after``: about ``limit`` posts or likes. Raises SlotRefused."""
+    async def verify(self, slot: int, epoch: int, after: int, limit: int) -> Piece:
+        """Compares the posts of a slot with numbers above ``after``: about ``limit`` posts or likes.
+
+        Raises SlotRefused.
+        """
         piece = await self._reads.read(
             slot, epoch, lambda connection: _compare(connection, slot, after, limit)
         )
         self._drift.keep(self._ownership.epochs)
-        drifted = [one.post_id for one in piece.drifts]
+        drifted = {one.post_no: one.post_id for one in piece.drifts}
         self._drift.verified(slot, after, piece.last, piece.posts, drifted)
         return piece
 
@@ -134,22 +139,31 @@ class Counts:
                     raise SlotRefused(OP_CODE_UNAVAILABLE)
                 mended = work.posts
                 steps.reached("mended", slot)
-            right = [post_id for post_id in post_ids if post_id in mended or post_id not in measured]
+            # Likes that have lost their post's row are never right: they come without an id.
+            right = [one for one in post_ids if one and (one in mended or one not in measured)]
             self._drift.repaired(slot, right, len(mended))
             return mended
 
 
-async def _compare(connection: Connection, slot: int, after: str, limit: int) -> Piece:
+async def _compare(connection: Connection, slot: int, after: int, limit: int) -> Piece:
     cursor = await execute(
         connection,
         "verify_counts",
-        {"slot": slot, "after": after, "limit": limit, "above_all": ABOVE_ALL},
+        {"slot": slot, "after": after, "limit": limit, "highest": HIGHEST_NUMBER},
     )
     rows = await cursor.fetchall()
-    ((last, _, posts, likes),) = [row for row in rows if row[1] is None]
-    return Piece([Drifted(*row) for row in rows if row[1] is not None], posts, likes, last)
+    drifts: list[Drifted] = []
+    last, posts, likes = None, 0, 0
+    for post_no, post_id, stored, counted, version in rows:
+        if stored is None:
+            last, posts, likes = post_no, counted, version
+        else:
+            drifts.append(Drifted(post_no, unpack(post_id) if post_id else "", stored, counted, version))
+    return Piece(drifts, posts, likes, last)
 
 
 async def _measure(connection: Connection, slot: int, post_ids: Sequence[str]) -> dict[str, Measured]:
-    cursor = await execute(connection, "count_drifts", {"slot": slot, "post_ids": text_array(post_ids)})
-    return {post_id: Measured(drift, purged_rev) for post_id, drift, purged_rev in await cursor.fetchall()}
+    cursor = await execute(connection, "count_drifts", {"slot": slot, "post_ids": id_array(post_ids)})
+    return {
+        unpack(post_id): Measured(drift, purged_rev) for post_id, drift, purged_rev in await cursor.fetchall()
+    }

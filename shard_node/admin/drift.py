@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import islice
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
@@ -11,10 +12,10 @@ MAX_KNOWN = 10_000
 
 
 class Drift:
-    """By slot and post. What has been looked at replaces what was known of it."""
+    """By slot and post (number → id). What has been looked at replaces what was known of it."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self._known: dict[int, set[str]] = {}
+        self._known: dict[int, dict[int, str]] = {}
         self._drifted = Gauge(
             "likering_counts_drifted_posts",
             "Posts of this node whose stored count was not their number of likes when last looked at.",
@@ -37,20 +38,23 @@ class Drift:
         """How many are known."""
         return sum(map(len, self._known.values()))
 
-    def verified(self, slot: int, after: str, last: str | None, posts: int, drifted: Collection[str]) -> None:
+    def verified(
+        self, slot: int, after: int, last: int | None, posts: int, drifted: Mapping[int, str]
+    ) -> None:
         """The posts of a slot behind ``after``, up to ``last`` (None: all), were compared: so many, these differ."""
         self._verified.inc(posts)
         known = {
-            post_id
-            for post_id in self._known.get(slot, ())
-            if not (post_id > after and (last is None or post_id <= last))
+            number: post_id
+            for number, post_id in self._known.get(slot, {}).items()
+            if not (number > after and (last is None or number <= last))
         }
-        self._note(slot, known.union(drifted))
+        self._note(slot, known | dict(drifted))
 
     def repaired(self, slot: int, post_ids: Collection[str], mended: int) -> None:
         """These posts are right now; so many were not before."""
         self._repaired.inc(mended)
-        self._note(slot, self._known.get(slot, set()).difference(post_ids))
+        known = self._known.get(slot, {})
+        self._note(slot, {number: post_id for number, post_id in known.items() if post_id not in post_ids})
 
     def keep(self, slots: Collection[int] | Mapping[int, object]) -> None:
         """Forgets what is known of all other slots: they are elsewhere."""
@@ -58,9 +62,9 @@ class Drift:
             del self._known[slot]
         self._drifted.set(self.posts)
 
-    def _note(self, slot: int, known: set[str]) -> None:
+    def _note(self, slot: int, known: dict[int, str]) -> None:
         room = MAX_KNOWN - (self.posts - len(self._known.get(slot, ())))
-        self._known[slot] = known if len(known) <= room else set(sorted(known)[: max(room, 0)])
+        self._known[slot] = dict(islice(sorted(known.items()), max(room, 0)))
         if not known:
             del self._known[slot]
         self._drifted.set(self.posts)

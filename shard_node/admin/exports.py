@@ -10,26 +10,27 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from shard_node.admin.slot_reads import SlotReads
+from shard_node.packed_ids import unpack
 from shard_node.store import Connection, execute
 
 MAX_PAGE: Final = 10_000
 
 
 class SlotPlace(NamedTuple):
-    """Of a like in its slot: its post, since when in µs since 1970, and its revision."""
+    """Of a like in its slot: its post's number, since when in µs since 1970, and its revision."""
 
-    post_id: str
+    post_no: int
     like_time: int
     rev: int
 
 
 class Exported(NamedTuple):
-    """A like: post, user, since when in µs since 1970, and revision."""
+    """A like, since when in µs since 1970, and its place."""
 
     post_id: str
     user_id: str
     like_time: int
-    rev: int
+    place: SlotPlace
 
 
 async def export(
@@ -39,8 +40,7 @@ async def export(
     likes = await reads.read(slot, epoch, lambda connection: _page(connection, slot, after, limit))
     if len(likes) < limit:
         return likes, None
-    last = likes[-1]
-    return likes, SlotPlace(last.post_id, last.like_time, last.rev)
+    return likes, likes[-1].place
 
 
 async def _page(connection: Connection, slot: int, after: SlotPlace, limit: int) -> list[Exported]:
@@ -49,10 +49,16 @@ async def _page(connection: Connection, slot: int, after: SlotPlace, limit: int)
         "export_likes",
         {
             "slot": slot,
-            "after_post_id": after.post_id,
+            "after_post_no": after.post_no,
             "after_time": after.like_time,
             "after_rev": after.rev,
             "limit": limit,
         },
     )
-    return [Exported(*row) for row in await cursor.fetchall()]
+    rows = await cursor.fetchall()
+    posts = {post_no: unpack(packed) for post_no, packed, _, rev in rows if rev is None}
+    return [
+        Exported(posts[post_no], unpack(packed), like_time, SlotPlace(post_no, like_time, rev))
+        for post_no, packed, like_time, rev in rows
+        if rev is not None
+    ]

@@ -6,7 +6,7 @@ So repeating a batch changes nothing. A like's original time is its intent too: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from likering.errors import ShardOverloaded
@@ -15,13 +15,13 @@ from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_USER_BEING_PURGED,
     OpCode,
 )
-from shard_node import store
-from shard_node.arrays import int_array, nullable_int_array, text_array
+from shard_node import edge_store
 from shard_node.commit import Batch
 from shard_node.maintenance import Transaction
 from shard_node.ownership import Ownership
+from shard_node.post_numbers import PostNumbers
 from shard_node.purge_marks import PurgeMarks
-from shard_node.store import Connection, PostCount
+from shard_node.store import Connection
 from shard_node.user_purge_marks import UserPurgeMarks
 from shard_node.writer import Writer
 
@@ -43,6 +43,7 @@ class InsertLikes(Transaction):
         like_times: Sequence[int],
         marks: PurgeMarks,
         user_marks: UserPurgeMarks,
+        numbers: PostNumbers,
     ) -> None:
         """``like_times`` in µs, 0 for none; empty for none at all."""
         super().__init__()
@@ -53,6 +54,8 @@ class InsertLikes(Transaction):
         self._like_times = like_times
         self._marks = marks
         self._user_marks = user_marks
+        self._numbers = numbers
+        self._learned: Mapping[str, int] = {}
         self.revisions = len(post_ids)
         self.refused: dict[int, OpCode.ValueType] = {}
         """Position → why."""
@@ -80,27 +83,26 @@ class InsertLikes(Transaction):
         self.existing = []
         if not positions:
             return
-        times = [self._like_times[p] or None for p in positions] if any(self._like_times) else []
-        cursor = await store.execute(
-            connection,
-            "import_likes",
-            {
-                "base_rev": base_rev,
-                "post_ids": text_array([self._post_ids[p] for p in positions]),
-                "user_ids": text_array([self._user_ids[p] for p in positions]),
-                "slots": int_array([self._slots[p] for p in positions]),
-                "times": nullable_int_array(times),
-                "likes": len(positions),
-            },
+        slots = [self._slots[p] for p in positions]
+        await edge_store.load_numbers(connection, self._numbers, set(slots))
+        done = await edge_store.inserted_likes(
+            await edge_store.import_likes(
+                connection,
+                base_rev,
+                [self._post_ids[p] for p in positions],
+                [self._user_ids[p] for p in positions],
+                slots,
+                [self._like_times[p] for p in positions] if any(self._like_times) else [],
+                self._numbers,
+            )
         )
-        posts: dict[str, PostCount] = {}
-        for post_id, version, like_count, inserted in await cursor.fetchall():
-            if post_id is not None:
-                posts[post_id] = PostCount(version, like_count)
-            else:
-                known = set(inserted or ())
-                self.existing = sorted(p for n, p in enumerate(positions, 1) if n not in known)
-        self.posts = posts
+        self._learned = done.numbers
+        if done.positions is not None:
+            self.existing = sorted(p for n, p in enumerate(positions) if n not in done.positions)
+        self.posts = done.posts
+
+    def committed(self) -> None:
+        self._numbers.learn(self._learned, dict(zip(self._post_ids, self._slots, strict=True)))
 
     def batch(self, base_rev: int) -> Batch:
         slots = dict(zip(self._post_ids, self._slots, strict=True))
@@ -143,6 +145,7 @@ class Imports:
             like_times,
             self._writer.purge_marks,
             self._writer.user_purge_marks,
+            self._writer.post_numbers,
         )
         self._waiting += 1
         try:

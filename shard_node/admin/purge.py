@@ -18,6 +18,7 @@ from shard_node.admin import purge_pieces, steps
 from shard_node.admin.purge_pieces import BeginPurge, EndLikes, EndPurge, EraseEdges
 from shard_node.admin.slot_reads import SlotReads
 from shard_node.ownership import Ownership
+from shard_node.packed_ids import pack, unpack
 from shard_node.store import Connection, execute
 from shard_node.writer import Writer
 
@@ -101,7 +102,7 @@ class Purges:
         (slot,) = self._ownership.slots_of([post_id])
 
         async def count(connection: Connection) -> tuple[int, int]:
-            cursor = await execute(connection, "count_edges", {"slot": slot, "post_id": post_id})
+            cursor = await execute(connection, "count_edges", {"slot": slot, "post_id": pack(post_id)})
             row = await cursor.fetchone()
             assert row is not None
             return int(row[0]), int(row[1])
@@ -144,7 +145,7 @@ class Purges:
             if not likes:
                 return True
             after = likes[-1][1]
-            users = [user_id for user_id, _ in likes]
+            users = [unpack(user_id) for user_id, _ in likes]
             await self._writer.maintain(EndLikes(*post, self._writer.purge_marks, users))
             steps.reached("likes ended", post.slot)
             if time.monotonic() > ends:
@@ -152,14 +153,14 @@ class Purges:
 
     async def _erase(self, post: _Post, ends: float) -> tuple[bool, str]:
         """Whether no row is left of those that were there, and what keeps the others."""
-        after, kept = "", 0
+        after, kept = b"", 0
         consumed = self._consumed(post.slot)
         while True:
             edges = await self._list(post, "list_edges_to_erase", after)
             if not edges:
                 break
             after = edges[-1][0]
-            users = [user_id for (user_id,) in edges]
+            users = [unpack(user_id) for (user_id,) in edges]
             erasing = EraseEdges(*post, self._writer.purge_marks, users, consumed)
             await self._writer.maintain(erasing)
             kept += len(users) - erasing.erased
@@ -175,21 +176,26 @@ class Purges:
 
     async def _row(self, slot: int, epoch: int, post_id: str) -> _Row:
         async def read(connection: Connection) -> _Row:
-            cursor = await execute(connection, "read_purge", {"slot": slot, "post_id": post_id})
+            cursor = await execute(connection, "read_purge", {"slot": slot, "post_id": pack(post_id)})
             row = await cursor.fetchone()
             assert row is not None
             return _Row(*row)
 
         return await self._reads.read(slot, epoch, read)
 
-    async def _list(self, post: _Post, query: str, after: int | str) -> list[Any]:
+    async def _list(self, post: _Post, query: str, after: int | bytes) -> list[Any]:
         """Off the writer's turn: rows that are gone already may take long to be passed over."""
 
         async def read(connection: Connection) -> list[Any]:
             cursor = await execute(
                 connection,
                 query,
-                {"slot": post.slot, "post_id": post.post_id, "after": after, "limit": purge_pieces.PIECE},
+                {
+                    "slot": post.slot,
+                    "post_id": pack(post.post_id),
+                    "after": after,
+                    "limit": purge_pieces.PIECE,
+                },
             )
             return await cursor.fetchall()
 

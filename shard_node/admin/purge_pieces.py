@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from shard_node import store
-from shard_node.arrays import text_array
+from shard_node import edge_store
+from shard_node.arrays import id_array
 from shard_node.fold import EdgeState, PostChange
 from shard_node.maintenance import Maintenance
+from shard_node.packed_ids import pack
+from shard_node.post_numbers import PostNumbers
 from shard_node.purge_keys import mark_key, post_place_key
 from shard_node.purge_marks import PurgeMark, PurgeMarks
 from shard_node.store import Connection, PostCount, execute
@@ -34,7 +36,7 @@ class BeginPurge(Maintenance):
             "begin_purge",
             {
                 "slot": self.slot,
-                "post_id": self._post_id,
+                "post_id": pack(self._post_id),
                 "mark": mark_key(self._post_id),
                 "rev": base_rev + 1,
             },
@@ -77,18 +79,19 @@ class EndLikes(PurgePiece):
         if not self._under_way:
             return
         post_id, size = self._post_id, len(self._user_ids)
-        slots = {(post_id, user_id): self.slot for user_id in self._user_ids}
-        found = await store.read_edges(connection, [post_id] * size, self._user_ids, [self.slot] * size)
-        liked = {key: edge for key, edge in (await store.edges_read(found, slots)).items() if edge.liked}
+        slots, unknown = [self.slot] * size, PostNumbers()
+        found = await edge_store.read_edges(connection, [post_id] * size, self._user_ids, slots, unknown)
+        edges = await edge_store.edges_read(found, self._user_ids, slots)
+        liked = {(post_id, user_id): edge for user_id, edge in edges if edge.liked}
         if not liked:
             return
         ended = {
             key: EdgeState(self.slot, False, rev, max(edge.intent, rev), edge.first_rev)
             for rev, (key, edge) in enumerate(liked.items(), base_rev + 1)
         }
-        await store.write_edges(connection, ended)
         change = PostChange(self.slot, len(ended), -len(ended))
-        self.posts = await store.posts_read(await store.count_changes(connection, {post_id: change}))
+        writing = await edge_store.write_edges(connection, ended, {post_id: change}, unknown)
+        self.posts, _ = await edge_store.edges_written(writing)
 
 
 class EraseEdges(PurgePiece):
@@ -117,8 +120,8 @@ class EraseEdges(PurgePiece):
             "erase_edges",
             {
                 "slot": self.slot,
-                "post_id": self._post_id,
-                "user_ids": text_array(self._user_ids),
+                "post_id": pack(self._post_id),
+                "user_ids": id_array(self._user_ids),
                 "consumed": self._consumed,
             },
         )
@@ -140,7 +143,7 @@ class EndPurge(PurgePiece):
             "end_purge",
             {
                 "slot": self.slot,
-                "post_id": self._post_id,
+                "post_id": pack(self._post_id),
                 "mark": mark_key(self._post_id),
                 "place": post_place_key(base_rev + 1, self._post_id),
                 "rev": base_rev + 1,

@@ -56,16 +56,16 @@ class ShardAdminService:
     async def VerifyCounts(self, request: pb.VerifyCountsRequest, call: Call) -> pb.VerifyCountsResponse:
         """Compares counts with likes."""
         self._accept(request.cluster_id, request.request_id, call)
-        if request.limit < 1 or "\0" in request.after_post_id:
-            raise MessageMalformed("a look at counts has a limit above 0, and a post id no NUL")
+        if request.limit < 1 or not request.HasField("after_post_no"):
+            raise MessageMalformed("a look at counts has a limit above 0, and a number to begin behind")
         response = pb.VerifyCountsResponse(topology_version=self._topology_version)
         async with _answered(response):
             piece = await self._counts.verify(
-                request.slot, request.epoch, request.after_post_id, request.limit
+                request.slot, request.epoch, request.after_post_no, request.limit
             )
             response.posts, response.likes = piece.posts, piece.likes
             if piece.last is not None:
-                response.next_post_id = piece.last
+                response.next_post_no = piece.last
             for one in piece.drifts:
                 response.drifts.add(
                     post_id=one.post_id,
@@ -152,9 +152,9 @@ class ShardAdminService:
     async def ExportLikes(self, request: pb.ExportLikesRequest, call: Call) -> pb.ExportLikesResponse:
         """Likes of a slot."""
         self._accept(request.cluster_id, request.request_id, call)
-        after = SlotPlace(request.after.post_id, request.after.like_time, request.after.rev)
-        if not 0 < request.limit <= MAX_PAGE or "\0" in after.post_id:
-            raise MessageMalformed(f"an export has a limit of 1 to {MAX_PAGE}, and a post id no NUL")
+        after = SlotPlace(request.after.post_no, request.after.like_time, request.after.rev)
+        if not 0 < request.limit <= MAX_PAGE or (after.rev and not after.post_no):
+            raise MessageMalformed(f"an export has a limit of 1 to {MAX_PAGE}, and a place a post's number")
         response = pb.ExportLikesResponse(topology_version=self._topology_version)
         async with _answered(response):
             likes, last = await export(self._reads, request.slot, request.epoch, after, request.limit)
@@ -168,8 +168,10 @@ class ShardAdminService:
     async def PurgeUser(self, request: pb.PurgeUserRequest, call: Call) -> pb.PurgeUserResponse:
         """One step of erasing a user in one slot."""
         self._accept(request.cluster_id, request.request_id, call)
-        if not request.user_id or "\0" in request.user_id + request.after_post_id:
-            raise MessageMalformed("a user id is not empty, and ids have no NUL")
+        if not request.user_id or "\0" in request.user_id or not request.HasField("after_post_no"):
+            raise MessageMalformed(
+                "a user id is not empty, and has no NUL; a step has a number to begin behind"
+            )
         purges = self._user_purges
         work = {
             pb.USER_PURGE_STEP_COUNT: purges.count,
@@ -190,7 +192,7 @@ class ShardAdminService:
                     request.epoch,
                     request.user_id,
                     request.purge,
-                    request.after_post_id,
+                    request.after_post_no,
                     limit,
                 )
             )
@@ -200,7 +202,7 @@ class ShardAdminService:
             response.edges_erased, response.list_rows = done.edges_erased, done.list_rows
             response.purge_time, response.waits_for = done.purge_time, done.waits_for
             if done.looked.last is not None:
-                response.next_post_id = done.looked.last
+                response.next_post_no = done.looked.last
         return response
 
     @property

@@ -35,6 +35,7 @@ from shard_node.admin.user_purge_pieces import (
     ReleaseUser,
 )
 from shard_node.ownership import Ownership
+from shard_node.packed_ids import pack, unpack
 from shard_node.purge_keys import user_mark_key
 from shard_node.store import Connection, execute
 from shard_node.writer import Writer
@@ -44,13 +45,13 @@ MAX_POSTS: Final = 10_000
 
 
 class Place(NamedTuple):
-    """Whose edges, where, for which purge, and behind which post to look at how many posts."""
+    """Whose edges, where, for which purge, and behind the post of which number to look at how many posts."""
 
     slot: int
     epoch: int
     user_id: str
     purge: int = 0
-    after: str = ""
+    after: int = 0
     limit: int = MAX_POSTS
 
 
@@ -64,11 +65,11 @@ class UserEdge(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """Edges of the user in some posts. ``last``: the post up to which it went; None: to the end of the slot."""
+    """Edges of the user in some posts. ``last``: number of the last of them; None: that was the end of the slot."""
 
     edges: Sequence[UserEdge]
     posts: int
-    last: str | None
+    last: int | None
 
     @property
     def likes(self) -> int:
@@ -183,13 +184,13 @@ class UserPurges:
                 "user_edges",
                 {
                     "slot": place.slot,
-                    "user_id": place.user_id,
+                    "user_id": pack(place.user_id),
                     "after": place.after,
                     "limit": place.limit,
                 },
             )
             *rows, (_, _, _, last, posts) = await cursor.fetchall()
-            edges = [UserEdge(post_id, liked, rev) for post_id, liked, rev, _, _ in rows]
+            edges = [UserEdge(unpack(post_id), liked, rev) for post_id, liked, rev, _, _ in rows]
             return Looked(edges, posts, last if posts == place.limit else None)
 
         return await self._reads.read(place.slot, place.epoch, read)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shard_node import store, user_store
+from shard_node import edge_store, user_store
 from shard_node.admin import purge_pieces
-from shard_node.arrays import text_array
+from shard_node.arrays import id_array
 from shard_node.commit import Batch
 from shard_node.fold import EdgeState, PostChange
 from shard_node.maintenance import Maintenance
+from shard_node.packed_ids import pack
+from shard_node.post_numbers import PostNumbers
 from shard_node.purge_keys import user_mark_key, user_place_key
 from shard_node.purge_marks import PurgeMark
 from shard_node.store import Connection, execute
@@ -87,18 +89,21 @@ class EndUserLikes(UserPurgePiece):
         if not self._under_way:
             return
         size = len(self._post_ids)
-        slots = {(post_id, self._user_id): self.slot for post_id in self._post_ids}
-        found = await store.read_edges(connection, self._post_ids, [self._user_id] * size, [self.slot] * size)
-        liked = {key: edge for key, edge in (await store.edges_read(found, slots)).items() if edge.liked}
+        slots, unknown = [self.slot] * size, PostNumbers()
+        found = await edge_store.read_edges(
+            connection, self._post_ids, [self._user_id] * size, slots, unknown
+        )
+        edges = await edge_store.edges_read(found, self._post_ids, slots)
+        liked = {(post_id, self._user_id): edge for post_id, edge in edges if edge.liked}
         if not liked:
             return
         ended = {
             key: EdgeState(self.slot, False, rev, max(edge.intent, rev), edge.first_rev)
             for rev, (key, edge) in enumerate(liked.items(), base_rev + 1)
         }
-        await store.write_edges(connection, ended)
         changes = {post_id: PostChange(self.slot, 1, -1) for post_id, _ in ended}
-        self.posts = await store.posts_read(await store.count_changes(connection, changes))
+        writing = await edge_store.write_edges(connection, ended, changes, unknown)
+        self.posts, _ = await edge_store.edges_written(writing)
 
 
 class EraseUserEdges(UserPurgePiece):
@@ -131,8 +136,8 @@ class EraseUserEdges(UserPurgePiece):
             {
                 "slot": self.slot,
                 "mark": user_mark_key(self._user_id),
-                "user_id": self._user_id,
-                "post_ids": text_array(self._post_ids),
+                "user_id": pack(self._user_id),
+                "post_ids": id_array(self._post_ids),
                 "consumed": self._consumed,
                 "rev": base_rev + 1,
             },
@@ -185,7 +190,7 @@ class ReleaseUser(UserPurgePiece):
     def batch(self, base_rev: int) -> Batch:
         batch = super().batch(base_rev)
         # No post has changed, but there may be something to tell of.
-        batch.post_ids.append(user_mark_key(self._user_id))
+        batch.post_ids.append("")
         batch.slots.append(self.slot)
         return batch
 

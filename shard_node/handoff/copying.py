@@ -25,10 +25,11 @@ _HEADER = 19
 """Bytes: signature, flags, and the length of an extension that is empty."""
 _TRAILER = b"\xff\xff"
 _COLUMNS = {
-    "edges": ("rev", "intent", "first_rev", "slot", "liked", "post_id", "user_id", "liked_at"),
+    "edges": ("rev", "intent", "first_rev", "liked_at", "post_no", "slot", "liked", "user_id"),
     "posts": (
         "version",
         "like_count",
+        "post_no",
         "slot",
         "post_id",
         "purge_began",

@@ -15,7 +15,7 @@ from typing import Final
 from psycopg.sql import SQL, Identifier
 
 from likering.topology.move_names import kept, partition
-from shard_node.arrays import bytes_array, text_array
+from shard_node.arrays import bytes_array
 from shard_node.packed_ids import unpack
 from shard_node.purge_keys import user_mark_key
 from shard_node.store import Connection
@@ -95,7 +95,7 @@ async def _likes_here(
     cursor = await target.execute(
         SQL(
             "SELECT wanted.user_id, coalesce(chunk.entries, '')"
-            " FROM unnest(%s::bytea[], %s::text[]) AS wanted (user_id, mark)"
+            " FROM unnest(%s::bytea[], %s::bytea[]) AS wanted (user_id, mark)"
             " LEFT JOIN LATERAL ("
             "  SELECT entries FROM {likes} AS here WHERE here.user_id = wanted.user_id OFFSET 0"
             " ) AS chunk ON true"
@@ -103,7 +103,7 @@ async def _likes_here(
             " WHERE NOT EXISTS (SELECT FROM {posts} AS mark WHERE mark.post_id = wanted.mark"
             "  AND (mark.purge_began IS NOT NULL OR mark.purged_rev > %s))"
         ).format(likes=Identifier(partition("user_likes", slot)), posts=Identifier(partition("posts", slot))),
-        [bytes_array(users), text_array([user_mark_key(unpack(user)) for user in users]), last_rev],
+        [bytes_array(users), bytes_array([user_mark_key(unpack(user)) for user in users]), last_rev],
         binary=True,
     )
     return await _newest(await cursor.fetchall())

@@ -20,14 +20,16 @@ from psycopg.sql import SQL, Composable, Identifier
 
 from likering.topology.move_names import kept, partition
 from shard_node.handoff.user_verification import user_likes_problem
+from shard_node.post_numbers import HIGHEST_NUMBER
 from shard_node.store import Connection
 
 _PIECE = 10_000
 """Keys of one question to the source."""
 _HASH = SQL(
     "hashtextextended(concat_ws(',', rev, coalesce(first_rev, -1), coalesce(liked_at, -1), slot, liked,"
-    " length(post_id), post_id, user_id), 0)"
+    " post_no, user_id), 0)"
 )
+_INTENT = SQL("coalesce(intent, liked_at, rev)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +68,16 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
     # One statement, so one moment: what has changed until then, and the sum of all the rest.
     cursor = await target.execute(
         SQL(
-            "WITH purged AS MATERIALIZED (SELECT post_id FROM {posts}"
-            " WHERE purge_began IS NOT NULL OR purged_rev > %(rev)s OR erased_rev > %(rev)s)"
+            "WITH purged AS MATERIALIZED (SELECT post_no FROM {posts} WHERE post_no IS NOT NULL"
+            " AND (purge_began IS NOT NULL OR purged_rev > %(rev)s OR erased_rev > %(rev)s))"
             " SELECT count(*) FILTER (WHERE rev <= %(rev)s),"
             " coalesce(sum({hash}::numeric) FILTER (WHERE rev <= %(rev)s), 0),"
-            " coalesce(sum(intent) FILTER (WHERE rev <= %(rev)s), 0),"
-            " coalesce(array_agg(post_id) FILTER (WHERE rev > %(rev)s), '{{}}'),"
+            " coalesce(sum({intent}) FILTER (WHERE rev <= %(rev)s), 0),"
+            " coalesce(array_agg(post_no) FILTER (WHERE rev > %(rev)s), '{{}}'),"
             " coalesce(array_agg(user_id) FILTER (WHERE rev > %(rev)s), '{{}}'),"
-            " (SELECT coalesce(array_agg(post_id), '{{}}') FROM purged)"
-            " FROM {table} WHERE post_id NOT IN (SELECT post_id FROM purged)"
-        ).format(hash=_HASH, table=here, posts=Identifier(partition("posts", slot))),
+            " (SELECT coalesce(array_agg(post_no), '{{}}') FROM purged)"
+            " FROM {table} WHERE post_no NOT IN (SELECT post_no FROM purged)"
+        ).format(hash=_HASH, intent=_INTENT, table=here, posts=Identifier(partition("posts", slot))),
         {"rev": last_rev},
     )
     row = await cursor.fetchone()
@@ -94,6 +96,11 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
             f" {expected.intents}, the target {kept_here.rows} with digest {kept_here.total} and intents"
             f" {kept_here.intents}",
         )
+    numbers = await _numbers(source, kept("posts", slot, move))
+    if numbers != await _numbers(target, partition("posts", slot), highest=numbers[0]):
+        return Verdict(
+            kept_here.rows, len(changed), "the posts of the target do not have the numbers of the source's"
+        )
     wrong = await _wrong_counts(target, slot)
     problem = f"{wrong} posts of the target have a count that is not their number of likes" if wrong else ""
     if not problem:
@@ -101,12 +108,12 @@ async def verify(source: Connection, target: Connection, slot: int, move: int, l
     return Verdict(kept_here.rows, len(changed), problem)
 
 
-async def _digest(connection: Connection, table: Composable, purged: list[str]) -> Digest:
+async def _digest(connection: Connection, table: Composable, purged: list[int]) -> Digest:
     cursor = await connection.execute(
         SQL(
-            "SELECT count(*), coalesce(sum({hash}::numeric), 0), coalesce(sum(intent), 0) FROM {table}"
-            " WHERE NOT post_id = ANY(%s::text[])"
-        ).format(hash=_HASH, table=table),
+            "SELECT count(*), coalesce(sum({hash}::numeric), 0), coalesce(sum({intent}), 0) FROM {table}"
+            " WHERE NOT post_no = ANY(%s::integer[])"
+        ).format(hash=_HASH, intent=_INTENT, table=table),
         [purged],
     )
     row = await cursor.fetchone()
@@ -114,17 +121,33 @@ async def _digest(connection: Connection, table: Composable, purged: list[str]) 
     return Digest(*map(int, row))
 
 
-async def _digest_of(connection: Connection, table: Composable, keys: list[tuple[str, str]]) -> Digest:
+async def _digest_of(connection: Connection, table: Composable, keys: list[tuple[int, bytes]]) -> Digest:
     cursor = await connection.execute(
         SQL(
-            "SELECT count(*), coalesce(sum({hash}::numeric), 0), coalesce(sum(intent), 0) FROM {table}"
-            " JOIN unnest(%s::text[], %s::text[]) AS changed (post_id, user_id) USING (post_id, user_id)"
-        ).format(hash=_HASH, table=table),
-        [[post_id for post_id, _ in keys], [user_id for _, user_id in keys]],
+            "SELECT count(*), coalesce(sum({hash}::numeric), 0), coalesce(sum({intent}), 0) FROM {table}"
+            " JOIN unnest(%s::integer[], %s::bytea[]) AS changed (post_no, user_id) USING (post_no, user_id)"
+        ).format(hash=_HASH, intent=_INTENT, table=table),
+        [[post_no for post_no, _ in keys], [user_id for _, user_id in keys]],
     )
     row = await cursor.fetchone()
     assert row is not None
     return Digest(*map(int, row))
+
+
+async def _numbers(connection: Connection, table: str, highest: int = HIGHEST_NUMBER) -> tuple[int, int, int]:
+    """Of posts with numbers up to ``highest``: the highest, how many, and the sum of the hashes of numbers and ids."""
+    cursor = await connection.execute(
+        SQL(
+            "SELECT coalesce(max(post_no), 0), count(*),"
+            " coalesce(sum(hashtextextended(concat_ws(',', post_no, post_id), 0)::numeric), 0) FROM {}"
+            " WHERE post_no <= %s"
+        ).format(Identifier(table)),
+        [highest],
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    highest, posts, total = row
+    return highest, posts, int(total)
 
 
 async def _wrong_counts(connection: Connection, slot: int) -> int:
@@ -132,7 +155,7 @@ async def _wrong_counts(connection: Connection, slot: int) -> int:
     cursor = await connection.execute(
         SQL(
             "SELECT count(*) FROM {posts} AS post FULL JOIN"
-            " (SELECT post_id, count(*) AS likes FROM {edges} WHERE liked GROUP BY post_id) AS edge USING (post_id)"
+            " (SELECT post_no, count(*) AS likes FROM {edges} WHERE liked GROUP BY post_no) AS edge USING (post_no)"
             " WHERE coalesce(post.like_count, 0) <> coalesce(edge.likes, 0)"
         ).format(posts=Identifier(partition("posts", slot)), edges=Identifier(partition("edges", slot)))
     )

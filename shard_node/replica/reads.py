@@ -18,10 +18,11 @@ from likering.shard.v1.shard_service_pb2 import (
     OP_OUTCOME_LIKED,
     OP_OUTCOME_NOT_LIKED,
 )
-from shard_node import store
+from shard_node import edge_store, store
 from shard_node.arrays import int_array
 from shard_node.database import within
 from shard_node.ownership import SlotState
+from shard_node.post_numbers import PostNumbers
 from shard_node.reads import DATABASE_TIMEOUT, ReadUnit
 from shard_node.store import NEVER_CHANGED, Connection, Cursor, PostCount, execute
 
@@ -104,11 +105,12 @@ class ReplicaReader:
             before = await execute(connection, "slots_among", among)
             posts = await store.read_posts(connection, slots) if slots else None
             liked = (
-                await store.read_liked(
+                await edge_store.read_liked(
                     connection,
                     [unit.post_ids[p] for p in likes],
                     [unit.user_ids[p] for p in likes],
                     [unit.slots[p] for p in likes],
+                    PostNumbers(),
                 )
                 if likes
                 else {}

@@ -20,6 +20,7 @@ from shard_node.commit import Batch, WriteUnit
 from shard_node.database import read_pool
 from shard_node.leadership import Leadership
 from shard_node.ownership import Ownership
+from shard_node.packed_ids import pack
 from shard_node.store import Connection, PostCount
 from shard_node.writer import Writer
 from tests.integration.node_database import SLOTS, prepared, unit
@@ -71,10 +72,10 @@ class AdminNode:
         """Its row, with its edges counted."""
         cursor = await self.connection.execute(
             "SELECT version, like_count, purge_began, purge_erased, purged_rev,"
-            " (SELECT count(*) FROM edges WHERE edges.post_id = posts.post_id),"
-            " (SELECT count(*) FROM edges WHERE edges.post_id = posts.post_id AND liked)"
+            " (SELECT count(*) FROM edges WHERE (edges.slot, edges.post_no) = (posts.slot, posts.post_no)),"
+            " (SELECT count(*) FROM edges WHERE (edges.slot, edges.post_no) = (posts.slot, posts.post_no) AND liked)"
             " FROM posts WHERE post_id = %s",
-            [post_id],
+            [pack(post_id)],
         )
         row = await cursor.fetchone()
         assert row is not None

@@ -11,9 +11,11 @@ import pytest
 
 from likering.shard.v1.shard_service_pb2 import OP_CODE_NOT_OWNER, OP_CODE_UNAVAILABLE
 from shard_node.commit import Batch, commit
+from shard_node.post_numbers import PostNumbers
 from shard_node.store import Connection, Fence, FenceLost
 from tests.integration.like_model import LikeModel
 from tests.integration.node_database import NOW, prepared, unit
+from tests.parts.stored import EDGES, POSTS
 
 FENCE = Fence(generation=1, slots_seq=1)
 
@@ -25,13 +27,19 @@ async def connection(database: str) -> AsyncIterator[Connection]:
         yield connection
 
 
+@pytest.fixture
+def numbers() -> PostNumbers:
+    """What the writer knows of the posts' numbers."""
+    return PostNumbers()
+
+
 async def assert_database_is(connection: Connection, model: LikeModel) -> None:
     """Edges, counts and versions are those of the model, and each count is the number of its liked edges."""
-    cursor = await connection.execute("SELECT post_id, user_id FROM edges WHERE liked")
+    cursor = await connection.execute(f"SELECT post_id, user_id FROM {EDGES} WHERE liked")
     assert set(await cursor.fetchall()) == model.liked
-    cursor = await connection.execute("SELECT post_id, user_id FROM edges WHERE first_rev IS NOT NULL")
+    cursor = await connection.execute(f"SELECT post_id, user_id FROM {EDGES} WHERE first_rev IS NOT NULL")
     assert set(await cursor.fetchall()) == model.ever_liked
-    cursor = await connection.execute("SELECT post_id, version, like_count FROM posts")
+    cursor = await connection.execute(f"SELECT post_id, version, like_count FROM {POSTS} WHERE version > 0")
     assert {row[0]: (row[1], row[2]) for row in await cursor.fetchall()} == {
         post: (version, model.count(post)) for post, version in model.versions.items()
     }
@@ -41,8 +49,10 @@ async def assert_database_is(connection: Connection, model: LikeModel) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_batches_answer_as_if_each_operation_were_alone(connection: Connection, seed: int) -> None:
-    """Duplicates, like + unlike + like, late and mixed intents, odd characters: 60 batches a seed."""
+async def test_batches_answer_as_if_each_operation_were_alone(
+    connection: Connection, numbers: PostNumbers, seed: int
+) -> None:
+    """Duplicates, like + unlike + like, late and mixed intents, odd ids, forgotten numbers: 60 batches a seed."""
     chance = random.Random(seed)
     model = LikeModel()
     posts = ["p1", "p2", 'quo"te', "back\\slash", "{brace},", "é🙂", "NULL", " "]
@@ -69,7 +79,9 @@ async def test_batches_answer_as_if_each_operation_were_alone(connection: Connec
         units = [unit(operations[start:end]) for start, end in itertools.pairwise(cuts)]
         for part in units:
             batch.add(part, {})
-        await commit(connection, FENCE, batch)
+        if chance.random() < 0.3:
+            numbers.keep(())
+        await commit(connection, FENCE, batch, numbers)
         batch.answer(OP_CODE_UNAVAILABLE)
         answers = [
             row for part in units for row in zip(part.outcomes, part.versions, part.counts, strict=True)
@@ -109,12 +121,12 @@ def keep_edge_order(
     return turn
 
 
-async def test_single_likes_of_one_post_count_forward(connection: Connection) -> None:
+async def test_single_likes_of_one_post_count_forward(connection: Connection, numbers: PostNumbers) -> None:
     """A hot post: each like is answered with the version and count right after it."""
     likes = unit([(True, "hot", f"u{n}", 0) for n in range(500)])
     batch = Batch(NOW)
     batch.add(likes, {})
-    await commit(connection, FENCE, batch)
+    await commit(connection, FENCE, batch, numbers)
     batch.answer(OP_CODE_UNAVAILABLE)
     assert likes.versions == likes.counts == list(range(1, 501))
     assert not any(likes.codes)
@@ -123,25 +135,25 @@ async def test_single_likes_of_one_post_count_forward(connection: Connection) ->
 @pytest.mark.parametrize("fence", [Fence(2, 1), Fence(1, 2), Fence(0, 1)])
 @pytest.mark.parametrize("operations", [[(True, "p", "u", 0)], [(True, "p", "u", 0), (False, "p", "u", 0)]])
 async def test_a_lost_fence_writes_nothing(
-    connection: Connection, fence: Fence, operations: list[tuple[bool, str, str, int]]
+    connection: Connection, numbers: PostNumbers, fence: Fence, operations: list[tuple[bool, str, str, int]]
 ) -> None:
     """Another generation, or other slots, in either form of commit."""
     batch = Batch(NOW)
     batch.add(unit(operations), {})
     with pytest.raises(FenceLost):
-        await commit(connection, fence, batch)
+        await commit(connection, fence, batch, numbers)
     assert batch.uncommitted == set(range(len(operations)))
     await assert_database_is(connection, LikeModel())
     cursor = await connection.execute("SELECT last_rev FROM writer")
     assert await cursor.fetchone() == (0,)
 
 
-async def test_refused_operations_spoil_no_other(connection: Connection) -> None:
+async def test_refused_operations_spoil_no_other(connection: Connection, numbers: PostNumbers) -> None:
     """What is refused is not executed, and its neighbours are."""
     operations = unit([(True, "p", "u1", 0), (True, "p", "u2", 0), (True, "p", "u3", 0)])
     batch = Batch(NOW)
     batch.add(operations, {1: OP_CODE_NOT_OWNER})
-    await commit(connection, FENCE, batch)
+    await commit(connection, FENCE, batch, numbers)
     batch.answer(OP_CODE_UNAVAILABLE)
     assert operations.codes == [0, OP_CODE_NOT_OWNER, 0]
     assert operations.counts == [1, 0, 2]
@@ -149,7 +161,9 @@ async def test_refused_operations_spoil_no_other(connection: Connection) -> None
     await assert_database_is(connection, model)
 
 
-async def test_the_next_batch_begins_above_what_the_writer_row_says(connection: Connection) -> None:
+async def test_the_next_batch_begins_above_what_the_writer_row_says(
+    connection: Connection, numbers: PostNumbers
+) -> None:
     """Or a reader of the change feed who has seen that row would pass changes that are still to come."""
     last_rev = NOW
     for operations in (
@@ -159,8 +173,35 @@ async def test_the_next_batch_begins_above_what_the_writer_row_says(connection: 
     ):
         batch = Batch(last_rev)
         batch.add(unit(operations), {})
-        await commit(connection, FENCE, batch)
+        await commit(connection, FENCE, batch, numbers)
         row = await (await connection.execute("SELECT last_rev FROM writer")).fetchone()
         assert row is not None
         assert batch.last_rev >= row[0]
         last_rev = batch.last_rev
+
+
+@pytest.mark.parametrize("unlike", [False, True])
+async def test_a_like_that_exists_is_not_counted_whether_its_post_is_known_or_not(
+    connection: Connection, numbers: PostNumbers, unlike: bool
+) -> None:
+    """In a batch of likes only, and in one with others. Nor do new posts get a number that another one has."""
+    first = Batch(NOW)
+    first.add(unit([(True, "p", "u", 0), (True, "q", "u", 0)]), {})
+    await commit(connection, FENCE, first, numbers)
+    last_rev = first.last_rev
+    for known in (True, False):
+        if not known:
+            numbers.keep(())
+        new = f"new {known}"
+        operations = [(True, "p", "u", 0), (True, "p", new, 0), (True, new, "u", 0)]
+        likes = unit([*operations, (False, "q", "u", 0)] if unlike else operations)
+        batch = Batch(last_rev)
+        batch.add(likes, {})
+        await commit(connection, FENCE, batch, numbers)
+        batch.answer(OP_CODE_UNAVAILABLE)
+        last_rev = batch.last_rev
+        count = 2 if known else 3
+        assert likes.counts[:3] == [2, count, 1]
+        assert likes.versions[:3] == [2, count, 1]
+    cursor = await connection.execute("SELECT count(*), count(DISTINCT (slot, post_no)) FROM posts")
+    assert await cursor.fetchone() == (4, 4)

@@ -18,7 +18,7 @@ from shard_node import feed as feed_module
 from shard_node import store
 from shard_node.admin.imports import Imports
 from shard_node.purge_keys import KIND_AT, PLACES
-from shard_node.queries import QUERIES
+from shard_node.queries import query
 from shard_node.store import Connection
 from tests.integration.feed_node import POST, Node, Reading, feed_node, told
 from tests.integration.node_database import EPOCH, SLOTS, prepared, unit
@@ -226,16 +226,16 @@ async def test_pages_are_read_by_the_index(database: str) -> None:
     """Of a slot with many edges and posts, whatever the plan is made for."""
     async with prepared(database) as connection:
         await connection.execute(
-            "INSERT INTO edges (rev, intent, first_rev, slot, liked, post_id, user_id)"
-            " SELECT n, n, n, 3, true, 'p' || n % 5000, 'u' || n FROM generate_series(1, 20000) AS n"
+            "INSERT INTO edges (rev, slot, liked, post_no, user_id)"
+            " SELECT n, 3, true, 1 + n % 5000, convert_to('u' || n, 'UTF8') FROM generate_series(1, 20000) AS n"
         )
         await connection.execute(
-            "INSERT INTO posts (version, like_count, slot, post_id)"
-            " SELECT 4, 4, 3, 'p' || n FROM generate_series(0, 4999) AS n"
+            "INSERT INTO posts (version, like_count, post_no, slot, post_id)"
+            " SELECT 4, 4, n, 3, convert_to('p' || n, 'UTF8') FROM generate_series(1, 5000) AS n"
         )
         await connection.execute("ANALYZE edges, posts")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
-        sql = QUERIES["read_changes_and_purges_of_few_slots"]
+        sql = query("read_changes_and_purges", slots=4)
         values = {f"slot_{n}": 3 for n in range(4)} | {"slots": "{3}", "positions": "{100}", "limit": 10}
         cursor = psycopg.AsyncClientCursor(connection)
         await cursor.execute("EXPLAIN (ANALYZE) " + sql, values | {"places": PLACES, "kind_at": KIND_AT})

@@ -9,10 +9,12 @@ import pytest
 
 from likering.ring.hashing import slot_of
 from likering.shard.v1.shard_service_pb2 import OP_CODE_NOT_OWNER, OP_CODE_POST_BEING_PURGED
-from shard_node import store
+from shard_node import edge_store, store
 from shard_node.admin.exports import Exported, SlotPlace, export
 from shard_node.admin.imports import Imports, InsertLikes
 from shard_node.admin.slot_reads import SlotReads
+from shard_node.fold import PostChange
+from shard_node.post_numbers import PostNumbers
 from shard_node.purge_marks import PurgeMark
 from shard_node.store import Place
 from tests.integration.admin_node import AdminNode, admin_node, posts_in
@@ -47,7 +49,7 @@ async def likers(node: AdminNode, post: str = POST) -> list[tuple[str, int]]:
 async def exported(node: AdminNode, slot: int, limit: int) -> list[Exported]:
     reads = SlotReads(node._pool, node.ownership, node.leadership)
     found: list[Exported] = []
-    after: SlotPlace | None = SlotPlace("", 0, 0)
+    after: SlotPlace | None = SlotPlace(0, 0, 0)
     while after is not None:
         page, after = await export(reads, slot, EPOCH, after, limit)
         found += page
@@ -64,7 +66,9 @@ async def test_likes_are_counted_and_listed_by_their_times(node: AdminNode) -> N
     row = await node.post(POST)
     assert (row["count"], row["version"], row["likes"]) == (4, 4, 4)
     assert node.published[POST] == (4, 4)
-    liked = await store.read_liked(node.connection, [POST, OTHER, POST], ["u1", "u5", "u5"], [SLOT] * 3)
+    liked = await edge_store.read_liked(
+        node.connection, [POST, OTHER, POST], ["u1", "u5", "u5"], [SLOT] * 3, PostNumbers()
+    )
     assert liked == {0: 30, 1: 5}
 
 
@@ -127,11 +131,11 @@ async def test_a_like_after_an_unlike_has_its_own_time(node: AdminNode) -> None:
 
 async def test_a_newer_intent_alone_leaves_the_time(node: AdminNode) -> None:
     await imported(node, [("u1", POST, LONG_AGO)])
-    states = await store.edges_read(
-        await store.read_edges(node.connection, [POST], ["u1"], [SLOT]), {(POST, "u1"): SLOT}
-    )
-    states[POST, "u1"].intent += 5
-    await store.write_edges(node.connection, states)
+    numbers = PostNumbers()
+    reading = await edge_store.read_edges(node.connection, [POST], ["u1"], [SLOT], numbers)
+    ((key, state),) = await edge_store.edges_read(reading, [(POST, "u1")], [SLOT])
+    state.intent += 5
+    await edge_store.write_edges(node.connection, {key: state}, {POST: PostChange(SLOT)}, numbers)
     assert await likers(node) == [("u1", LONG_AGO)]
 
 

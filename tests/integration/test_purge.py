@@ -14,9 +14,11 @@ from shard_node.admin import purge as purging
 from shard_node.admin import purge_pieces, steps
 from shard_node.admin.purge import PurgeState
 from shard_node.admin.purge_pieces import BeginPurge, EndLikes, EndPurge, EraseEdges
+from shard_node.packed_ids import pack
 from shard_node.store import PostCount
 from tests.integration.admin_node import AdminNode, admin_node, posts_in
 from tests.integration.node_database import EPOCH
+from tests.parts.stored import EDGES
 
 SLOT = 2
 POST, OTHER = posts_in(SLOT, 2)
@@ -95,7 +97,7 @@ async def test_every_like_is_ended_before_any_row_goes(
     assert not state.done
     assert str(before) in state.waits_for
     cursor = await node.connection.execute(
-        "SELECT count(*), count(DISTINCT rev), bool_or(liked) FROM edges WHERE post_id = %s AND rev > %s",
+        f"SELECT count(*), count(DISTINCT rev), bool_or(liked) FROM {EDGES} WHERE post_id = %s AND rev > %s",
         [POST, before],
     )
     assert await cursor.fetchone() == (48, 48, False)
@@ -177,12 +179,14 @@ async def test_two_calls_at_once_erase_once(node: AdminNode) -> None:
 
 async def test_a_wrong_count_ends_at_zero_at_a_version_of_its_own(node: AdminNode) -> None:
     """And of a post that nobody knows no row is made."""
-    await node.connection.execute("UPDATE posts SET like_count = like_count + 7 WHERE post_id = %s", [POST])
+    await node.connection.execute(
+        "UPDATE posts SET like_count = like_count + 7 WHERE post_id = %s", [pack(POST)]
+    )
     state = await purged(node)
     assert state.version == 101
     assert (await node.post(POST))["count"] == 0
     (unknown,) = {*posts_in(SLOT, 3)} - {POST, OTHER}
     state = await node.purges.purge(unknown, EPOCH, 0)
     assert (state.done, state.ended_at, state.edges_erased) == (True, 0, 0)
-    cursor = await node.connection.execute("SELECT FROM posts WHERE post_id = %s", [unknown])
+    cursor = await node.connection.execute("SELECT FROM posts WHERE post_id = %s", [pack(unknown)])
     assert cursor.rowcount == 0

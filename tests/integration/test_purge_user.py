@@ -15,11 +15,13 @@ from shard_node.admin import purge_pieces, steps
 from shard_node.admin.imports import InsertLikes
 from shard_node.admin.user_purge import Done, Place
 from shard_node.admin.user_purge_pieces import EndUserLikes, EraseUserEdges, EraseUserList, ReleaseUser
+from shard_node.packed_ids import pack
 from shard_node.store import PostCount
 from shard_node.user_chunks import Entry
 from shard_node.user_store import UserLike
 from tests.integration.admin_node import AdminNode, admin_node, posts_in
 from tests.integration.node_database import EPOCH, SLOTS
+from tests.parts.stored import EDGES
 from tests.parts.user_side import CHUNKS, told
 
 SLOT = 2
@@ -50,7 +52,7 @@ async def like(node: AdminNode) -> None:
 async def over_posts(node: AdminNode, step: str, purge: int = 0, limit: int = 4) -> list[Done]:
     """As a router does."""
     answers: list[Done] = []
-    after: str | None = ""
+    after: int | None = 0
     while after is not None:
         done = await getattr(node.user_purges, step)(Place(SLOT, EPOCH, USER, purge, after, limit))
         answers.append(done)
@@ -72,8 +74,8 @@ async def purged(node: AdminNode) -> Done:
 async def left(node: AdminNode) -> tuple[int, int, int, int]:
     """Edges of the user and what was told of them, and of others."""
     cursor = await node.connection.execute(
-        "SELECT (SELECT count(*) FROM edges WHERE user_id = %(user)s),"
-        " (SELECT count(*) FROM edges WHERE user_id <> %(user)s AND liked)",
+        f"SELECT (SELECT count(*) FROM {EDGES} WHERE user_id = %(user)s),"
+        f" (SELECT count(*) FROM {EDGES} WHERE user_id <> %(user)s AND liked)",
         {"user": USER},
     )
     row = await cursor.fetchone()
@@ -111,7 +113,7 @@ async def test_each_end_is_a_change_of_its_own_that_readers_of_changes_see(node:
     purge = (await node.user_purges.mark(Place(SLOT, EPOCH, USER))).purge
     await over_posts(node, "end_likes", purge)
     cursor = await node.connection.execute(
-        "SELECT count(DISTINCT rev), bool_or(liked) FROM edges WHERE user_id = %s AND rev > %s",
+        f"SELECT count(DISTINCT rev), bool_or(liked) FROM {EDGES} WHERE user_id = %s AND rev > %s",
         [USER, before],
     )
     assert await cursor.fetchone() == (28, False)
@@ -138,6 +140,7 @@ async def test_likes_and_unlikes_of_the_user_are_refused_meanwhile_imports_too(n
         [],
         node.writer.purge_marks,
         node.writer.user_purge_marks,
+        node.writer.post_numbers,
     )
     await node.writer.maintain(insert)
     assert insert.refused == {0: OP_CODE_USER_BEING_PURGED}
@@ -176,7 +179,7 @@ async def test_another_process_goes_on(node: AdminNode, monkeypatch: pytest.Monk
         assert not await is_refused(node)
         cursor = await node.connection.execute(
             "SELECT count(*) FROM posts WHERE like_count <>"
-            " (SELECT count(*) FROM edges WHERE edges.post_id = posts.post_id AND liked)"
+            " (SELECT count(*) FROM edges WHERE (edges.slot, edges.post_no) = (posts.slot, posts.post_no) AND liked)"
         )
         assert await cursor.fetchone() == (0,), step
 
@@ -213,7 +216,7 @@ async def test_another_slot_is_marked_for_the_latest_purge_it_has_heard_of(node:
 
     async def rows() -> Sequence[tuple[int]]:
         cursor = await node.connection.execute(
-            "SELECT slot FROM posts WHERE position(%s IN post_id) > 1 ORDER BY slot", [USER]
+            "SELECT slot FROM posts WHERE position(%s IN post_id) > 1 ORDER BY slot", [pack(USER)]
         )
         return await cursor.fetchall()
 

@@ -28,9 +28,11 @@ from shard_node import writer as writer_module
 from shard_node.commit import Batch, commit
 from shard_node.leadership import LEASE, Leadership, LeadershipLost
 from shard_node.ownership import Ownership
+from shard_node.post_numbers import PostNumbers
 from shard_node.store import Connection, Fence
 from shard_node.writer import Writer
 from tests.integration.node_database import NOW, SLOTS, prepared, unit
+from tests.parts.stored import EDGES
 from tests.parts.until import until
 
 DEADLINE = 20.0
@@ -290,7 +292,7 @@ async def test_a_silent_leader_is_replaced_and_can_write_nothing(process: Callab
     batch = Batch(NOW)
     batch.add(unit([(True, "p", "zombie", 0)]), {})
     with pytest.raises((store.FenceLost, psycopg.OperationalError)):
-        await commit(connection, fence, batch)
+        await commit(connection, fence, batch, PostNumbers())
     await connection.close()
     assert await like(new, "p", "u2") == (0, OP_OUTCOME_CHANGED, 2)
 
@@ -343,7 +345,7 @@ async def test_a_frozen_database_is_given_up_in_time(tmp_path: Path) -> None:
         code, _, count = await like(node, "p", "u3")
         assert code == 0
         async with await psycopg.AsyncConnection.connect(node.leadership._conninfo) as connection:
-            cursor = await connection.execute("SELECT count(*) FROM edges WHERE liked AND post_id = 'p'")
+            cursor = await connection.execute(f"SELECT count(*) FROM {EDGES} WHERE liked AND post_id = 'p'")
             assert await cursor.fetchone() == (count,)
         await node.stop()
     finally:

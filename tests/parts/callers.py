@@ -21,6 +21,7 @@ from likering.errors import LikeringError
 from likering.serving.status import from_rpc_error, from_status
 from likering.v1 import like_service_pb2 as pb
 from tests.parts.records import Change, CountSeen, Edge, History, LikeSeen, Stored, now_us
+from tests.parts.stored import EDGES, POSTS
 from tests.parts.stubs import like_stub
 from tests.parts.until import until
 
@@ -413,14 +414,14 @@ async def stored_in(dsns: Sequence[str], posts: Collection[str]) -> Stored:
     for dsn in dsns:
         async with await psycopg.AsyncConnection.connect(dsn, options="-csearch_path=likering") as connection:
             cursor = await connection.execute(
-                "SELECT post_id, user_id, liked, intent FROM edges WHERE post_id = ANY(%s)", [list(posts)]
+                f"SELECT post_id, user_id, liked, intent FROM {EDGES} WHERE post_id = ANY(%s)", [list(posts)]
             )
             for post_id, user_id, liked, intent in await cursor.fetchall():
                 if (post_id, user_id) in stored.edges:
                     stored.twice.append(f"edge {(post_id, user_id)}")
                 stored.edges[post_id, user_id] = (liked, intent)
             cursor = await connection.execute(
-                "SELECT post_id, version, like_count FROM posts WHERE post_id = ANY(%s)", [list(posts)]
+                f"SELECT post_id, version, like_count FROM {POSTS} WHERE post_id = ANY(%s)", [list(posts)]
             )
             for post_id, version, count in await cursor.fetchall():
                 if post_id in stored.posts:

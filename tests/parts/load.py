@@ -16,6 +16,7 @@ from likering.serving.status import from_rpc_error
 from likering.v1 import like_service_pb2 as pb
 from likering.v1.like_service_pb2_grpc import LikeServiceStub
 from tests.parts.history import Record, Stored
+from tests.parts.stored import EDGES, POSTS
 from tests.parts.until import until
 
 if TYPE_CHECKING:
@@ -125,11 +126,11 @@ async def stored_in(dsns: Sequence[str], posts: Collection[str]) -> Stored:
     for dsn in dsns:
         async with await psycopg.AsyncConnection.connect(dsn, options="-csearch_path=likering") as connection:
             cursor = await connection.execute(
-                "SELECT post_id, user_id FROM edges WHERE liked AND post_id = ANY(%s)", [list(posts)]
+                f"SELECT post_id, user_id FROM {EDGES} WHERE liked AND post_id = ANY(%s)", [list(posts)]
             )
             stored.liked |= set(await cursor.fetchall())
             cursor = await connection.execute(
-                "SELECT post_id, version, like_count FROM posts WHERE post_id = ANY(%s)", [list(posts)]
+                f"SELECT post_id, version, like_count FROM {POSTS} WHERE post_id = ANY(%s)", [list(posts)]
             )
             for post_id, version, count in await cursor.fetchall():
                 assert post_id not in stored.posts, f"{post_id} is on two nodes"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import psycopg
 
+from tests.parts.stored import POSTS
+
 _REPLICATION = """
 SELECT ARRAY(SELECT 'publication ' || pubname FROM pg_publication WHERE pubname LIKE 'likering\\_s%')
     || ARRAY(SELECT 'subscription ' || subname FROM pg_subscription WHERE subname LIKE 'likering\\_s%')
@@ -17,10 +19,10 @@ _TABLES = """
 SELECT relname::text, EXISTS (SELECT FROM pg_inherits WHERE inhrelid = pg_class.oid) FROM pg_class
 WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace AND relname ~ '^(edges|posts|user_likes)_s[0-9]'
 """
-_WRONG_COUNTS = """
-SELECT post_id, coalesce(like_count, 0), coalesce(likes, 0) FROM posts
-FULL JOIN (SELECT post_id, slot, count(*) AS likes FROM edges WHERE liked GROUP BY post_id, slot) AS edge
-    USING (post_id, slot)
+_WRONG_COUNTS = f"""
+SELECT post_id, coalesce(like_count, 0), coalesce(likes, 0) FROM {POSTS}
+FULL JOIN (SELECT post_no, slot, count(*) AS likes FROM edges WHERE liked GROUP BY post_no, slot) AS edge
+    USING (post_no, slot)
 WHERE coalesce(like_count, 0) <> coalesce(likes, 0)
 """
 

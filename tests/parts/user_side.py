@@ -9,6 +9,7 @@ import psycopg
 
 from shard_node.packed_ids import pack, unpack
 from shard_node.user_chunks import Entry, decode, fold
+from tests.parts.stored import EDGES
 
 _MOST = 10
 CHUNKS: Final = "SELECT user_id, entries FROM user_likes"
@@ -49,7 +50,7 @@ async def differences(dsns: Iterable[str]) -> list[str]:
     found: list[tuple[str, str, int]] = []
     for dsn in dsns:
         async with await psycopg.AsyncConnection.connect(dsn, options="-csearch_path=likering") as connection:
-            cursor = await connection.execute("SELECT user_id, post_id, rev FROM edges WHERE liked")
+            cursor = await connection.execute(f"SELECT user_id, post_id, rev FROM {EDGES} WHERE liked")
             edges.update(await cursor.fetchall())
             chunks = await (await connection.execute(CHUNKS)).fetchall()
             found += [like[:3] for like in told(chunks) if like.liked]

@@ -20,6 +20,7 @@ from likering.dev.cluster import EmbeddedCluster
 from likering.ring.hashing import slot_of
 from tests.parts.consumer import Consumer
 from tests.parts.resizing import Resizing
+from tests.parts.stored import EDGES
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -128,7 +129,7 @@ def _stored(cluster: EmbeddedCluster) -> dict[tuple[str, str], tuple[bool, datet
             node.postgres_dsn, options="-csearch_path=likering -ctimezone=UTC"
         ) as connection:
             rows = connection.execute(
-                "SELECT post_id, user_id, liked, timestamptz 'epoch' + rev * interval '1 microsecond' FROM edges"
+                f"SELECT post_id, user_id, liked, timestamptz 'epoch' + rev * interval '1 microsecond' FROM {EDGES}"
                 " JOIN slots USING (slot) WHERE slots.state = 'owner' AND first_rev IS NOT NULL"
             ).fetchall()
         for post_id, user_id, liked, since in rows:

@@ -16,7 +16,9 @@ from likering.admin.v1.like_admin_service_pb2_grpc import LikeAdminServiceStub
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.ports import free_port
 from likering.serving.status import from_rpc_error
+from shard_node.packed_ids import pack
 from tests.parts.ring_commands import Run, likering, output_of
+from tests.parts.stored import EDGES
 from tests.parts.user_side import CHUNKS, told
 
 POSTS = [f"admin-{number}" for number in range(30)]
@@ -44,7 +46,7 @@ def skew(cluster: EmbeddedCluster, posts: dict[str, int]) -> None:
         ) as connection:
             for post, by in posts.items():
                 cursor = connection.execute(
-                    "UPDATE posts SET like_count = like_count + %s WHERE post_id = %s", [by, post]
+                    "UPDATE posts SET like_count = like_count + %s WHERE post_id = %s", [by, pack(post)]
                 )
                 changed += cursor.rowcount
     assert changed == len(posts)
@@ -164,7 +166,7 @@ def rows_of(cluster: EmbeddedCluster, user: str) -> tuple[int, int]:
     edges = listed = 0
     for node in cluster.nodes.values():
         with psycopg.connect(node.postgres_dsn, options="-csearch_path=likering") as connection:
-            row = connection.execute("SELECT count(*) FROM edges WHERE user_id = %s", [user]).fetchone()
+            row = connection.execute(f"SELECT count(*) FROM {EDGES} WHERE user_id = %s", [user]).fetchone()
             assert row is not None
             edges += row[0]
             listed += sum(like.user_id == user for like in told(connection.execute(CHUNKS)))

@@ -66,9 +66,9 @@ class Purged:
         async with await connect(self._handoff.cluster.nodes[node].postgres_dsn) as connection:
             cursor = await connection.execute(
                 "SELECT version, like_count, purge_began,"
-                " (SELECT count(*) FROM edges WHERE edges.post_id = posts.post_id)"
+                " (SELECT count(*) FROM edges WHERE (edges.slot, edges.post_no) = (posts.slot, posts.post_no))"
                 " FROM posts WHERE post_id = %s",
-                [self.post],
+                [pack(self.post)],
             )
             return await cursor.fetchone()
 
@@ -147,7 +147,7 @@ async def test_the_owner_dies_while_it_mends_counts(handoff: Handoff, purged: Pu
     (version, count, *_) = await purged.row(handoff.source) or ()
     async with await connect(handoff.cluster.nodes[handoff.source].postgres_dsn) as connection:
         await connection.execute(
-            "UPDATE posts SET like_count = like_count + 3 WHERE post_id = %s", [purged.post]
+            "UPDATE posts SET like_count = like_count + 3 WHERE post_id = %s", [pack(purged.post)]
         )
     handoff.failpoints.arm(handoff.source, step)
 
@@ -211,11 +211,11 @@ class PurgedUser:
         for node in self._handoff.cluster.nodes.values():
             async with await connect(node.postgres_dsn) as connection:
                 cursor = await connection.execute(
-                    "SELECT (SELECT count(*) FROM edges WHERE user_id = %(user)s),"
+                    "SELECT (SELECT count(*) FROM edges WHERE user_id = %(packed)s),"
                     " (SELECT count(*) FROM user_likes WHERE user_id = %(packed)s),"
-                    " (SELECT count(*) FROM posts WHERE position(%(user)s IN post_id) > 1"
+                    " (SELECT count(*) FROM posts WHERE position(%(packed)s IN post_id) > 1"
                     "  AND purge_began IS NOT NULL)",
-                    {"user": self.user, "packed": pack(self.user)},
+                    {"packed": pack(self.user)},
                 )
                 left += await cursor.fetchone() or ()
         assert left == [0] * 3 * len(self._handoff.cluster.nodes)

@@ -31,6 +31,7 @@ from likering.topology.moves import MoveState
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.postgres_moves import PostgresMoveStore
 from likering.v1 import like_service_pb2 as api
+from shard_node.packed_ids import pack
 from tests.parts.apply_move import apply
 from tests.parts.standby import Standby
 from tests.parts.stubs import like_stub
@@ -80,7 +81,7 @@ class Replicated:
     def version_at_standby(self, post: str) -> int:
         with psycopg.connect(self.standby.dsn, autocommit=True) as connection:
             row = connection.execute(
-                "SELECT version FROM likering.posts WHERE post_id = %s", [post]
+                "SELECT version FROM likering.posts WHERE post_id = %s", [pack(post)]
             ).fetchone()
         return int(row[0]) if row else 0
 

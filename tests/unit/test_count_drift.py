@@ -14,11 +14,11 @@ def drifted(registry: CollectorRegistry) -> float | None:
 def test_what_is_looked_at_again_replaces_what_was_known() -> None:
     registry = CollectorRegistry()
     drift = Drift(registry)
-    drift.verified(0, "", "m", 10, ["a", "m"])
-    drift.verified(0, "m", None, 10, ["z"])
-    drift.verified(1, "", None, 5, ["b"])
+    drift.verified(0, 0, 6, 10, {1: "a", 6: "m"})
+    drift.verified(0, 6, None, 10, {9: "z"})
+    drift.verified(1, 0, None, 5, {2: "b"})
     assert drifted(registry) == 4
-    drift.verified(0, "", "m", 10, ["a"])
+    drift.verified(0, 0, 6, 10, {1: "a"})
     assert drifted(registry) == 3
     drift.repaired(0, ["a"], 1)
     assert drifted(registry) == 2

@@ -50,7 +50,7 @@ class Owners:
 
     async def PurgeUser(self, request: pb.PurgeUserRequest, timeout: float) -> pb.PurgeUserResponse:
         self.asked.append(request)
-        slot, after = request.slot, request.after_post_id
+        slot, after = request.slot, request.after_post_no
         assert (request.epoch, request.user_id) == (9, USER)
         answer = pb.PurgeUserResponse()
         if request.step == MARK:
@@ -68,12 +68,12 @@ class Owners:
                 self.waits -= 1
                 answer.waits_for = "readers"
             elif not after:
-                answer.next_post_id = "p"
+                answer.next_post_no = 1
         answer.purge = self.marks.get(slot, 0)
         return answer
 
-    def steps(self) -> list[tuple[int, int, str]]:
-        return [(one.step, one.slot, one.after_post_id) for one in self.asked]
+    def steps(self) -> list[tuple[int, int, int]]:
+        return [(one.step, one.slot, one.after_post_no) for one in self.asked]
 
 
 def purge_of(owners: Owners) -> UserPurge:
@@ -95,12 +95,12 @@ async def test_every_slot_is_marked_before_any_like_is_ended_and_the_users_own_i
     ]
     slots = [OWN, *OTHERS]
     assert owners.steps() == [
-        *((MARK, slot, "") for slot in slots),
-        *((END, slot, after) for slot in slots for after in (("", "p") if slot == LIKED_IN else ("",))),
-        (ERASE, LIKED_IN, ""),
-        *((ERASE, LIKED_IN, "p"),) * 3,
-        *((LIST, OWN, ""),) * 3,
-        *((RELEASE, slot, "") for slot in slots),
+        *((MARK, slot, 0) for slot in slots),
+        *((END, slot, after) for slot in slots for after in ((0, 1) if slot == LIKED_IN else (0,))),
+        (ERASE, LIKED_IN, 0),
+        *((ERASE, LIKED_IN, 1),) * 3,
+        *((LIST, OWN, 0),) * 3,
+        *((RELEASE, slot, 0) for slot in slots),
     ]
     assert [one.purge for one in owners.asked] == [0] + [PURGE] * (len(owners.asked) - 1)
     assert sum(one.waits_for == "readers" for one in responses) == 2

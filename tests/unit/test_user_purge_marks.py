@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shard_node.packed_ids import pack
 from shard_node.purge_keys import mark_key, user_mark_key
 from shard_node.purge_marks import PurgeMark
 from shard_node.user_purge_marks import UserPurgeMarks
@@ -34,9 +35,9 @@ def test_marks_of_slots_that_left_are_forgotten_and_those_of_slots_that_came_are
 
 
 def test_marks_of_users_and_posts_are_of_different_keys() -> None:
-    """Whatever the ids are: the longest of the highest characters too."""
-    highest = "\U0010ffff" * 32
-    keys = [mark_key(highest), user_mark_key("u"), mark_key("u"), user_mark_key(highest), highest]
+    """Whatever the ids are: the highest too."""
+    highest = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+    keys = [mark_key(highest), user_mark_key("u"), mark_key("u"), user_mark_key(highest), pack(highest)]
     assert len(set(keys)) == len(keys)
-    assert all(key.encode() > highest.encode() for key in keys[:-1])
-    assert user_mark_key("").encode() > mark_key(highest).encode()
+    assert all(key > pack(highest) for key in keys[:-1])
+    assert user_mark_key("u") > mark_key(highest)

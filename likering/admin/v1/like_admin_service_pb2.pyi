@@ -239,7 +239,7 @@ class CountDrift(google.protobuf.message.Message):
     COUNTED_LIKES_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     post_id: builtins.str
-    """The post."""
+    """The post; empty: its row is gone, so nobody knows which one it was, and nothing can be mended."""
     slot: builtins.int
     """Its slot."""
     node: builtins.str

@@ -99,7 +99,7 @@ class CountDrift(google.protobuf.message.Message):
     COUNTED_LIKES_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     post_id: builtins.str
-    """The post."""
+    """The post; empty: its row is gone, so nobody knows which one it was, and nothing can be mended."""
     stored_count: builtins.int
     """The count that is stored."""
     counted_likes: builtins.int
@@ -120,7 +120,7 @@ global___CountDrift = CountDrift
 
 @typing.final
 class VerifyCountsRequest(google.protobuf.message.Message):
-    """Request of VerifyCounts."""
+    """Request of VerifyCounts. Posts are gone over by their numbers in the slot, which they keep wherever the slot goes."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -128,7 +128,7 @@ class VerifyCountsRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     SLOT_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
-    AFTER_POST_ID_FIELD_NUMBER: builtins.int
+    AFTER_POST_NO_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster that the sender belongs to."""
@@ -138,8 +138,8 @@ class VerifyCountsRequest(google.protobuf.message.Message):
     """The slot."""
     epoch: builtins.int
     """Its epoch that the sender knows."""
-    after_post_id: builtins.str
-    """Only posts whose id is higher, byte by byte."""
+    after_post_no: builtins.int
+    """Only posts whose number is higher; 0: all of them. Never absent."""
     limit: builtins.int
     """Stop behind the post with the likes or the posts of this number."""
     def __init__(
@@ -149,10 +149,12 @@ class VerifyCountsRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         slot: builtins.int = ...,
         epoch: builtins.int = ...,
-        after_post_id: builtins.str = ...,
+        after_post_no: builtins.int | None = ...,
         limit: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["after_post_id", b"after_post_id", "cluster_id", b"cluster_id", "epoch", b"epoch", "limit", b"limit", "request_id", b"request_id", "slot", b"slot"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_after_post_no", b"_after_post_no", "after_post_no", b"after_post_no"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_after_post_no", b"_after_post_no", "after_post_no", b"after_post_no", "cluster_id", b"cluster_id", "epoch", b"epoch", "limit", b"limit", "request_id", b"request_id", "slot", b"slot"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_after_post_no", b"_after_post_no"]) -> typing.Literal["after_post_no"] | None: ...
 
 global___VerifyCountsRequest = VerifyCountsRequest
 
@@ -167,7 +169,7 @@ class VerifyCountsResponse(google.protobuf.message.Message):
     DRIFTS_FIELD_NUMBER: builtins.int
     POSTS_FIELD_NUMBER: builtins.int
     LIKES_FIELD_NUMBER: builtins.int
-    NEXT_POST_ID_FIELD_NUMBER: builtins.int
+    NEXT_POST_NO_FIELD_NUMBER: builtins.int
     code: likering.shard.v1.shard_service_pb2.OpCode.ValueType
     """Success or failure."""
     topology_version: builtins.int
@@ -176,8 +178,8 @@ class VerifyCountsResponse(google.protobuf.message.Message):
     """Posts compared."""
     likes: builtins.int
     """Likes counted."""
-    next_post_id: builtins.str
-    """Go on behind this post; absent: that was all."""
+    next_post_no: builtins.int
+    """Go on behind the post of this number; absent: that was all."""
     @property
     def drifts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CountDrift]:
         """What differs."""
@@ -190,11 +192,11 @@ class VerifyCountsResponse(google.protobuf.message.Message):
         drifts: collections.abc.Iterable[global___CountDrift] | None = ...,
         posts: builtins.int = ...,
         likes: builtins.int = ...,
-        next_post_id: builtins.str | None = ...,
+        next_post_no: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_next_post_id", b"_next_post_id", "next_post_id", b"next_post_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_next_post_id", b"_next_post_id", "code", b"code", "drifts", b"drifts", "likes", b"likes", "next_post_id", b"next_post_id", "posts", b"posts", "topology_version", b"topology_version"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["_next_post_id", b"_next_post_id"]) -> typing.Literal["next_post_id"] | None: ...
+    def HasField(self, field_name: typing.Literal["_next_post_no", b"_next_post_no", "next_post_no", b"next_post_no"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_next_post_no", b"_next_post_no", "code", b"code", "drifts", b"drifts", "likes", b"likes", "next_post_no", b"next_post_no", "posts", b"posts", "topology_version", b"topology_version"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_next_post_no", b"_next_post_no"]) -> typing.Literal["next_post_no"] | None: ...
 
 global___VerifyCountsResponse = VerifyCountsResponse
 
@@ -559,15 +561,15 @@ global___ExportLikesRequest = ExportLikesRequest
 
 @typing.final
 class LikePlace(google.protobuf.message.Message):
-    """Place of a like in its slot: posts by their ids, byte by byte, the likes of a post by time and then by revision."""
+    """Place of a like in its slot: posts by their numbers, the likes of a post by time and then by revision."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    POST_ID_FIELD_NUMBER: builtins.int
+    POST_NO_FIELD_NUMBER: builtins.int
     LIKE_TIME_FIELD_NUMBER: builtins.int
     REV_FIELD_NUMBER: builtins.int
-    post_id: builtins.str
-    """The post."""
+    post_no: builtins.int
+    """The post's number in the slot."""
     like_time: builtins.int
     """Since when, in µs since 1970."""
     rev: builtins.int
@@ -575,11 +577,11 @@ class LikePlace(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        post_id: builtins.str = ...,
+        post_no: builtins.int = ...,
         like_time: builtins.int = ...,
         rev: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["like_time", b"like_time", "post_id", b"post_id", "rev", b"rev"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["like_time", b"like_time", "post_no", b"post_no", "rev", b"rev"]) -> None: ...
 
 global___LikePlace = LikePlace
 
@@ -643,7 +645,7 @@ class PurgeUserRequest(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
     PURGE_FIELD_NUMBER: builtins.int
-    AFTER_POST_ID_FIELD_NUMBER: builtins.int
+    AFTER_POST_NO_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     """The cluster that the sender belongs to."""
@@ -659,8 +661,8 @@ class PurgeUserRequest(google.protobuf.message.Message):
     """What to do."""
     purge: builtins.int
     """The purge: the revision at which it began in the user's own slot. 0 in steps that need none."""
-    after_post_id: builtins.str
-    """Of steps that go over posts: only posts whose id is higher, byte by byte."""
+    after_post_no: builtins.int
+    """Of steps that go over posts: only posts whose number is higher; 0: all of them. Never absent."""
     limit: builtins.int
     """Of steps that go over posts: how many to look at, 1 to 10000."""
     def __init__(
@@ -673,10 +675,12 @@ class PurgeUserRequest(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         step: global___UserPurgeStep.ValueType = ...,
         purge: builtins.int = ...,
-        after_post_id: builtins.str = ...,
+        after_post_no: builtins.int | None = ...,
         limit: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["after_post_id", b"after_post_id", "cluster_id", b"cluster_id", "epoch", b"epoch", "limit", b"limit", "purge", b"purge", "request_id", b"request_id", "slot", b"slot", "step", b"step", "user_id", b"user_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_after_post_no", b"_after_post_no", "after_post_no", b"after_post_no"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_after_post_no", b"_after_post_no", "after_post_no", b"after_post_no", "cluster_id", b"cluster_id", "epoch", b"epoch", "limit", b"limit", "purge", b"purge", "request_id", b"request_id", "slot", b"slot", "step", b"step", "user_id", b"user_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_after_post_no", b"_after_post_no"]) -> typing.Literal["after_post_no"] | None: ...
 
 global___PurgeUserRequest = PurgeUserRequest
 
@@ -694,7 +698,7 @@ class PurgeUserResponse(google.protobuf.message.Message):
     EDGES_FIELD_NUMBER: builtins.int
     EDGES_ERASED_FIELD_NUMBER: builtins.int
     LIST_ROWS_FIELD_NUMBER: builtins.int
-    NEXT_POST_ID_FIELD_NUMBER: builtins.int
+    NEXT_POST_NO_FIELD_NUMBER: builtins.int
     WAITS_FOR_FIELD_NUMBER: builtins.int
     PURGE_TIME_FIELD_NUMBER: builtins.int
     code: likering.shard.v1.shard_service_pb2.OpCode.ValueType
@@ -713,8 +717,8 @@ class PurgeUserResponse(google.protobuf.message.Message):
     """Edges of the slot that this purge has erased so far."""
     list_rows: builtins.int
     """Rows of what the user likes: of COUNT, in the user's own slot, those there are; of ERASE_LIST those just erased."""
-    next_post_id: builtins.str
-    """Go on behind this post; absent: that was all."""
+    next_post_no: builtins.int
+    """Go on behind the post of this number; absent: that was all."""
     waits_for: builtins.str
     """Why not all of it could be done yet: ask again for the same. Empty: nothing is left."""
     purge_time: builtins.int
@@ -730,12 +734,12 @@ class PurgeUserResponse(google.protobuf.message.Message):
         edges: builtins.int = ...,
         edges_erased: builtins.int = ...,
         list_rows: builtins.int = ...,
-        next_post_id: builtins.str | None = ...,
+        next_post_no: builtins.int | None = ...,
         waits_for: builtins.str = ...,
         purge_time: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_next_post_id", b"_next_post_id", "next_post_id", b"next_post_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_next_post_id", b"_next_post_id", "code", b"code", "edges", b"edges", "edges_erased", b"edges_erased", "likes", b"likes", "list_rows", b"list_rows", "next_post_id", b"next_post_id", "posts", b"posts", "purge", b"purge", "purge_time", b"purge_time", "topology_version", b"topology_version", "waits_for", b"waits_for"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["_next_post_id", b"_next_post_id"]) -> typing.Literal["next_post_id"] | None: ...
+    def HasField(self, field_name: typing.Literal["_next_post_no", b"_next_post_no", "next_post_no", b"next_post_no"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_next_post_no", b"_next_post_no", "code", b"code", "edges", b"edges", "edges_erased", b"edges_erased", "likes", b"likes", "list_rows", b"list_rows", "next_post_no", b"next_post_no", "posts", b"posts", "purge", b"purge", "purge_time", b"purge_time", "topology_version", b"topology_version", "waits_for", b"waits_for"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_next_post_no", b"_next_post_no"]) -> typing.Literal["next_post_no"] | None: ...
 
 global___PurgeUserResponse = PurgeUserResponse

@@ -85,7 +85,7 @@ class CountsRun:
     async def pieces(self) -> AsyncGenerator[Found, None]:
         """What each piece gave, with ``progress`` as it is after it."""
         for slot in self._slots:
-            after: str | None = ""
+            after: int | None = 0
             while after is not None:
                 await self._throttle.wait()
                 found = Found()
@@ -102,7 +102,7 @@ class CountsRun:
                     self.progress.slots_done += 1
                 yield found
 
-    async def _piece(self, slot: int, after: str, found: Found) -> str | None:
+    async def _piece(self, slot: int, after: int, found: Found) -> int | None:
         """Behind which post to go on; None: the slot is done."""
         node, answer = await self._owners.ask(
             slot,
@@ -112,7 +112,7 @@ class CountsRun:
                     request_id=self._request_id,
                     slot=slot,
                     epoch=epoch,
-                    after_post_id=after,
+                    after_post_no=after,
                     limit=self._throttle.piece,
                 ),
                 timeout=ANSWER_SECONDS,
@@ -139,7 +139,7 @@ class CountsRun:
         if self._repair:
             for start in range(0, len(found.repairs), MAX_REPAIRS):
                 await self._mend(slot, found.repairs[start : start + MAX_REPAIRS])
-        return answer.next_post_id if answer.HasField("next_post_id") else None
+        return answer.next_post_no if answer.HasField("next_post_no") else None
 
     async def _mend(self, slot: int, repairs: Sequence[api.CountRepair]) -> None:
         """Fills in what the counts are then."""

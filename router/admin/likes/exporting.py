@@ -16,7 +16,7 @@ from router.admin.likes.owners import ANSWER_SECONDS, SlotOwners, SlotUnreachabl
 
 PAGE: Final = 5000
 """Likes of one question to a node, and of one response."""
-_PLACE: Final = struct.Struct(">Iqq")
+_PLACE: Final = struct.Struct(">Iiqq")
 _BEGINNING: Final = shard.LikePlace()
 
 
@@ -24,13 +24,14 @@ class ExportCursors:
     """Where an export goes on: how many of its slots are done, and the place in the next one."""
 
     def __init__(self, cluster_id: str, slots: Sequence[int]) -> None:
-        self._tokens = SealedTokens(cluster_id, "ExportLikes")
+        # Another form than that of earlier versions, whose cursors name no number of a post.
+        self._tokens = SealedTokens(cluster_id, "ExportLikes 2")
         self._slots = slots
         self._subject = ",".join(map(str, slots))
 
     def make(self, done: int, place: shard.LikePlace) -> str:
         """The cursor behind a place."""
-        data = _PLACE.pack(done, place.like_time, place.rev) + place.post_id.encode()
+        data = _PLACE.pack(done, place.post_no, place.like_time, place.rev)
         return self._tokens.seal(self._subject, data)
 
     def read(self, cursor: str) -> tuple[int, shard.LikePlace]:
@@ -40,9 +41,8 @@ class ExportCursors:
             raise InvalidArgument.of(
                 [FieldViolation("cursor", "CURSOR_INVALID", "not a cursor of an export of these slots")]
             )
-        done, like_time, rev = _PLACE.unpack_from(data)
-        post_id = data[_PLACE.size :].decode()
-        return done, shard.LikePlace(post_id=post_id, like_time=like_time, rev=rev)
+        done, post_no, like_time, rev = _PLACE.unpack(data)
+        return done, shard.LikePlace(post_no=post_no, like_time=like_time, rev=rev)
 
 
 class ExportRun:

@@ -64,7 +64,7 @@ class UserPurge:
         for slot in self._slots:
             async for node, answer in self._over_posts(slot, shard.USER_PURGE_STEP_COUNT):
                 found = estimates.setdefault(node, api.UserPurgeEstimate(node=node))
-                found.slots += not answer.HasField("next_post_id")
+                found.slots += not answer.HasField("next_post_no")
                 found.likes += answer.likes
                 found.edges += answer.edges
                 found.list_rows += answer.list_rows
@@ -156,7 +156,7 @@ class UserPurge:
         self, slot: int, step: shard.UserPurgeStep.ValueType
     ) -> AsyncGenerator[tuple[str, shard.PurgeUserResponse], None]:
         """Goes over the posts of a slot with a step, at the rate: what each piece was answered, and by whom."""
-        after: str | None = ""
+        after: int | None = 0
         while after is not None:
             await self._throttle.wait()
             limit = min(self._throttle.piece, MAX_POSTS)
@@ -168,10 +168,10 @@ class UserPurge:
             if answer.waits_for:
                 await asyncio.sleep(WAIT_SECONDS)
             else:
-                after = answer.next_post_id if answer.HasField("next_post_id") else None
+                after = answer.next_post_no if answer.HasField("next_post_no") else None
 
     async def _ask(
-        self, slot: int, step: shard.UserPurgeStep.ValueType, after: str = "", limit: int = 0
+        self, slot: int, step: shard.UserPurgeStep.ValueType, after: int = 0, limit: int = 0
     ) -> tuple[str, shard.PurgeUserResponse]:
         try:
             return await self._owners.ask(
@@ -185,7 +185,7 @@ class UserPurge:
                         epoch=epoch,
                         step=step,
                         purge=self._purge,
-                        after_post_id=after,
+                        after_post_no=after,
                         limit=limit,
                     ),
                     timeout=ANSWER_SECONDS,
