@@ -11,6 +11,8 @@ from likering.topology.moves import ENDED, MoveLimits, MoveState, SlotMove
 
 SILENT_SECONDS: Final = 5.0
 """A node that is to act says something about its moves more often than this."""
+_OF_THE_TRANSITION: Final = 1.0
+"""A word so many seconds after a transition at most may be its own; signs come later, and again and again."""
 _RETIRING_SECONDS: Final = 30.0
 """How long after the grace period a source may take to drop its copy."""
 
@@ -61,7 +63,11 @@ def last_sign(moves: Iterable[SlotMove], name: str) -> float | None:
 
     A transition is no such sign: the other node may have made it.
     """
-    ages = [move.word_age for move in moves if move.actor == name and move.word_age < move.state_age]
+    ages = [
+        move.word_age
+        for move in moves
+        if move.actor == name and move.state_age - move.word_age > _OF_THE_TRANSITION
+    ]
     return min(ages, default=None)
 
 

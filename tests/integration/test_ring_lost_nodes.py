@@ -14,6 +14,7 @@ from likering.topology.store import NodeUnknown
 from tests.parts.registration import registration
 from tests.parts.ring_commands import (
     Run,
+    age,
     apply,
     moves_of,
     output_of,
@@ -165,10 +166,11 @@ def test_a_node_that_answers_is_not_lost(server: RingServer, run: Run) -> None:
     assert run("node", "remove", "b", "--lost", "--yes").exit_code == 0
 
 
-def test_a_node_that_gives_signs_is_not_lost(server: RingServer, run: Run) -> None:
+def test_a_node_that_gives_signs_is_not_lost(server: RingServer, run: Run, database: str) -> None:
     """A router may be cut off from a node that the topology database hears."""
     set_up(server)
     apply(run)
+    age(database)
     planned, *_ = moves_of(server)
     server.run(server.moves.report(planned, waits_for="moves are paused"))
     assert "Node c is not lost: it has given a sign" in refusal(run("node", "remove", "c", "--lost", "--yes"))

@@ -70,6 +70,8 @@ async def started_node() -> FakeNode:
 
 
 def age(database: str) -> None:
-    """All moves were last spoken of a minute ago."""
+    """All moves have been in their states for a minute, and were last spoken of then."""
     with psycopg.connect(database, autocommit=True, options=f"-csearch_path={SCHEMA}") as connection:
-        connection.execute("UPDATE moves SET word_at = word_at - interval '60 s'")
+        connection.execute(
+            "UPDATE moves SET word_at = word_at - interval '60 s', state_since = state_since - interval '60 s'"
+        )

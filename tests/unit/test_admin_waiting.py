@@ -61,7 +61,7 @@ def test_a_sign_is_what_a_node_says_of_a_move_in_which_it_is_to_act() -> None:
     earlier = slot_move(MoveState.COPYING, word_age=4.0, state_age=9.0)
     assert last_sign([earlier, spoken], "b") == 3.0
     assert last_sign([spoken], "a") is None
-    assert last_sign([slot_move(MoveState.ACTIVE, word_age=1.0, state_age=1.0)], "a") is None
+    assert last_sign([slot_move(MoveState.ACTIVE, word_age=1.0, state_age=1.1)], "a") is None
 
 
 def test_a_node_is_alive_if_it_speaks_of_another_move() -> None:
