@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 import psycopg
 import structlog
 
-from likering.errors import LikeringError, NoSynchronousStandby, NotPossible, ShardOverloaded
+from likering.errors import LikeringError, NotPossible
 from likering.serving import tracing
 from likering.serving.tracing import Span
 from likering.shard.v1.shard_service_pb2 import (
@@ -29,7 +28,7 @@ from likering.shard.v1.shard_service_pb2 import (
     OpCode,
 )
 from shard_node import store
-from shard_node.commit import Batch, WriteUnit, commit
+from shard_node.commit import Batch, commit
 from shard_node.database import within
 from shard_node.leadership import Leadership
 from shard_node.load import Load
@@ -43,6 +42,7 @@ from shard_node.standby import Lack, StandbyWatch
 from shard_node.swept import SweptIntents
 from shard_node.tallies import WriterTally
 from shard_node.user_purge_marks import UserPurgeMarks
+from shard_node.writer_queue import QueuedJob, SlotsChange, WriterQueue, resolve
 
 log = structlog.get_logger(__name__)
 
@@ -61,10 +61,9 @@ TRANSACTION_TIMEOUT = 5.0
 
 T = TypeVar("T")
 Publish = Callable[[Batch], Awaitable[None]]
-Job = Callable[[store.Connection, store.Fence], Coroutine[Any, Any, None]]
 
 
-class Writer:
+class Writer(WriterQueue):
     """The queue and the loop. ``run`` it as a task; it ends only by LeadershipLost or cancellation."""
 
     def __init__(
@@ -82,22 +81,14 @@ class Writer:
 
         ``standby``: writes are refused while it tells of a lack. None: they never are for that.
         """
+        super().__init__(max_queued)
         self._leadership = leadership
         self._ownership = ownership
         self._publish = publish
-        self._max_queued = max_queued
         self._transaction_timeout = transaction_timeout
         self._standby = standby
         self._clock_us = clock_us
-        self._queue: deque[WriteUnit] = deque()
-        self._queued = 0
-        self._barriers: list[asyncio.Future[bool]] = []
-        self._slots_jobs: deque[tuple[SlotsJob, int, Purges | None, asyncio.Future[None]]] = deque()
-        self._slots_change = asyncio.Event()
-        self._maintenance: deque[Transaction] = deque()
-        self._jobs: deque[tuple[Job, asyncio.Future[None]]] = deque()
         self._next_job = 0.0
-        self._wake = asyncio.Event()
         self.led = asyncio.Event()
         """Set once this process has led: from then on ``ownership`` is what its database says."""
         self._publishing: set[asyncio.Task[None]] = set()
@@ -122,70 +113,6 @@ class Writer:
 
     def __repr__(self) -> str:
         return f"<Writer {self._queued} queued, last_rev {self._last_rev}, {self._leadership!r}>"
-
-    @property
-    def queued(self) -> int:
-        """Operations that wait for their transaction."""
-        return self._queued
-
-    def submit(self, unit: WriteUnit) -> asyncio.Future[None]:
-        """Queues a unit; its future is done once every operation of it has its answer.
-
-        Raises ShardOverloaded, and then nothing of it was queued.
-        """
-        if self._queued and self._queued + len(unit) > self._max_queued:
-            raise ShardOverloaded(retry_after=0.05)
-        self._queue.append(unit)
-        self._queued += len(unit)
-        self._wake.set()
-        return unit.done
-
-    async def barrier(self) -> bool:
-        """Returns after a commit that began later than this call. False: this node may not be the owner any more."""
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._barriers.append(future)
-        self._wake.set()
-        return await future
-
-    async def change_slots(self, job: SlotsJob, last_rev: int = 0, purges: Purges | None = None) -> None:
-        """Runs a transaction that changes the owned slots, in the writer's turn, and reloads them.
-
-        Revisions go on above ``last_rev``. ``purges``: those under way of a slot that comes; None: its rows are asked.
-
-        ``job`` gets the connection in pipeline mode, inside a transaction that the fence ends if it must. Raises what
-        it raises: RefusedJob, LikeringError or psycopg.Error; and ConnectionError or TimeoutError when the database is
-        away.
-        """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._slots_jobs.append((job, last_rev, purges, future))
-        self._slots_change.set()
-        self._wake.set()
-        await future
-
-    async def maintain(self, work: Transaction) -> None:
-        """Executes a transaction in the writer's turn and has the cache know of it, as of any commit.
-
-        Raises SlotRefused when the slot takes no writes here at the work's epoch, psycopg.Error, and ConnectionError
-        or TimeoutError when the database is away: then nobody may know whether it was committed.
-        """
-        self._maintenance.append(work)
-        self._wake.set()
-        await work.done
-
-    async def write(self, job: Job) -> None:
-        """Runs a transaction that is no group of likes in the writer's turn, between two of those.
-
-        While likes wait, jobs get a third of the writer's time at most.
-
-        ``job`` gets the connection, in autocommit, and the fence, which all that it writes must hold; it raises
-        FenceLost when that does not, and is then called again with another one. Raises what it
-        raises else: psycopg.Error; and ConnectionError or TimeoutError when the database is away. Then nobody knows
-        whether it was committed.
-        """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._jobs.append((job, future))
-        self._wake.set()
-        await future
 
     async def reach(self, rev: int) -> None:
         """Returns when all revisions up to this one that were ever issued here are committed, and none is to come.
@@ -224,10 +151,10 @@ class Writer:
                 except (psycopg.Error, TimeoutError) as error:
                     log.warning("writer lost its database", error=type(error).__name__)
                     self._leadership.disconnect()
-                    self._refuse_queued(OP_CODE_UNAVAILABLE)
+                    self._refuse_all(OP_CODE_UNAVAILABLE)
         finally:
             self._leadership.disconnect()
-            self._refuse_queued(OP_CODE_UNAVAILABLE)
+            self._refuse_all(OP_CODE_UNAVAILABLE)
             if self._publishing:
                 await asyncio.wait(self._publishing)
 
@@ -251,7 +178,7 @@ class Writer:
                 waking.cancel()
             if self._wake.is_set() and not leading.done():
                 self._wake.clear()
-                self._refuse_queued(OP_CODE_NO_STANDBY if self._lack else OP_CODE_UNAVAILABLE)
+                self._refuse_all(OP_CODE_NO_STANDBY if self._lack else OP_CODE_UNAVAILABLE)
         taken = leading.result()
         self._last_rev = max(self._last_rev, taken.last_rev)
         self._reached = taken.last_rev
@@ -262,15 +189,15 @@ class Writer:
         while True:
             if await self._commits_would_wait():
                 # Nothing can be committed, beats neither: reads end with the lease, as in a primary that was cut off.
-                self._refuse_queued(OP_CODE_NO_STANDBY)
+                self._refuse_all(OP_CODE_NO_STANDBY)
                 await self._woken()
                 continue
-            if not (self._queue or self._barriers or self._slots_jobs or self._maintenance or self._jobs):
+            if not self._anything_waits():
                 if not await self._woken() and not await self._commits_would_wait():
                     await self._beat([])
                 continue
-            if self._slots_jobs:
-                await self._change_slots(*self._slots_jobs.popleft())
+            if self._slots_changes:
+                await self._change_slots(self._slots_changes.popleft())
                 continue
             if self._leadership.proof_age > BEAT_INTERVAL:
                 await self._beat([])  # commits that the server refuses prove nothing
@@ -283,8 +210,8 @@ class Writer:
             if self._maintenance:
                 await self._maintain(self._maintenance.popleft())
             if job:
-                await self._write(*self._jobs.popleft())
-            barriers, self._barriers = self._barriers, []
+                await self._write(self._jobs.popleft())
+            barriers = self._take_barriers()
             batch = self._next_batch()
             if batch is not None:
                 await self._commit(batch, barriers)
@@ -309,7 +236,7 @@ class Writer:
 
     async def _rest_after(self, seconds: float) -> None:
         # What changes the slots ends what the rest is for, so it does not wait for that.
-        if not self._slots_jobs:
+        if not self._slots_changes:
             self._slots_change.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(self._rest * seconds, MOST_REST)):
@@ -319,11 +246,7 @@ class Writer:
         now = self._clock_us()
         latest_intent = now + INTENT_TOLERANCE_US
         batch = Batch(base_rev=max(self._last_rev, now))
-        while self._queue and (not batch.units or len(batch) + len(self._queue[0]) <= MAX_BATCH):
-            unit = self._queue.popleft()
-            self._queued -= len(unit)
-            if unit.done.done():
-                continue  # given up by its caller before it began
+        for unit in self._take_units(MAX_BATCH):
             refused = refused_writes(
                 unit,
                 self._ownership,
@@ -374,7 +297,7 @@ class Writer:
                 self._leadership.proved(began)
                 self.load.committed((len(unit), unit.arrived) for unit in batch.units)
                 self.load.hot_writes.add(batch.post_ids)
-            _resolve(barriers, value=proved)
+            resolve(barriers, value=proved)
             self._answer_when_published(batch, partial(batch.answer, failure))
 
     def _span(self, batch: Batch) -> Span:
@@ -425,12 +348,12 @@ class Writer:
             work.committed()
             self._answer_when_published(work.batch(base_rev), work.succeed)
 
-    async def _write(self, job: Job, future: asyncio.Future[None]) -> None:
-        if future.done():
+    async def _write(self, queued: QueuedJob) -> None:
+        if queued.done.done():
             return  # given up by its caller before it began
         began = time.monotonic()
-        work = job(self._leadership.connection, self._leadership.fence)
-        if await self._try(work, future, lambda: self._jobs.appendleft((job, future))):
+        work = queued.job(self._leadership.connection, self._leadership.fence)
+        if await self._try(work, queued.done, lambda: self._jobs.appendleft(queued)):
             self._leadership.proved(began)
         self._next_job = time.monotonic() + JOBS_REST * (time.monotonic() - began)
 
@@ -439,26 +362,25 @@ class Writer:
         try:
             await self._within(self._prove())
         except store.FenceLost:
-            _resolve(barriers, value=False)
+            resolve(barriers, value=False)
             await self._reload_fence()
         except (psycopg.Error, TimeoutError) as error:
-            _resolve(barriers, value=False)
+            resolve(barriers, value=False)
             if self._is_lost(error):
                 raise
             log.warning("beat failed", error=type(error).__name__, sqlstate=getattr(error, "sqlstate", None))
         else:
             self._leadership.proved(began)
-            _resolve(barriers, value=True)
+            resolve(barriers, value=True)
 
     async def _prove(self) -> None:
         await store.check_fence(await store.beat(self._leadership.connection, self._leadership.fence))
 
-    async def _change_slots(
-        self, job: SlotsJob, last_rev: int, purges: Purges | None, future: asyncio.Future[None]
-    ) -> None:
-        entry = job, last_rev, purges, future
+    async def _change_slots(self, change: SlotsChange) -> None:
         await self._try(
-            self._slots_transaction(job, last_rev, purges), future, lambda: self._slots_jobs.appendleft(entry)
+            self._slots_transaction(change.job, change.last_rev, change.purges),
+            change.done,
+            lambda: self._slots_changes.appendleft(change),
         )
 
     async def _try(
@@ -530,41 +452,3 @@ class Writer:
     @property
     def _lack(self) -> Lack | None:
         return self._standby.lack if self._standby is not None else None
-
-    def _refuse_queued(self, code: OpCode.ValueType) -> None:
-        self._refuse_units(code)
-        barriers, self._barriers = self._barriers, []
-        _resolve(barriers, value=False)
-        away = ConnectionError("the node's database cannot be written to")
-        while self._maintenance:
-            self._maintenance.popleft().fail(NoSynchronousStandby() if self._lack else away)
-        _fail([job[-1] for job in self._slots_jobs], away)
-        _fail([job[-1] for job in self._jobs], away)
-        self._slots_jobs.clear()
-        self._jobs.clear()
-
-    def _refuse_writes(self) -> None:
-        """For want of a standby. Reads go on; so do changes of the slots: a node may be drained because of this."""
-        self._refuse_units(OP_CODE_NO_STANDBY)
-        while self._maintenance:
-            self._maintenance.popleft().fail(NoSynchronousStandby())
-        _fail([job[-1] for job in self._jobs], ConnectionError(NoSynchronousStandby().message))
-        self._jobs.clear()
-
-    def _refuse_units(self, code: OpCode.ValueType) -> None:
-        for unit in self._queue:
-            unit.refuse(code)
-        self._queue.clear()
-        self._queued = 0
-
-
-def _fail(futures: Iterable[asyncio.Future[None]], error: Exception) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)
-
-
-def _resolve(barriers: list[asyncio.Future[bool]], *, value: bool) -> None:
-    for barrier in barriers:
-        if not barrier.done():
-            barrier.set_result(value)
