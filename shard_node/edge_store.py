@@ -231,9 +231,24 @@ async def read_liked(
     slots: Sequence[int],
     numbers: PostNumbers,
 ) -> dict[int, int]:
-    """Position (from 0) → since when, in µs since 1970, of the edges that are liked."""
+    """Position (from 0) → since when, in µs since 1970, of the edges that are liked.
+
+    ``numbers`` remembers the posts that were looked up, unless it has forgotten something meanwhile.
+    """
+    era = numbers.era
     cursor = await _execute_for_edges(connection, "read_liked", post_ids, user_ids, slots, numbers)
-    return {position - 1: like_time for position, like_time in await cursor.fetchall()}
+    liked: dict[int, int] = {}
+    found: dict[int, int] = {}
+    for position, value in await cursor.fetchall():
+        if position > 0:
+            liked[position - 1] = value
+        else:
+            found[-position - 1] = value
+    if found and numbers.era == era:
+        slot_of = dict(zip(post_ids, slots, strict=True))
+        posts = list(slot_of)
+        numbers.remember({posts[place]: number for place, number in found.items()}, slot_of)
+    return liked
 
 
 async def _execute_for_edges(

@@ -2,7 +2,7 @@
 
 A post keeps its number for as long as its slot is here, and there is one writer, which gives the numbers: so what it
 has committed stays true until the slot leaves, or another process may have written; then it says so by ``keep``. A like
-of a post that is known need not look for the post's row.
+of a post that is known need not look for the post's row, nor need a read, which tells of what it had to look up.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ class PostNumbers:
         self._known: dict[int, dict[str, int]] = {}
         self._size = 0
         self._highest: dict[int, int] = {}
+        self.era = 0
+        """Grows whenever something is forgotten: what was read from the database before may be true no longer."""
 
     def __repr__(self) -> str:
         return f"<PostNumbers of {self._size} posts>"
 
     def keep(self, slots: Collection[int]) -> None:
         """Forgets everything of all other slots."""
+        self.era += 1
         self._known = {slot: known for slot, known in self._known.items() if slot in slots}
         self._highest = {slot: number for slot, number in self._highest.items() if slot in slots}
         self._size = sum(map(len, self._known.values()))
@@ -52,6 +55,10 @@ class PostNumbers:
     def learn(self, numbers: Mapping[str, int], slots: Mapping[str, int]) -> None:
         """Posts have these numbers for good: they have been committed. ``slots``: of each post."""
         self.used(numbers, slots)
+        self.remember(numbers, slots)
+
+    def remember(self, numbers: Mapping[str, int], slots: Mapping[str, int]) -> None:
+        """As ``learn``, of posts that were read, which does not tell which numbers their slots' other posts have."""
         for post_id, number in numbers.items():
             known = self._known.setdefault(slots[post_id], {})
             if post_id not in known:

@@ -218,7 +218,7 @@ FROM unnest(%(edge_numbers)s::integer[], %(user_ids)s::bytea[], %(edge_slots)s::
 WHERE edge.liked
 
 -- name: read_liked_of_unknown_posts
--- As read_liked, where some numbers are not known.
+-- As read_liked, where some numbers are not known; and those numbers, by places of posts (from 1) below zero.
 WITH
 -- with: wanted,
 numbers AS MATERIALIZED (SELECT array_agg(post_no ORDER BY post) AS numbers FROM wanted)
@@ -227,6 +227,8 @@ FROM
 -- with: numbered
 -- with: edge
 WHERE edge.liked
+UNION ALL
+SELECT -post, post_no FROM wanted WHERE post_no IS NOT NULL
 
 -- name: list_likers
 -- A row without a user has version and count of the post; the others are likes below the time and revision given, newest

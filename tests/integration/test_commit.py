@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from likering.ring.hashing import slot_of
 from likering.shard.v1.shard_service_pb2 import OP_CODE_NOT_OWNER, OP_CODE_UNAVAILABLE
+from shard_node import edge_store
 from shard_node.commit import Batch, commit
 from shard_node.post_numbers import PostNumbers
 from shard_node.store import Connection, Fence, FenceLost
 from tests.integration.like_model import LikeModel
-from tests.integration.node_database import NOW, prepared, unit
+from tests.integration.node_database import NOW, SLOTS, prepared, unit
 from tests.parts.stored import EDGES, POSTS
 
 FENCE = Fence(generation=1, slots_seq=1)
@@ -205,3 +208,40 @@ async def test_a_like_that_exists_is_not_counted_whether_its_post_is_known_or_no
         assert likes.versions[:3] == [2, count, 1]
     cursor = await connection.execute("SELECT count(*), count(DISTINCT (slot, post_no)) FROM posts")
     assert await cursor.fetchone() == (4, 4)
+
+
+async def test_what_a_read_looked_up_is_known_afterwards(
+    connection: Connection, numbers: PostNumbers
+) -> None:
+    """And the next like of the post counts as it should, as does one of a post that is new. A post that nobody has
+    liked stays unknown, and nothing is learned from what was read before something was forgotten."""
+    first = Batch(NOW)
+    first.add(unit([(True, post, "u", 0) for post in ("p", "q", "r")]), {})
+    await commit(connection, FENCE, first, numbers)
+    numbers.keep(())
+    posts = ["p", "p", "nobody's", "q"]
+    slots = {post: slot_of(post, SLOTS) for post in posts}
+
+    async def read() -> dict[int, int]:
+        return await edge_store.read_liked(
+            connection, posts, ["u", "v", "u", "u"], [slots[post] for post in posts], numbers
+        )
+
+    assert await read() == {0: NOW + 1, 3: NOW + 2}
+    assert [number is not None for number in numbers.known(slots)] == [True, False, True]
+    assert await read() == {0: NOW + 1, 3: NOW + 2}
+
+    likes = unit([(True, "p", "v", 0), (True, "new", "u", 0), (True, "r", "v", 0)])
+    batch = Batch(first.last_rev)
+    batch.add(likes, {})
+    await commit(connection, FENCE, batch, numbers)
+    batch.answer(OP_CODE_UNAVAILABLE)
+    assert likes.counts == [2, 1, 2]
+
+    numbers.keep(())
+    async with connection.pipeline():
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(0)  # it has asked, and not been answered
+        numbers.keep(())
+        await reading
+    assert numbers.known(slots) == [None, None, None]

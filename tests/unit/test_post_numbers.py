@@ -32,6 +32,22 @@ def test_new_posts_get_the_numbers_behind_those_that_are_used() -> None:
     assert numbers.known(SLOTS) == [None, None, None]
 
 
+def test_posts_that_were_read_do_not_tell_which_numbers_come_next() -> None:
+    """Others of the slot may have higher ones."""
+    numbers = PostNumbers()
+    numbers.remember({"a": 7}, SLOTS)
+    assert numbers.known(SLOTS) == [7, None, None]
+    assert numbers.lacks({1}) == {1}
+
+
+def test_what_is_forgotten_begins_another_era() -> None:
+    """Whoever has read a number before may not tell it any more."""
+    numbers = PostNumbers()
+    before = numbers.era
+    numbers.keep({1})
+    assert numbers.era > before
+
+
 def test_no_more_posts_are_remembered_than_fit() -> None:
     """The slot that began to gather first goes; its highest number stays."""
     numbers = PostNumbers(most=3)
