@@ -83,6 +83,7 @@ class HotPosts:
         now = self._clock()
         if now >= self._slice.began + SLICE:
             self._turn(now)
+        self._forget(now)
         counts = self.counts()
         posts = heapq.nsmallest(limit, counts.items(), key=lambda item: (-item[1], item[0]))
         began = max(self._since, self._past[0].began if self._past else self._slice.began)
@@ -100,5 +101,8 @@ class HotPosts:
         self._slice.cut()
         self._past.append(self._slice)
         self._slice = _Slice(now)
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
         while self._past and self._past[0].began <= now - WINDOW:
             self._past.popleft()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-import random
+import os
 import socket
 import threading
+from itertools import chain
 
 from likering.dev.errors import DevError
 
@@ -14,6 +15,8 @@ HOST = "127.0.0.1"
 # Below the range from which the kernel takes the ports of outgoing connections: a server that restarts must find its
 # port free, and not in use as the far end of somebody's connection.
 _RANGE = range(20_000, 32_000)
+_STRIDE = 7_919
+"""Places between two processes of which one was started right after the other; a prime, so that many of them differ."""
 _given: set[int] = set()
 _lock = threading.Lock()
 
@@ -33,9 +36,14 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that this process has not handed out before."""
+    """A port that nobody listens on, and that this process has not handed out before.
+
+    Each process begins to look at a place of its own: a port is taken some time after it was found, and another process
+    that looks meanwhile would find it as well.
+    """
+    first = os.getpid() * _STRIDE % len(_RANGE)
     with _lock:
-        for port in random.sample(_RANGE, len(_RANGE)):
+        for port in chain(_RANGE[first:], _RANGE[:first]):
             if port not in _given and is_free(port):
                 _given.add(port)
                 return port

@@ -196,8 +196,8 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         # Calls that were not taken in yet, of all connections: above the first number gRPC cancels some at random.
-        ("grpc.server.max_pending_requests", 4096),
-        ("grpc.server.max_pending_requests_hard_limit", 8192),
+        ("grpc.server.max_pending_requests", 16_384),
+        ("grpc.server.max_pending_requests_hard_limit", 32_768),
         # Routers ping idle nodes each second; a server that forbids it answers "too many pings" and hangs up.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 400),

@@ -192,7 +192,7 @@ async def test_a_taken_port_for_metrics_is_one_sentence(database: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             async with router_process(
-                *("--listen", "127.0.0.1:0", "--metrics-listen", address, "--topology", database)
+                *("--listen", "127.0.0.1:0", "--metrics-listen", address), LIKERING_ROUTER_TOPOLOGY=database
             ) as router:
                 assert await router.ended() == 2
                 assert f"cannot serve metrics on {address}" in str(router.lines)

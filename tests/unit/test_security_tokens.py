@@ -12,6 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
@@ -22,6 +23,12 @@ from likering.security.errors import SecurityError
 from likering.security.files import LOOK_SECONDS
 from likering.security.roles import Role
 from likering.security.tokens import LEEWAY, TokenVerifier
+
+
+@pytest.fixture(autouse=True)
+def _a_logger_of_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logger keeps what was configured when it was first used, which may have been by another test."""
+    monkeypatch.setattr("likering.security.tokens._log", structlog.get_logger("likering.security.tokens"))
 
 
 @pytest.fixture
