@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,13 @@ from likering.security.tokens import LEEWAY, TokenVerifier
 
 
 @pytest.fixture(autouse=True)
-def _a_logger_of_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A logger keeps what was configured when it was first used, which may have been by another test."""
+def _logging_as_at_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All levels are logged: another test may have configured fewer, and a logger keeps what it was first used with."""
+    configured = structlog.get_config()
+    structlog.reset_defaults()
     monkeypatch.setattr("likering.security.tokens._log", structlog.get_logger("likering.security.tokens"))
+    yield
+    structlog.configure(**configured)
 
 
 @pytest.fixture
