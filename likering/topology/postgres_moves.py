@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from likering.errors import MoveCommitted, PlanStale
 from likering.postgres.session import Connection, Session, conninfo
 from likering.ring.plan import Move as PlannedMove
-from likering.topology import lost_nodes, node_rows
+from likering.topology import lost_nodes, node_rows, wait_reasons
 from likering.topology.move_rows import (
     CHANNEL,
     COLUMNS,
@@ -195,7 +195,7 @@ class PostgresMoveStore:
                 # One at a time, or two targets would both find the source free.
                 limits = await _read_limits(connection, lock=True)
                 if limits.paused:
-                    return "moves are paused"
+                    return wait_reasons.PAUSED
                 cursor = await connection.execute(
                     "SELECT source, target FROM moves WHERE state = ANY(%s)", [list(UNDER_WAY)]
                 )
@@ -203,7 +203,7 @@ class PostgresMoveStore:
                 for name in (move.source, move.target):
                     busy = sum(name in pair for pair in pairs)
                     if busy >= limits.slots_at_once:
-                        return f"node {name} takes part in as many moves as it may at once"
+                        return wait_reasons.busy(name)
                 await advance(
                     connection, move, MoveState.COPYING, who, {}, {"waits_for": "", "rows_copied": 0}
                 )

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from likering.topology.moves import ENDED, MoveLimits, MoveState, SlotMove
+from likering.topology.wait_reasons import PAUSED, RESUME, START, remedy
 
 SILENT_SECONDS: Final = 5.0
 """A node that is to act says something about its moves more often than this."""
@@ -18,17 +19,6 @@ _RETIRING_SECONDS: Final = 30.0
 
 _HELD_BY_PAUSE = frozenset((MoveState.PLANNED, MoveState.CATCHING_UP, MoveState.ABORTED))
 _PAST_REVERTING = frozenset((MoveState.ACTIVATING, MoveState.ACTIVE, MoveState.MOVED))
-_RESUME = "likering ring resume"
-_START = "start that node"
-# What nodes write into ``waits_for``, by words in it.
-_COMMANDS: Final = (
-    ("paused", _RESUME),
-    ("at once", "likering ring limits --slots-at-once N"),
-    ("budget", "likering ring limits --pause-budget MILLISECONDS"),
-    ("does not answer", _START),
-    ("holds the slot too", "likering ring check"),
-    ("transaction", "end it there: SELECT pg_terminate_backend(PROCESS)"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +69,7 @@ def waiting(move: SlotMove, limits: MoveLimits, words: Mapping[str, Word]) -> Wa
     if move.state is MoveState.VERIFIED:
         return _waiting_to_retire(move, limits)
     if limits.paused and move.state in _HELD_BY_PAUSE:
-        return Waiting("moves are paused", move.waits_since or move.state_since, _RESUME)
+        return Waiting(PAUSED, move.waits_since or move.state_since, RESUME)
     word = words.get(name) or Word(move.word_at, move.word_age)
     if word.age > SILENT_SECONDS:
         command = f"start node {name}"
@@ -94,8 +84,8 @@ def waiting(move: SlotMove, limits: MoveLimits, words: Mapping[str, Word]) -> Wa
         if move.last_error:
             return Waiting(f"it is tried again, after: {move.last_error}", move.state_since)
         return Waiting(f"other moves to node {name} come first", move.state_since)
-    command = next((command for words_in, command in _COMMANDS if words_in in move.waits_for), "")
-    if move.state is MoveState.MOVED and command == _START:
+    command = remedy(move.waits_for)
+    if move.state is MoveState.MOVED and command == START:
         command += f", or if it is gone for good: likering ring cancel --lost {move.source}"
     return Waiting(move.waits_for, move.waits_since or move.word_at, command)
 

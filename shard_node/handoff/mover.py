@@ -17,6 +17,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from likering.errors import LikeringError, TopologyUnavailable
+from likering.topology import wait_reasons
 from likering.topology.moves import UNDER_WAY, MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
 from shard_node.handoff import leftovers
 from shard_node.handoff.pull import Pull, PullFailed
@@ -52,10 +53,10 @@ def must_wait(move: SlotMove, busy: Mapping[str, int], limits: MoveLimits) -> st
     if move.state is not MoveState.PLANNED:
         return ""
     if limits.paused:
-        return "moves are paused"
+        return wait_reasons.PAUSED
     for name in (move.source, move.target):
         if busy.get(name, 0) >= limits.slots_at_once:
-            return f"node {name} takes part in as many moves as it may at once"
+            return wait_reasons.busy(name)
     return ""
 
 

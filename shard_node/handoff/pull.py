@@ -15,6 +15,7 @@ import structlog
 
 from likering.errors import LikeringError, TopologyUnavailable
 from likering.shard.v1 import shard_service_pb2 as pb
+from likering.topology import wait_reasons
 from likering.topology.moves import MoveChanged, MoveState, SlotMove
 from shard_node.handoff import replication, steps
 from shard_node.handoff.copying import copy_tables, estimate_rows, export_snapshot, in_the_way
@@ -137,9 +138,7 @@ class Pull:
         try:
             return await self._target.peers.describe_source(self._move.now.source)
         except LikeringError as error:
-            await self._move.wait_for(
-                f"node {self._move.now.source} does not answer", last_error=error.message
-            )
+            await self._move.wait_for(wait_reasons.silent(self._move.now.source), last_error=error.message)
             return None
 
     async def _begin(self) -> bool:
@@ -206,7 +205,7 @@ class Pull:
             # Not at once: see _report_rows.
             await asyncio.sleep(REPORT_INTERVAL)
             processes = await in_the_way(source, backend)
-            reason = f"a transaction on node {self._move.now.source}'s Postgres has to end first: {processes}"
+            reason = wait_reasons.transactions(self._move.now.source, processes)
             try:
                 await self._move.wait_for(reason if processes else "")
             except TopologyUnavailable as error:
@@ -237,7 +236,7 @@ class Pull:
         lag_us = round(seconds * 1e6)
         if limits.paused:
             forecast.forget()
-            await self._move.wait_for("moves are paused", lag_us=lag_us)
+            await self._move.wait_for(wait_reasons.PAUSED, lag_us=lag_us)
             await asyncio.sleep(RETRY)
             return False
         match forecast.advice(seconds, limits.pause_budget_ms / 1000):
@@ -247,12 +246,10 @@ class Pull:
                 return forecast.still(time.monotonic() - began)
             case Advice.WAIT:
                 reason = (
-                    f"a freeze now would take about {forecast.pause * 1000:.0f} ms, above the budget of"
-                    f" {limits.pause_budget_ms} ms"
+                    wait_reasons.behind(PROBE_TIMEOUT)
+                    if seconds >= PROBE_TIMEOUT
+                    else wait_reasons.over_budget(forecast.pause * 1000, limits.pause_budget_ms)
                 )
-                if seconds >= PROBE_TIMEOUT:
-                    # Not by its budget: a larger one would not help.
-                    reason = f"changes take more than {PROBE_TIMEOUT:.0f} s to arrive"
                 await self._move.wait_for(reason, lag_us=lag_us)
         return False
 

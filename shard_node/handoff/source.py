@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from likering.errors import ShardUnavailable, SlotMoving
 from likering.shard.v1 import shard_service_pb2 as pb
+from likering.topology import wait_reasons
 from likering.topology.move_names import Attempt, kept
 from likering.topology.moves import ENDED, UNCOMMITTED, MoveChanged, MoveState, MoveStore, SlotMove
 from shard_node.handoff import replication, steps
@@ -282,8 +283,7 @@ class Source:
                 log.error("a slot that its target serves is held here too", slot=move.slot, move=move.move)
                 await self._moves.report(
                     move,
-                    waits_for=f"node {self._node_name}'s database holds the slot too, which node {move.target} serves:"
-                    " it is older than the move, or was changed by hand",
+                    waits_for=wait_reasons.held_twice(self._node_name, move.target),
                 )
                 return
             steps.reached("renamed", move)

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from likering.topology import wait_reasons
 from likering.topology.moves import MoveLimits, MoveState
 from router.admin.waiting import Waiting, Word, copy_eta, last_sign, last_words, waiting
 from tests.parts.slot_moves import NOW, slot_move
@@ -49,7 +50,7 @@ def test_silence_of_the_node_that_is_to_act_is_told(state: MoveState, node: str)
 
 
 def test_a_comparison_that_waits_for_a_lost_source_names_the_way_out() -> None:
-    move = slot_move(MoveState.MOVED, waits_for="node a does not answer")
+    move = slot_move(MoveState.MOVED, waits_for=wait_reasons.silent("a"))
     found = waiting(move, LIMITS, last_words([move]))
     assert found is not None
     assert found.command == "start that node, or if it is gone for good: likering ring cancel --lost a"
@@ -98,20 +99,21 @@ def test_a_pause_holds_nothing_else(state: MoveState) -> None:
     ("reason", "command"),
     [
         (
-            "node b has 2 moves under way, as many as it may at once",
+            wait_reasons.busy("b"),
             "likering ring limits --slots-at-once N",
         ),
         (
-            "the predicted pause of 140 ms is above the budget of 100 ms",
+            wait_reasons.over_budget(139.7, 100),
             "likering ring limits --pause-budget MILLISECONDS",
         ),
-        ("node a does not answer", "start that node"),
+        (wait_reasons.silent("a"), "start that node"),
+        ("node budget-at-once: wal_level is replica; a transaction is paused", ""),
         (
-            "a transaction on node a's Postgres has to end first: process 4711 (psql)",
+            wait_reasons.transactions("a", "process 4711 (psql)"),
             "end it there: SELECT pg_terminate_backend(PROCESS)",
         ),
-        ("node a's database holds the slot too, which node b serves", "likering ring check"),
-        ("changes take more than 5 s to arrive", ""),
+        (wait_reasons.held_twice("a", "b"), "likering ring check"),
+        (wait_reasons.behind(5.0), ""),
     ],
 )
 def test_what_a_node_waits_for_comes_with_the_command_that_helps(reason: str, command: str) -> None:
