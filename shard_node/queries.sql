@@ -231,8 +231,8 @@ UNION ALL
 SELECT -post, post_no FROM wanted WHERE post_no IS NOT NULL
 
 -- name: list_likers
--- A row without a user has version and count of the post; the others are likes below the place given, newest
--- first. One statement, so all of one moment.
+-- A row without a user has version and count of the post; the others are likes below the place given, newest first. One
+-- statement, so all of one moment.
 WITH post AS MATERIALIZED (
     SELECT version, like_count, post_no FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s
 )
