@@ -242,9 +242,14 @@ def remarks(found: Size) -> list[str]:
         way = "answer reads nearer to who reads" if for_load else "take larger disks"
         said.append(f"A ring has at most {MAX_SLOT_COUNT:,} slots, so not so many shards: {way}.")
     elif found.slots_per_shard < SLOTS_PER_SHARD:
+        cure = (
+            ""
+            if for_load
+            else f": take larger disks, or fewer shards than {MAX_SLOT_COUNT // SLOTS_PER_SHARD}"
+        )
         said.append(
             f"With {found.slots_per_shard:.1f} slots a shard the fullest one has {found.largest_share:.2f} times its"
-            f" share: take larger disks, or fewer shards than {MAX_SLOT_COUNT // SLOTS_PER_SHARD}."
+            f" share{cure}."
         )
     if found.shards_for_storage > found.shards_for_load:
         said.append("Storage sets the number of shards, not load: larger disks mean fewer of them.")
