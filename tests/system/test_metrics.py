@@ -29,11 +29,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Mapp
     with pytest.MonkeyPatch.context() as patch:
         for prefix in ("LIKERING_NODE_", "LIKERING_ROUTER_"):
             patch.setenv(f"{prefix}METRICS_LISTEN", "127.0.0.1:0")
+        patch.setenv("LIKERING_NODE_REQUIRE_SYNCHRONOUS_STANDBY", "true")
         with EmbeddedCluster(directory / "cluster", nodes=["a"], slots=8) as cluster:
             primary = cluster.parts["a", "postgres"].server
             assert isinstance(primary, PostgresServer)
             standby = Standby(primary, directory / "standby")
-            standby.follow(synchronous=False)
+            standby.follow()
             port, metrics = free_port(), free_port()
             replica = Service(
                 "shard_node.replica",

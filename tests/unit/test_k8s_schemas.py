@@ -18,6 +18,8 @@ OF_OPERATORS = {
     ("postgresql.cnpg.io/v1", "ScheduledBackup"),
     ("barmancloud.cnpg.io/v1", "ObjectStore"),
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
+    ("cert-manager.io/v1", "Certificate"),
+    ("cert-manager.io/v1", "Issuer"),
 }
 KUBERNETES = ("1.33", "1.37")
 """The oldest that is meant to do, and the newest that there are schemas of."""
