@@ -19,6 +19,8 @@ _USAGES: Final[Mapping[str, x509.ObjectIdentifier]] = {
     "server auth": ExtendedKeyUsageOID.SERVER_AUTH,
     "client auth": ExtendedKeyUsageOID.CLIENT_AUTH,
 }
+_LIFETIME: Final = "2160h"
+"""cert-manager's, where nothing is said."""
 LOOPBACK: Final = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
 """Names of this machine, for processes that run here instead of in pods."""
 
@@ -70,7 +72,7 @@ def _certificate(
 ) -> x509.Certificate:
     assert spec["privateKey"]["algorithm"] == "ECDSA"
     now = datetime.now(UTC)
-    lifetime = timedelta(hours=int(spec["duration"].removesuffix("h")))
+    lifetime = timedelta(hours=int(spec.get("duration", _LIFETIME).removesuffix("h")))
     common = [x509.NameAttribute(NameOID.COMMON_NAME, spec["commonName"])] if "commonName" in spec else []
     subject = x509.Name(common)
     is_authority = spec.get("isCA", False)
