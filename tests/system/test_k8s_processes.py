@@ -22,8 +22,9 @@ import redis
 import yaml
 from grpc_health.v1 import health_pb2
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
-from likering import LikeTracker
+from likering import Consistency, Exactness, LikeTracker
 from likering.client.credentials import credentials_from_files
 from likering.dev.binaries import find_valkey
 from likering.dev.ports import free_port
@@ -42,6 +43,7 @@ from tests.parts.manifests import (
     pod_of,
     workloads,
 )
+from tests.parts.standby import Standby
 
 DEADLINE = 60.0
 POD = "shard-0"
@@ -69,6 +71,7 @@ class Machine:
             "LIKERING_TOPOLOGY": topology,
             "LIKERING_NODE_TOPOLOGY": topology,
             "LIKERING_ROUTER_TOPOLOGY": topology,
+            "LIKERING_REPLICA_TOPOLOGY": topology,
             "LIKERING_NODE_POSTGRES": postgres,
             "LIKERING_NODE_REPLICATION": postgres,
             # There is no standby here; what a node does without one has a test of its own.
@@ -76,6 +79,11 @@ class Machine:
         }
         self._ports: dict[tuple[int, str], int] = {}
         self._running: list[subprocess.Popen[bytes]] = []
+
+    def add_standby(self, dsn: str) -> None:
+        """Of the server that has the node's database."""
+        database = psycopg.conninfo.conninfo_to_dict(self._databases["LIKERING_NODE_POSTGRES"])["dbname"]
+        self._databases["LIKERING_REPLICA_POSTGRES"] = make_conninfo(dsn, dbname=database)
 
     def port(self, number: int, pod: str) -> int:
         """Which one stands for the pod's port of that number."""
@@ -270,9 +278,40 @@ def test_the_process_that_waits_takes_over(machine: Machine) -> None:
         machine.until_answered({"grpc": {"port": 50053}}, "shard-waiting-0")
 
 
+def test_a_replica_answers_while_its_node_is_gone(
+    machine: Machine, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """In production, from a standby of the node's Postgres, to those who would rather have an old count than none."""
+    manifests = overlay("overlays/production")
+    few = {"SLOTS": "16", "NODES": "1"}
+    standby = Standby(postgres_server, tmp_path / "standby")
+    try:
+        standby.follow(synchronous=False)
+        for step in ("schema", "first-owners"):
+            if step == "first-owners":
+                node = machine.start(manifests, "shard", POD)
+            job = launch(manifests, named(manifests, "Job", "topology"), step, pod="topology")
+            done = machine.run(job._replace(environment={**job.environment, **few}))
+            assert done.returncode == 0, done.stderr
+        machine.add_standby(standby.dsn)
+        machine.start(manifests, "replica", "replica-0")
+        machine.start(manifests, "router", "router")
+        address = f"127.0.0.1:{machine.port(50051, 'router')}"
+        with LikeTracker(address, timeout=DEADLINE, credentials=machine.caller()) as likes:
+            assert likes.like("u", "p")
+            node.kill()
+            deadline = monotonic() + DEADLINE
+            while (found := likes.get_like_count("p", consistency=Consistency.STALE_OK)).count != 1:
+                assert monotonic() < deadline, found
+            assert found.exactness is Exactness.STALE
+    finally:
+        machine.kill()
+        standby.stop()
+
+
 def test_operators_are_let_in_and_others_are_not(machine: Machine) -> None:
-    """In production. The operator's pod has a certificate of its own for the port for operators; that of a caller is not
-    let in there, nor is none at all."""
+    """In production. The operator's pod has a certificate of its own for the port for operators; that of a caller is
+    not let in there, nor is none at all."""
     manifests, operator = overlay("overlays/production"), overlay("operator")
     schema = launch(manifests, named(manifests, "Job", "topology"), "schema", pod="topology")
     done = machine.run(schema._replace(environment={**schema.environment, "SLOTS": "16"}))

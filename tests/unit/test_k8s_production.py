@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cel import evaluate
+from opentelemetry.sdk import environment_variables
 from psycopg.conninfo import conninfo_to_dict
 
+import router.settings
+import shard_node.replica.settings
 import shard_node.settings
 from likering.dev.postgres import SETTINGS
 from shard_node.database import conninfo
-from tests.parts.manifests import K8S, Manifest, launch, named, of_kind, overlay, selects, workloads
+from tests.parts.manifests import (
+    K8S,
+    Manifest,
+    launch,
+    named,
+    of_kind,
+    overlay,
+    production_with,
+    selects,
+    workloads,
+)
 
 PRODUCTION = "overlays/production"
 ONLY_EMBEDDED = {
@@ -263,3 +277,39 @@ def test_the_image_is_that_of_this_release(manifests: tuple[Manifest, ...]) -> N
         for one in workload["spec"]["template"]["spec"]["containers"]
     }
     assert [image.rpartition(":")[2] for image in images] == [version]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "process", "read"),
+    [
+        ("Deployment", "router", "router", router.settings.read),
+        ("StatefulSet", "shard", "node", shard_node.settings.read),
+        ("StatefulSet", "shard-waiting", "node", shard_node.settings.read),
+        ("StatefulSet", "replica", "replica", shard_node.replica.settings.read),
+    ],
+)
+def test_traces_are_sent_to_a_collector(
+    kind: str,
+    name: str,
+    process: str,
+    read: Callable[[Sequence[str]], Any],
+    traced: tuple[Manifest, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the component: by every process, of few calls, as variables say that the SDK reads."""
+    started = launch(traced, named(traced, kind, name), process, pod=f"{name}-0")
+    for key, value in started.environment.items():
+        monkeypatch.setenv(key, value)
+    assert read([one for one in started.arguments if not one.startswith("--config")]).tracing
+    of_otel = {key: value for key, value in started.environment.items() if key.startswith("OTEL_")}
+    assert set(of_otel) <= {
+        value for key, value in vars(environment_variables).items() if key.startswith("OTEL_")
+    }
+    assert float(of_otel["OTEL_TRACES_SAMPLER_ARG"]) <= 0.01
+    assert of_otel["OTEL_EXPORTER_OTLP_ENDPOINT"].endswith(":4317")
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, ...]:
+    """The overlay with the component for traces."""
+    return production_with("tracing", tmp_path_factory.mktemp("tracing") / "k8s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,7 +171,7 @@ def test_certificates_are_of_the_names_that_are_called(
         for name in (*CALLED[secret], "elsewhere.example.org"):
             options = (*internal_channel_options(), ("grpc.ssl_target_name_override", name))
             with grpc.secure_channel(address, shown.for_channel(), options) as channel:
-                check = channel.unary_unary("/grpc.health.v1.Health/Check")
+                check: Callable[..., bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
                 if name in CALLED[secret]:
                     check(b"", timeout=20)
                 else:
