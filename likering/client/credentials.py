@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 
 from likering.security.certificates import checked
 from likering.security.files import Reloaded
+
+
+class CredentialFiles(NamedTuple):
+    """Where what is shown is; None: not given. Nothing at all: a cluster without security."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    token: Path | None = None
+
+    def tls(self) -> grpc.ChannelCredentials | None:
+        """Of a channel that is made now. Raises OSError and ValueError."""
+        if self.ca is None:
+            return None
+        return credentials_from_files(ca=self.ca, certificate=self.certificate, key=self.key)
+
+    def bearer(self) -> Callable[[], str] | None:
+        """The present token. Raises SecurityError."""
+        return token_from_file(self.token) if self.token is not None else None
 
 
 def credentials_from_files(
