@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
@@ -10,13 +11,16 @@ from typing import Any, cast
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from likering import LikeTracker
-from likering.dev.binaries import find_postgres
+from likering.dev.accounts import server_account
+from likering.dev.binaries import POSTGRES_SETTING, find_postgres
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.postgres import PostgresServer
 from likering.postgres.roles import Database, statements
-from tests.parts.manifests import named, overlay
+from tests.parts.cert_manager import CertManager
+from tests.parts.manifests import launch, named, overlay
 from tests.parts.ring_commands import likering
 
 pytestmark = pytest.mark.timeout(180)
@@ -117,6 +121,55 @@ def test_the_rule_against_plaintext_is_one_that_postgres_knows(postgres_server: 
     finally:
         file.write_bytes(before)
     assert rows == [("hostnossl", "reject", None)]
+
+
+def with_tls() -> Path | None:
+    """Where a Postgres is that was built with TLS: a system's, since the embedded one was not."""
+    for postgres in sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), reverse=True):
+        linked = subprocess.run(["ldd", postgres], check=True, capture_output=True, text=True).stdout
+        if "libssl" in linked:
+            return postgres.parent
+    return None
+
+
+@pytest.mark.skipif(with_tls() is None, reason="no Postgres with TLS is installed (Debian: postgresql)")
+def test_a_server_is_verified_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real handshake, by the connection strings of the pods: the Clusters' own names, and no other node's."""
+    monkeypatch.setenv(POSTGRES_SETTING, str(with_tls()))
+    manifests = overlay("overlays/production")
+    secret = CertManager(manifests).secret("shard-0-postgres-server")
+    server = PostgresServer(tmp_path / "postgres")
+    server.start()  # makes the data directory
+    server.stop()
+    server.settings |= {"ssl": "on", "ssl_cert_file": "tls.crt", "ssl_key_file": "tls.key"}
+    for name, content in secret.items():
+        file = server.data / name
+        file.write_bytes(content)
+        file.chmod(0o600)
+        if (account := server_account()) is not None:
+            account.own(file)
+    (tmp_path / "ca.crt").write_bytes(secret["ca.crt"])
+    server.start()
+    try:
+        superuser = conninfo_to_dict(server.dsn)
+        for pod, let_in in (("shard-0", True), ("shard-1", False)):
+            started = launch(manifests, named(manifests, "StatefulSet", "shard"), "node", pod=pod)
+            monkeypatch.setenv("PGSSLMODE", started.environment["PGSSLMODE"])
+            monkeypatch.setenv("PGSSLROOTCERT", str(tmp_path / "ca.crt"))
+            for variable in ("LIKERING_NODE_POSTGRES", "LIKERING_NODE_REPLICATION"):
+                asked = conninfo_to_dict(started.environment[variable])
+                here = {key: superuser[key] for key in ("dbname", "user", "password", "port")}
+                if "sslrootcert" in asked:
+                    here["sslrootcert"] = str(tmp_path / "ca.crt")
+                dsn = make_conninfo("", **{**asked, **here, "hostaddr": "127.0.0.1,127.0.0.1"})
+                if let_in:
+                    with psycopg.connect(dsn) as connection:
+                        assert connection.pgconn.ssl_in_use
+                else:
+                    with pytest.raises(psycopg.OperationalError, match="does not match host name"):
+                        psycopg.connect(dsn)
+    finally:
+        server.stop()
 
 
 @pytest.mark.skipif(
