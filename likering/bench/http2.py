@@ -2,8 +2,8 @@
 
 On a machine that client and servers share, a client that costs as much as the server it measures hides what is being
 measured. This one does what a load generator needs and nothing else: unary calls, many per connection, a callback per
-call instead of a task. It keeps to the server's limits (streams, windows, frame size), and a lost
-connection is opened again.
+call instead of a task. It keeps to the server's limits (streams, windows, frame size), and a lost connection is opened
+again.
 """
 
 from __future__ import annotations
