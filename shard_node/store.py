@@ -1,4 +1,4 @@
-"""The likes in Postgres: one method per step of a writing transaction, and the reads.
+"""The likes in Postgres: one function per step of a writing transaction, and the reads.
 
 Nothing here decides anything; ``writer`` and ``reads`` do. Statements stand in queries.sql.
 """
@@ -34,7 +34,7 @@ NEVER_CHANGED = PostCount(0, 0)
 
 
 class Place(NamedTuple):
-    """Of a like among those of its post: since when, in µs since 1970, and its revision."""
+    """Of a like among those of its post: since when, in µs since 1970, and its revision. ``like_place`` in SQL."""
 
     like_time: int
     rev: int
