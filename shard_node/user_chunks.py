@@ -62,8 +62,8 @@ class Search(NamedTuple):
 
 
 _EVERYTHING: Final = Search(b"", b"", b"")
-_NOWHERE: Final = b"\xff"
-"""Behind the places of all times."""
+BEHIND_ALL: Final = b"\xff"
+"""A place behind those of all times."""
 
 
 def place(like_time: int, post_id: str) -> bytes:
@@ -95,7 +95,7 @@ def searches(told: Iterable[tuple[Entry, bool]]) -> Sequence[Search]:
         since = place(entry.rev, entry.post_id)
         wanted.append(Search(since, key, since))
         if at != since:  # it was brought in from elsewhere
-            wanted.append(Search(at, key, _NOWHERE))
+            wanted.append(Search(at, key, BEHIND_ALL))
     return [_EVERYTHING] if everywhere > FEW else wanted
 
 

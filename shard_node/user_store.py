@@ -21,14 +21,12 @@ from shard_node.store import (
     execute,
     execute_for_slots,
 )
-from shard_node.user_chunks import Entry, count, decode, place, searches
+from shard_node.user_chunks import BEHIND_ALL, Entry, count, decode, place, searches
 
 LIKES_OF_A_CHUNK: Final = 50
 """About; more where posts have short ids."""
 _MOST_CHUNKS: Final = 64
 """Of one statement: some milliseconds of decoding."""
-_BEHIND_ALL: Final = b"\xff"
-"""A place behind those of all times."""
 
 
 class UserLike(NamedTuple):
@@ -160,7 +158,7 @@ async def list_liked_posts(
 
 async def count_told(connection: Connection, slot: int, user_id: str) -> int:
     """How many edges of a user are known, likes and remembered unlikes."""
-    chunks = _chunks_before(connection, slot, user_id, _BEHIND_ALL, _MOST_CHUNKS)
+    chunks = _chunks_before(connection, slot, user_id, BEHIND_ALL, _MOST_CHUNKS)
     return sum([count(chunk) async for chunk in chunks])
 
 
