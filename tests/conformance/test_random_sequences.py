@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -38,6 +39,7 @@ from tests.conformance.subjects import Likes, fresh, memory_of
 SEQUENCES: Final = int(os.environ.get("LIKERING_SEQUENCES", "30"))
 SECONDS: Final = 20.0
 """After which what a user likes is lost if it is not listed."""
+pytestmark = pytest.mark.timeout(60 + 6 * SEQUENCES)
 
 USERS = st.sampled_from(["u0", "ü1", "7", "07", "f47ac10b-58cc-4372-a567-0e02b2c3d479"])
 """Each kind of id is kept in another way."""
