@@ -156,6 +156,7 @@ class _Commit:
     async def __call__(self, connection: Connection, fence: Fence) -> None:
         self.codes = []
         newest: dict[tuple[str, str], UserLike] = {}
+        passed_over = False
         for unit in self._units:
             refused = self._ownership.refused_writes(unit.slots, unit.epochs)
             self.codes.append(
@@ -164,7 +165,10 @@ class _Commit:
                 else []
             )
             for position, edge in enumerate(unit.rows):
-                if position in refused or self._purged.purge(edge.user_id, unit.slots[position]):
+                if position in refused:
+                    continue
+                if self._purged.purge(edge.user_id, unit.slots[position]):
+                    passed_over = True
                     continue
                 known = newest.get((edge.user_id, edge.post_id))
                 if known is None or known.entry.rev < edge.rev:
@@ -173,8 +177,8 @@ class _Commit:
                     )
         if newest:
             await apply(connection, fence, list(newest.values()))
-        else:
-            # What is known of slots and purges is right only while this process may write.
+        elif passed_over:
+            # That somebody is being purged is known for sure only while this process may write.
             await store.check_fence(await store.beat(connection, fence))
 
 
