@@ -13,6 +13,8 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
@@ -190,6 +192,51 @@ async def test_a_stream_ends_with_the_token_that_it_began_with(tmp_path: Path) -
         assert from_rpc_error(caught.value).reason == "NO_CREDENTIAL"
 
 
+async def test_a_stream_ends_when_its_callers_role_is_taken_away(tmp_path: Path) -> None:
+    """Although it stands, and nothing else happens."""
+    async with serving(tmp_path) as served, served.channel(served.authority.issue("page")) as channel:
+        stream = like_stub(channel).WatchLikeCounts(api.WatchLikeCountsRequest(), timeout=30)
+        await stream.read()
+        served.authority.give_roles({"app": [Role.READER]})
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert from_rpc_error(caught.value).reason == "ROLE_MISSING"
+
+
+async def test_streams_end_when_the_key_of_their_tokens_is_taken_out(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.anonymous() as channel:
+        streams = []
+        for user in ("u1", "u2"):
+            token = bearer(served.authority.token(user))
+            streams.append(
+                like_stub(channel).WatchLikeCounts(api.WatchLikeCountsRequest(), timeout=30, metadata=token)
+            )
+            await streams[-1].read()
+        Authority(tmp_path / "other").token_keys.replace(served.authority.token_keys)
+        for stream in streams:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stream.read()
+            assert from_rpc_error(caught.value).reason == "NO_CREDENTIAL"
+
+
+async def test_a_stream_goes_on_while_another_callers_role_is_taken_away(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path) as served,
+        served.channel(served.authority.issue("page")) as kept,
+        served.anonymous() as lost,
+    ):
+        stays = like_stub(kept).WatchLikeCounts(api.WatchLikeCountsRequest(), timeout=30)
+        ends = like_stub(lost).WatchLikeCounts(
+            api.WatchLikeCountsRequest(), timeout=30, metadata=bearer(served.authority.token("u1"))
+        )
+        await stays.read()
+        await ends.read()
+        Authority(tmp_path / "other").token_keys.replace(served.authority.token_keys)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ends.read()
+        assert not stays.done()
+
+
 async def test_reflection_is_for_those_who_have_a_role(tmp_path: Path) -> None:
     asking = reflection_pb2.ServerReflectionRequest(list_services="")
     async with serving(tmp_path) as served:
@@ -204,6 +251,20 @@ async def test_reflection_is_for_those_who_have_a_role(tmp_path: Path) -> None:
             answer = await stub.ServerReflectionInfo(iter([asking]), timeout=10).read()
             names = {service.name for service in answer.list_services_response.service}
             assert "likering.v1.LikeService" in names
+
+
+async def test_reflection_does_not_outlive_the_credential_that_it_began_with(tmp_path: Path) -> None:
+    asking = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with serving(tmp_path) as served, served.anonymous() as channel:
+        token = served.authority.token("u1", lifetime=timedelta(seconds=1 - LEEWAY))
+        call = _reflection(channel).ServerReflectionInfo(timeout=30, metadata=bearer(token))
+
+        async def ask_on() -> None:
+            while True:
+                await call.write(asking)
+                await call.read()
+
+        assert await outcome(ask_on()) == NOBODY
 
 
 async def test_probes_without_tls_find_health_and_nothing_else(tmp_path: Path) -> None:
@@ -233,6 +294,40 @@ async def test_nothing_is_parsed_for_nobody(tmp_path: Path) -> None:
     async with serving(tmp_path) as served, served.anonymous() as channel:
         call: Any = channel.unary_unary("/likering.v1.LikeService/Like")
         assert await outcome(call(b"\xff\xff", timeout=10)) == NOBODY
+
+
+async def never() -> AsyncIterator[bytes]:
+    """No request ever comes."""
+    await asyncio.Event().wait()
+    yield b""
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_nothing_is_taken_in_of_nobody(tmp_path: Path, streams: bool) -> None:
+    """The answer comes before the request has: none of it is kept in memory meanwhile."""
+    async with serving(tmp_path) as served, served.anonymous() as channel:
+        untyped: Any = channel
+        if streams:
+            call = untyped.stream_stream("/likering.v1.LikeService/WatchLikeCounts")(never(), timeout=10)
+            assert await outcome(call.read()) == NOBODY
+        else:
+            assert (
+                await outcome(untyped.stream_unary("/likering.v1.LikeService/Like")(never(), timeout=10))
+                == NOBODY
+            )
+            answered = await untyped.stream_unary("/grpc.health.v1.Health/Check")(never(), timeout=10)
+            assert HealthCheckResponse.FromString(answered).status == HealthCheckResponse.NOT_SERVING
+
+
+async def test_health_of_a_service_is_told_to_those_who_show_a_credential(tmp_path: Path) -> None:
+    """To all others that of the whole server."""
+    async with serving(tmp_path) as served, served.anonymous() as channel:
+        token = bearer(served.authority.token("u1"))
+        untyped: Any = channel
+        stub = HealthStub(untyped)
+        asking = HealthCheckRequest(service="unknown")
+        assert await outcome(stub.Check(asking, timeout=10)) == ("", grpc.StatusCode.OK)
+        assert (await outcome(stub.Check(asking, timeout=10, metadata=token)))[1] is grpc.StatusCode.NOT_FOUND
 
 
 def test_a_service_without_rules_cannot_be_guarded(tmp_path: Path) -> None:
