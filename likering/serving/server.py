@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +23,10 @@ from likering.serving.reflection import Reflection
 _log = structlog.get_logger(__name__)
 
 MAX_METADATA_BYTES: Final = 8 * 1024
+
+_MOST_CONNECTIONS: Final = 20_000
+_SHARES: Final = 6
+"""Into which a process' open files are divided: one for each of four ports, the others for databases and peers."""
 
 _UNHANDLED_FOR: Final = 2.0
 """Seconds for which a drain bears calls that no handler has: responses on their way, and calls that none will get."""
@@ -194,6 +199,12 @@ def _listen(
     return f"{listen.rpartition(':')[0]}:{port}"
 
 
+def _most_connections() -> int:
+    """Of one port; those above it are hung up on. gRPC aborts the process that has no descriptor left for one more."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(_MOST_CONNECTIONS, files // _SHARES)
+
+
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -211,6 +222,7 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 10_000),
         # Whoever connects and does not get through TLS and HTTP/2 in this time is hung up on; gRPC's default is 120 s.
         ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_allowed_incoming_connections", _most_connections()),
         ("grpc.so_reuseport", int(settings.shared_port)),
     ]
     if settings.max_connection_age is not None:

@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner
 
 from likering.cli.main import app
-from likering.dev.postgres import PostgresServer
+from likering.dev.postgres import USER, PostgresServer
 from likering.postgres.migrations import migrate
 from likering.postgres.roles import Database, statements
 from likering.topology.postgres import PostgresTopologyStore, create_cluster
@@ -27,7 +27,8 @@ OF_THE_SERVER = (
     "ALTER ROLE CURRENT_USER SUPERUSER",
     "ALTER ROLE CURRENT_USER CREATEROLE",
     "GRANT pg_read_server_files TO CURRENT_USER",
-    "SET SESSION AUTHORIZATION postgres",
+    f"SET SESSION AUTHORIZATION {USER}",
+    f"SET ROLE {USER}",
     "SELECT * FROM pg_authid",
     "SELECT pg_read_file('PG_VERSION')",
     "SELECT pg_ls_dir('.')",
@@ -104,7 +105,6 @@ async def test_the_topology_is_used_by_a_role_that_changes_no_table(database: st
             "ALTER TABLE slots DISABLE TRIGGER ALL",
             "CREATE FUNCTION likering.more() RETURNS int LANGUAGE sql AS 'SELECT 1'",
             "CREATE INDEX ON slots (owner)",
-            "GRANT SELECT ON nodes TO PUBLIC",
             "SET ROLE likering_migration",
             *OF_THE_SERVER,
         )

@@ -30,6 +30,7 @@ from likering.serving.handlers import Call, ServiceHandlers
 from likering.serving.server import Server
 from likering.serving.status import from_rpc_error
 from likering.v1 import like_service_pb2 as api
+from router.caller_limit import CallerLimit
 from tests.parts.stubs import health, like_stub
 
 LIKE = api.LikeRequest(user_id="u1", post_id="p1")
@@ -77,7 +78,9 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(directory: Path, *, bound: bool = False) -> AsyncIterator[Served]:
+async def serving(
+    directory: Path, *, bound: bool = False, limit: CallerLimit | None = None
+) -> AsyncIterator[Served]:
     authority = Authority(directory)
     authority.give_roles(
         {"app": [Role.WRITER], "page": [Role.READER], "node": [Role.NODE], "operator": [Role.OPERATOR]}
@@ -88,7 +91,11 @@ async def serving(directory: Path, *, bound: bool = False) -> AsyncIterator[Serv
     )
     likes = Likes()
     handlers = ServiceHandlers(
-        api.DESCRIPTOR.services_by_name["LikeService"], likes, guard=access.guard, nul_for_undecodable=True
+        api.DESCRIPTOR.services_by_name["LikeService"],
+        likes,
+        guard=access.guard,
+        limit=limit,
+        nul_for_undecodable=True,
     )
     server = Server([handlers], access=access)
     await server.start("127.0.0.1:0", token_listen="127.0.0.1:0", health_listen="127.0.0.1:0")
@@ -237,6 +244,24 @@ async def test_a_stream_goes_on_while_another_callers_role_is_taken_away(tmp_pat
         assert not stays.done()
 
 
+async def test_a_caller_has_a_rate_whatever_connections_it_makes(tmp_path: Path) -> None:
+    """What is refused tells when to come again; nobody else is kept waiting for it."""
+    async with serving(tmp_path, limit=CallerLimit(0.01)) as served, served.anonymous() as channel:
+        greedy, modest = (bearer(served.authority.token(user)) for user in ("greedy", "modest"))
+        async with served.anonymous() as another:
+            limited = ("CALLER_RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED)
+            assert (await outcome(like_stub(channel).Like(LIKE, timeout=10, metadata=greedy)))[0] == ""
+            assert await outcome(like_stub(channel).Like(LIKE, timeout=10, metadata=greedy)) == limited
+            assert await outcome(like_stub(another).Like(LIKE, timeout=10, metadata=greedy)) == limited
+            watching = like_stub(another).WatchLikeCounts(
+                api.WatchLikeCountsRequest(), timeout=10, metadata=greedy
+            )
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await watching.read()
+            assert 90 < (from_rpc_error(caught.value).retry_after or 0) <= 100
+        assert (await outcome(like_stub(channel).Like(LIKE, timeout=10, metadata=modest)))[0] == ""
+
+
 async def test_reflection_is_for_those_who_have_a_role(tmp_path: Path) -> None:
     asking = reflection_pb2.ServerReflectionRequest(list_services="")
     async with serving(tmp_path) as served:
@@ -324,7 +349,7 @@ async def test_health_of_a_service_is_told_to_those_who_show_a_credential(tmp_pa
     async with serving(tmp_path) as served, served.anonymous() as channel:
         token = bearer(served.authority.token("u1"))
         untyped: Any = channel
-        stub = HealthStub(untyped)
+        stub: Any = HealthStub(untyped)
         asking = HealthCheckRequest(service="unknown")
         assert await outcome(stub.Check(asking, timeout=10)) == ("", grpc.StatusCode.OK)
         assert (await outcome(stub.Check(asking, timeout=10, metadata=token)))[1] is grpc.StatusCode.NOT_FOUND

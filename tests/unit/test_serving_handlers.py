@@ -209,14 +209,10 @@ async def test_a_request_that_does_not_arrive_is_not_waited_for(monkeypatch: pyt
 
 
 async def test_a_call_without_a_request_is_refused() -> None:
-    async def nothing() -> AsyncIterator[bytes]:
-        return
-        yield b""
-
     async with serving(answer) as (servicer, channel):
         untyped: Any = channel
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await untyped.stream_unary("/likering.v1.LikeService/Like")(nothing(), timeout=10)
+            await untyped.stream_unary("/likering.v1.LikeService/Like")(iter(()), timeout=10)
         assert from_rpc_error(caught.value).reason == "MESSAGE_MALFORMED"
         assert not servicer.calls
 
