@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from math import ceil, floor
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from likering.dev.cluster import EmbeddedCluster
 from likering.errors import LikeringError, MoveCommitted, PlanStale
 from likering.topology.moves import SETTLED, UNCOMMITTED, MoveState, SlotMove
 from tests.parts.callers import BULK, Callers
+from tests.parts.cluster_logs import complaints
 from tests.parts.oracle import judged
 from tests.parts.resizing import Resizing, by_state, pauses_ms
 
@@ -52,6 +54,8 @@ class Summary:
     rounds: int = 0
     operations: int = 0
     failures: int = 0
+    broken: int = 0
+    """Batches and commits whose outcome the service did not learn; with nothing killed there should be none."""
     slowest_call_s: float = 0.0
     moves: dict[str, int] = field(default_factory=dict)
     attempts: int = 0
@@ -74,6 +78,8 @@ class Soak:
         self._kill_parts = kill
         self._began = time.monotonic()
         self._draining: set[str] = set()
+        self._logs = cluster.directory / "logs"
+        self._broken_before = 0
         self.summary = Summary(seed)
 
     async def run(self, minutes: float) -> None:
@@ -98,6 +104,7 @@ class Soak:
     async def _round(self) -> None:
         summary = self.summary
         summary.rounds += 1
+        began = datetime.now(UTC)
         callers = Callers(
             self._cluster.address,
             callers=CALLERS,
@@ -113,13 +120,18 @@ class Soak:
                 for _ in range(EVENTS):
                     await callers.more(self._chance.randrange(*CALLS_BETWEEN), PATIENCE)
                     await self._event()
-                await self._resizing.moves.set_limits(paused=False)
                 if self._kill_parts:
                     await asyncio.to_thread(self._cluster.wait_serving, PATIENCE)
+                await self._resizing.moves.set_limits(paused=False)
                 await self._resizing.settled(seconds=PATIENCE)
         except (AssertionError, TimeoutError) as error:
             summary.contradictions.append(f"round {summary.rounds} does not end: {error!r}")
-        problems = await self._resizing.check(callers, trouble=self._kill_parts, seconds=PATIENCE)
+        # Connections break without a kill where the machine stands still for longer than their keepalive: then writes
+        # are tried again inside the service, too.
+        broken = self._broken()
+        trouble = self._kill_parts or bool(broken)
+        problems = await self._resizing.check(callers, trouble=trouble, seconds=PATIENCE)
+        summary.broken += broken
         summary.operations += len(callers.history)
         summary.failures += len(callers.history.failures)
         summary.slowest_call_s = max(summary.slowest_call_s, round(callers.slowest, 3))
@@ -130,6 +142,18 @@ class Soak:
         )
         if problems:
             self.say(judged(problems, callers.seed))
+        if problems or (broken and not self._kill_parts):
+            self.say("\n".join(complaints(self._logs, began)))
+
+    def _broken(self) -> int:
+        """How many batches and commits have failed since the last time it was asked."""
+        failed = sum(
+            log.read_text("utf-8", "replace").count(f'"event": "{what} failed"')
+            for log in self._logs.glob("*.log")
+            for what in ("batch", "commit")
+        )
+        since, self._broken_before = failed - self._broken_before, failed
+        return since
 
     async def _balance(self) -> None:
         """Whatever was begun and cancelled before: one more resize gives each node the slots that are its share."""
@@ -247,7 +271,7 @@ async def soak(cluster: EmbeddedCluster, seed: str, minutes: float, *, rate: flo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 1 when anything was contradicted."""
+    """Returns 1 when anything was contradicted, or broke although nothing was killed."""
     parser = argparse.ArgumentParser(prog="scripts/soak", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=5.0, help="how long; the round under way is ended")
     parser.add_argument("--seed", default=str(random.randrange(10**6)), help="of all that is random")
@@ -264,10 +288,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.keep_logs is not None:
             shutil.move(data / "logs", given.keep_logs)
     command = f"scripts/soak --minutes {given.minutes:g} --seed {given.seed} --rate {given.rate:g}"
-    verdict = "contradicted" if summary.contradictions else "no contradiction"
+    broken = summary.broken and not given.kill
+    verdict = "contradicted" if summary.contradictions else "broken" if broken else "no contradiction"
     print(f"{verdict}; again with: {command}{' --kill' if given.kill else ''}")  # noqa: T201
     print(json.dumps(asdict(summary), indent=2))  # noqa: T201
-    return 1 if summary.contradictions else 0
+    return 1 if summary.contradictions or broken else 0
 
 
 if __name__ == "__main__":
