@@ -36,8 +36,8 @@ from likering.serving.call_metrics import CallTally
 from likering.serving.logging import request_id_of_call
 from likering.serving.status import fail
 from likering.serving.streams import Draining, OpenStreams
-from likering.serving.throttle import Throttle
 from likering.serving.trail import Trail, trail_of_call
+from likering.throttle import Throttle
 
 REQUEST_ID_KEY = "x-request-id"
 _MAX_REQUEST_ID = 128

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import signal
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
@@ -38,3 +39,11 @@ def _open_many_files() -> None:
     wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(_OPEN_FILES, most)
     if resource.RLIM_INFINITY != now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def told_to_stop() -> asyncio.Event:
+    """Set by SIGTERM and by SIGINT. For the running loop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
