@@ -11,19 +11,19 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from likering import AsyncLikes, Consistency, Exactness, LikeTracker
 from likering.client.credentials import credentials_from_files
-from likering.dev.authority import Authority, CertificateFiles
+from likering.dev.authority import Authority
 from likering.dev.cluster import EmbeddedCluster
-from likering.dev.ports import free_port
 from likering.dev.postgres import PostgresServer
 from likering.dev.securing import Secured
 from likering.dev.service import Service
 from likering.shard.v1 import shard_service_pb2 as shard
 from shard_node.packed_ids import pack
 from tests.parts.answers import NO_HANDSHAKE, NOT_ALLOWED, OK, answer
+from tests.parts.replica import replica_of
 from tests.parts.standby import Standby
 from tests.parts.until import until
 
@@ -40,7 +40,6 @@ class Replicated:
     secured: Secured
     standby: Standby
     replica: Service
-    certificate: CertificateFiles
 
     def executes(self) -> tuple[str, shard.ExecuteRequest]:
         """The one call that a replica serves."""
@@ -57,37 +56,9 @@ def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicated]
     with EmbeddedCluster(
         directory / "cluster", nodes=[NODE], slots=8, supervise=False, secure=True
     ) as cluster:
-        primary, secured = cluster.parts[NODE, "postgres"].server, cluster.secured
-        assert isinstance(primary, PostgresServer)
-        assert secured is not None
-        standby = Standby(primary, directory / "standby")
-        standby.follow(synchronous=False)
-        port = free_port()
-        certificate = secured.node("replica")
-        as_node = make_conninfo(
-            primary.dsn_as("likering_node"), port=str(conninfo_to_dict(standby.dsn)["port"])
-        )
-        as_app = cluster.parts["topology", "postgres"].server
-        assert isinstance(as_app, PostgresServer)
-        replica = Service(
-            "shard_node.replica",
-            ["--listen", f"127.0.0.1:{port}"],
-            port=port,
-            environment=lambda: {
-                "LIKERING_REPLICA_POSTGRES": as_node,
-                "LIKERING_REPLICA_TOPOLOGY": as_app.dsn_as("likering_app"),
-                **secured.settings("LIKERING_REPLICA_", certificate),
-            },
-            certificate=certificate,
-            log=directory / "replica.log",
-            what="the replica",
-        )
-        try:
-            replica.start()
-            yield Replicated(cluster, secured, standby, replica, certificate)
-        finally:
-            replica.stop()
-            standby.stop()
+        assert cluster.secured is not None
+        with replica_of(cluster, NODE, directory) as (standby, replica):
+            yield Replicated(cluster, cluster.secured, standby, replica)
 
 
 async def test_a_secured_replica_answers_while_its_node_is_gone(replicated: Replicated) -> None:
@@ -158,17 +129,16 @@ async def test_a_replica_shows_renewed_certificates(replicated: Replicated) -> N
 
 def test_a_replica_keeps_its_secrets(replicated: Replicated) -> None:
     """Its log has neither passwords nor keys."""
-    log = replicated.replica.log.read_text()
+    log, topology = (
+        replicated.replica.log.read_text(),
+        replicated.cluster.parts["topology", "postgres"].server,
+    )
+    assert isinstance(topology, PostgresServer)
     secrets = {
-        password(replicated.cluster, *name)
-        for name in ((NODE, "likering_node"), ("topology", "likering_app"))
+        str(conninfo_to_dict(dsn)["password"])
+        for dsn in (replicated.standby.dsn_as("likering_node"), topology.dsn_as("likering_app"))
     }
-    secrets |= set(replicated.certificate.key.read_text().splitlines()[1:-1])
+    key = replicated.secured.authority.directory / "node-replica.key"
+    secrets |= set(key.read_text().splitlines()[1:-1])
     assert log
     assert not [secret for secret in secrets if secret in log]
-
-
-def password(cluster: EmbeddedCluster, part: str, role: str) -> str:
-    server = cluster.parts[part, "postgres"].server
-    assert isinstance(server, PostgresServer)
-    return str(conninfo_to_dict(server.dsn_as(role))["password"])
