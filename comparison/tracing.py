@@ -10,25 +10,18 @@ import argparse
 import asyncio
 import os
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any
 
 import grpc
 import grpc.aio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from likering.bench.cpu import cpu_seconds
+from comparison.per_like import Figure, likes, processes, table
 from likering.dev.cluster import EmbeddedCluster
-from likering.v1 import like_service_pb2 as api
-from likering.v1.like_service_pb2_grpc import LikeServiceStub
-
-if TYPE_CHECKING:
-    from likering.v1.like_service_pb2_grpc import LikeServiceAsyncStub
 
 MODES: Mapping[str, Mapping[str, str]] = {
     "off": {"LIKERING_ROUTER_TRACING": "false", "LIKERING_NODE_TRACING": "false"},
@@ -44,17 +37,6 @@ MODES: Mapping[str, Mapping[str, str]] = {
         "OTEL_TRACES_SAMPLER": "parentbased_always_on",
     },
 }
-CALLERS = 64
-WARM_UP = 2.0
-"""Seconds before it counts."""
-
-
-class Figure(NamedTuple):
-    """Of one mode in one round."""
-
-    calls_per_second: float
-    cpu_us: float
-    """Of router and node together, per call."""
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
@@ -82,40 +64,16 @@ def receiving(receiver: Receiver) -> Iterator[str]:
     server.stop(1).wait()
 
 
-async def likes(address: str, seconds: float, pids: Mapping[str, list[int]]) -> Figure:
-    """So many callers, one Like after the other each."""
-    done = 0
-
-    async def call(stub: LikeServiceAsyncStub, caller: int, until: float) -> None:
-        nonlocal done
-        number = 0
-        while time.monotonic() < until:
-            number += 1
-            request = api.LikeRequest(user_id=f"{until}-{caller}-{number}", post_id=f"p{number % 5000}")
-            request.intent_time.GetCurrentTime()  # so that it is tried again where a node has just begun
-            await stub.Like(request)
-            done += 1
-
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = cast("LikeServiceAsyncStub", LikeServiceStub(channel))
-
-        async def run(seconds: float) -> None:
-            until = time.monotonic() + seconds
-            await asyncio.gather(*(call(stub, caller, until) for caller in range(CALLERS)))
-
-        await run(WARM_UP)
-        done, cpu, began = 0, sum(cpu_seconds(pids).values()), time.monotonic()
-        await run(seconds)
-        return Figure(done / (time.monotonic() - began), (sum(cpu_seconds(pids).values()) - cpu) / done * 1e6)
-
-
 def measure(directory: Path, mode: str, seconds: float, receiver: str) -> Figure:
     """One mode, on a cluster that is started for it."""
     os.environ.update({**MODES[mode], "OTEL_EXPORTER_OTLP_ENDPOINT": receiver})
     with EmbeddedCluster(directory, nodes=1) as cluster:
-        node = cluster.parts["a", "node"].pid
-        assert node is not None
-        return asyncio.run(likes(cluster.address, seconds, {"router": cluster.router_pids, "node": [node]}))
+        return asyncio.run(put_load_on(cluster, seconds))
+
+
+async def put_load_on(cluster: EmbeddedCluster, seconds: float) -> Figure:
+    """By callers on one connection."""
+    return await likes(grpc.aio.insecure_channel(cluster.address), seconds, processes(cluster))
 
 
 def main() -> None:
@@ -133,20 +91,7 @@ def main() -> None:
                     found.append(measure(Path(directory) / "cluster", mode, given.seconds, address))
                 if bool(receiver.spans) is (mode == "off"):
                     raise SystemExit(f"{receiver.spans} spans came with traces: {mode}")
-    print(
-        "| traces | calls/s | router + node CPU per Like, µs | ÷ off, in the same round |\n|---|---|---|---|"
-    )
-    for mode, found in figures.items():
-        ratios = [figure.cpu_us / off.cpu_us for figure, off in zip(found, figures["off"], strict=True)]
-        print(
-            f"| {mode} | {median(figure.calls_per_second for figure in found):,.0f} |"
-            f" {_spread([figure.cpu_us for figure in found], 0)} | {_spread(ratios, 2)} |"
-        )
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    """Median, lowest and highest."""
-    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    print(table("traces", figures))
 
 
 if __name__ == "__main__":

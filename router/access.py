@@ -49,6 +49,10 @@ def _verifier(
 
 
 def _check(settings: RouterSettings, security: Security | None) -> None:
+    if settings.caller_rate is not None and security is None:
+        raise SecurityError(
+            "--caller-rate is set, but not --tls-certificate: without credentials callers are not told apart"
+        )
     audiences = {
         name: value
         for name in ("token_audience", "token_admin_audience")

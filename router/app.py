@@ -30,6 +30,7 @@ from likering.topology.watch import TopologyWatch
 from likering.v1 import like_service_pb2
 from router.access import RouterAccess, access_of
 from router.admin.server import AdminServer
+from router.caller_limit import CallerLimit
 from router.dispatch import Dispatch
 from router.lane import LaneLimits
 from router.metrics import RouterMetrics
@@ -73,6 +74,7 @@ class Router:
             nul_for_undecodable=True,
             admission=Admission(),
             guard=callers.guard if callers is not None else None,
+            limit=CallerLimit(settings.caller_rate) if settings.caller_rate is not None else None,
         )
         self._server = Server(
             [handlers],

@@ -64,6 +64,12 @@ class RouterSettings(SecuritySettings):
     token_binds_user: bool = Field(
         False, description="a token writes only likes of the user that is its subject"
     )
+    caller_rate: float | None = Field(
+        None,
+        gt=0,
+        description="operations a second that each caller is served by each worker, a batch being as many as it has"
+        " items, in bursts of two seconds' worth; absent: any number. Callers are told apart by their credentials",
+    )
     workers: int = Field(1, ge=1, le=256, description="processes that share the port")
     worker_index: int | None = Field(
         None, ge=0, description="set by the parent of several workers, not by you"

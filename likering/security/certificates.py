@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from likering.security.errors import SecurityError
@@ -61,19 +62,24 @@ class Certificates:
 def checked(contents: Sequence[bytes]) -> Pems:
     """Chain, key and authorities, if they can be used together. Raises SecurityError."""
     pems = Pems(*contents)
-    try:
-        chain = x509.load_pem_x509_certificates(pems.chain)
-    except ValueError:
-        raise SecurityError("the certificate is not in PEM") from None
+    chain = _certificates(pems.chain, "certificate")
     try:
         key = serialization.load_pem_private_key(pems.key, password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise SecurityError("the key is not an unencrypted one in PEM") from None
-    # While files are being replaced one by one.
-    if chain[0].public_key() != key.public_key():
-        raise SecurityError("the key is not that of the certificate")
     try:
-        x509.load_pem_x509_certificates(pems.authorities)
-    except ValueError:
-        raise SecurityError("the CA is not in PEM") from None
+        of_certificate = chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise SecurityError("the certificate's key is of no kind that is known here") from None
+    # While files are being replaced one by one.
+    if of_certificate != key.public_key():
+        raise SecurityError("the key is not that of the certificate")
+    _certificates(pems.authorities, "CA")
     return pems
+
+
+def _certificates(pem: bytes, what: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except (ValueError, x509.InvalidVersion):
+        raise SecurityError(f"the {what} is not in PEM") from None

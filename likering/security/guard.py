@@ -31,6 +31,11 @@ class Guard:
     def __repr__(self) -> str:
         return f"<Guard by {self._certificates!r}, {self._tokens!r}>"
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Another one when the files of roles or keys have changed: who was let in before may not be any more."""
+        return self._certificates.version, self._tokens.version if self._tokens is not None else 0
+
     def gate(self, method: str) -> Gate:
         """Of a method, by its full name. Raises LookupError when there is no rule for it."""
         return Gate(self, rule_of(method))
@@ -59,6 +64,10 @@ class Gate:
 
     def __repr__(self) -> str:
         return f"<Gate for {', '.join(sorted(self._rule.roles))}>"
+
+    def check_caller(self, call: Caller) -> None:
+        """Raises what ``identify`` and ``check_role`` do: whether a call that was let in would be now."""
+        self.check_role(self.identify(call))
 
     def check_role(self, identity: Identity) -> None:
         """Raises RoleMissing or NotAnOperator when the identity may not make the call."""

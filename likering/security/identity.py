@@ -55,6 +55,11 @@ class CertificateIdentities:
     def __repr__(self) -> str:
         return f"<CertificateIdentities, {len(self._known)} known>"
 
+    @property
+    def version(self) -> int:
+        """Grows when the roles change."""
+        return self._roles.version
+
     def of(self, context: AuthContext) -> Identity | None:
         """Who is at the other end of a connection; None when it showed no certificate. Raises NoCredential.
 

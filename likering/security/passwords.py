@@ -6,7 +6,8 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-_NAMED: Final = re.compile(r"\b(ssl)?password\s*=\s*[^\s&]", re.IGNORECASE)
+_NAMED: Final = re.compile(r"\b((ssl_?)?password|oauth_client_secret)\s*=\s*[^\s&]", re.IGNORECASE)
+"""As libpq and redis-py name them: the passwords of the user and of the key, and OAuth's."""
 
 READABLE: Final = "all users of a machine can read arguments, and this one has a password"
 

@@ -66,6 +66,11 @@ class TokenVerifier:
     def __repr__(self) -> str:
         return f"<TokenVerifier for {self._audience!r}, {len(self._known)} known>"
 
+    @property
+    def version(self) -> int:
+        """Grows when the keys change."""
+        return self._keys.version
+
     def verify(self, token: str) -> Identity:
         """Whose token it is. Raises NoCredential, which does not say why; a log line does, without the token."""
         if self._version != self._keys.version:
@@ -94,13 +99,15 @@ class TokenVerifier:
                 leeway=LEEWAY,
                 options={"require": ["exp", "sub", "aud"]},
             )
-        except jwt.PyJWTError as error:
+            expires_at = float(claims["exp"]) + LEEWAY
+        # The last two: JSON nested too deeply, numbers too large. Who sends that has no token, and is no bug of ours.
+        except (jwt.PyJWTError, RecursionError, OverflowError) as error:
             raise self._refused(type(error).__name__) from None
         subject = str(claims["sub"])
         return Identity(
             name=f"sub:{subject}",
             roles=self._roles & _roles_in(claims.get(self._roles_claim)),
-            expires_at=float(claims["exp"]) + LEEWAY,
+            expires_at=expires_at,
             user=subject if self._bound_to_user else None,
         )
 
@@ -127,7 +134,7 @@ def _key_set(contents: Sequence[bytes]) -> Mapping[str | None, jwt.PyJWK]:
         document = json.loads(contents[0])
         entries = [entry for entry in document["keys"] if entry.get("use", "sig") == "sig"]
         keys = {entry.get("kid"): jwt.PyJWK(entry) for entry in entries}
-    except (ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, jwt.PyJWTError) as error:
         raise SecurityError(f"not a JWKS of public keys ({type(error).__name__})") from None
     if not keys or len(keys) < len(entries) or (len(keys) > 1 and None in keys):
         raise SecurityError("it needs a key, and where there are several each has a kid of its own")

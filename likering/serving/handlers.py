@@ -17,6 +17,7 @@ import secrets
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing
+from functools import partial
 from time import monotonic, time
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -27,13 +28,14 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from likering.errors import InternalError, LikeringError, NoCredential
+from likering.errors import InternalError, LikeringError
 from likering.security.guard import Guard
-from likering.serving import tracing, undecodable
+from likering.serving import arrival, tracing, undecodable
 from likering.serving.admission import Admission
 from likering.serving.call_metrics import CallTally
 from likering.serving.logging import request_id_of_call
-from likering.serving.status import DETAILS_KEY, to_status
+from likering.serving.status import fail
+from likering.serving.streams import Draining, OpenStreams
 from likering.serving.trail import Trail, trail_of_call
 from likering.throttle import Throttle
 
@@ -72,15 +74,19 @@ class Context(Protocol):
     def set_code(self, code: grpc.StatusCode) -> None: ...
     def set_details(self, details: str) -> None: ...
     def set_trailing_metadata(self, metadata: tuple[tuple[str, str | bytes], ...]) -> None: ...
+    async def read(self) -> Any: ...
     async def write(self, message: bytes) -> None: ...
+
+
+class Limit(Protocol):
+    """Bounds what one caller may ask for."""
+
+    def admit(self, caller: str, request: Any) -> None:
+        """Raises LikeringError when it is too much. ``caller``: the name in the credential."""
 
 
 Behaviour: TypeAlias = Callable[[Any, Call], Awaitable[Message]]
 StreamBehaviour: TypeAlias = Callable[[Any, Call], AsyncGenerator[Message, None]]
-
-
-class _Draining(Exception):
-    """A stream is to end because its server does."""
 
 
 class ServiceHandlers(grpc.GenericRpcHandler):
@@ -97,6 +103,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
     ``admission``: where large requests wait for their turn; those for a stream do not.
     ``guard``: lets calls in by the rules of ``likering.security.roles``; a method without a rule is a LookupError
     here. None: everybody may call everything.
+    ``limit``: bounds what each caller that the guard has let in may ask for. None: nothing does.
     ``methods``: all that is served of the service, by name; the others are UNIMPLEMENTED. None: every one.
     """
 
@@ -110,6 +117,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         nul_for_undecodable: bool = False,
         admission: Admission | None = None,
         guard: Guard | None = None,
+        limit: Limit | None = None,
         methods: Collection[str] | None = None,
     ) -> None:
         self.service_name: str = service.full_name
@@ -118,12 +126,11 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         self._nul_for_undecodable = nul_for_undecodable
         self._admission = admission
         self._guard = guard
+        self._limit = limit
         self._in_progress = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._until_drain: set[asyncio.Timeout] = set()
-        """One per stream that waits for its next response; runs out at the drain, or with the caller's credential."""
-        self._streams_ended = False
+        self._streams = OpenStreams((lambda: guard.version) if guard is not None else None)
         self._log_lines = Throttle(per_second=50)
         self._tracing = tracing.active()
         self.tallies: list[CallTally] = []
@@ -157,13 +164,7 @@ class ServiceHandlers(grpc.GenericRpcHandler):
 
     def end_streams(self) -> None:
         """Ends the streams with UNAVAILABLE, and each one that begins from now on: a drain waits for no watcher."""
-        if self._streams_ended:
-            return
-        self._streams_ended = True
-        now = asyncio.get_running_loop().time()
-        for timeout in self._until_drain:
-            if not timeout.expired():
-                timeout.reschedule(now)
+        self._streams.end()
 
     def _handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
         if method.client_streaming:
@@ -172,18 +173,18 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         if method.server_streaming:
             if not inspect.isasyncgenfunction(behaviour):
                 raise TypeError(f"{type(servicer).__name__} has no async generator {method.name}")
-            return grpc.unary_stream_rpc_method_handler(
+            return grpc.stream_stream_rpc_method_handler(
                 # The type stubs know only of synchronous streams.
                 cast(Any, self._wrap_stream(method, cast(StreamBehaviour, behaviour)))
             )
         if not asyncio.iscoroutinefunction(behaviour):
             raise TypeError(f"{type(servicer).__name__} has no async method {method.name}")
         # Without (de)serialisers gRPC hands over bytes: failures in them would be answered UNKNOWN with the exception.
-        return grpc.unary_unary_rpc_method_handler(self._wrap(method, cast(Behaviour, behaviour)))
+        return grpc.stream_unary_rpc_method_handler(cast(Any, self._wrap(method, cast(Behaviour, behaviour))))
 
     def _wrap(
         self, method: MethodDescriptor, behaviour: Behaviour
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    ) -> Callable[[object, Context], Awaitable[bytes]]:
         name = f"{method.containing_service.full_name}/{method.name}"
         parse = cast(Callable[[bytes], Message], GetMessageClass(method.input_type).FromString)
         tally = self._tally(method)
@@ -193,8 +194,9 @@ class ServiceHandlers(grpc.GenericRpcHandler):
         admission = self._admission
         large = admission.large if admission is not None else sys.maxsize
         gate = self._guard.gate(name) if self._guard is not None else None
+        limit = self._limit
 
-        async def handle(data: bytes, context: Context) -> bytes:
+        async def handle(_requests: object, context: Context) -> bytes:
             started = monotonic()
             request_id = ""
             for key, value in context.invocation_metadata():
@@ -212,17 +214,20 @@ class ServiceHandlers(grpc.GenericRpcHandler):
             if traces is not None:
                 trail.span = traces.call(name, context.invocation_metadata())
             tally.started += 1
-            self._in_progress += 1
-            if self._in_progress == 1:
-                self._idle.clear()
+            arrived = False
             admitted = 0
             code = ""
             try:
                 if gate is not None:
-                    # Before anything is parsed or waited for.
+                    # Before anything is taken in, parsed or waited for.
                     identity = gate.identify(context)
                     call.caller = identity.name
                     gate.check_role(identity)
+                data = await arrival.request(context, remaining)
+                arrived = True
+                self._in_progress += 1
+                if self._in_progress == 1:
+                    self._idle.clear()
                 if admission is not None and len(data) > large:
                     await admission.enter(len(data))
                     admitted = len(data)
@@ -232,6 +237,8 @@ class ServiceHandlers(grpc.GenericRpcHandler):
                     request = self._parse_again(method, data)
                 if gate is not None:
                     gate.check_user(identity, request)
+                    if limit is not None:
+                        limit.admit(identity.name, request)
                 response = (await behaviour(request, call)).SerializeToString()
                 code = "OK"
                 tally.sent += 1
@@ -250,9 +257,10 @@ class ServiceHandlers(grpc.GenericRpcHandler):
                     trail.span.end(code)
                 if admission is not None and admitted:
                     admission.leave(admitted)
-                self._in_progress -= 1
-                if not self._in_progress:
-                    self._idle.set()
+                if arrived:
+                    self._in_progress -= 1
+                    if not self._in_progress:
+                        self._idle.set()
                 if ended - started > slow_call and not failed:
                     self._say("slow call", name, call, started, code)
             return response
@@ -261,42 +269,50 @@ class ServiceHandlers(grpc.GenericRpcHandler):
 
     def _wrap_stream(
         self, method: MethodDescriptor, behaviour: StreamBehaviour
-    ) -> Callable[[bytes, Context], Awaitable[None]]:
+    ) -> Callable[[object, Context], Awaitable[None]]:
         name = f"{method.containing_service.full_name}/{method.name}"
         parse = cast(Callable[[bytes], Message], GetMessageClass(method.input_type).FromString)
         gate = self._guard.gate(name) if self._guard is not None else None
+        limit = self._limit
         tally = self._tally(method)
 
         # Writes instead of being a generator itself: gRPC does not close the generator of a call that is cancelled
         # while it sends, so the servicer's last lines would run at some time later.
-        async def handle(data: bytes, context: Context) -> None:
+        async def handle(_requests: object, context: Context) -> None:
             started = monotonic()
             # Not for ``trail_of_call``, nor with a span: a stream lives for days, and what it does would only add up.
             call = Call(self._request_id(context), _deadline(started, context), context, Trail(started))
             request_id_of_call.set(call.request_id)
             tally.started += 1
+            arrived = False
             code = ""
-            self._in_progress += 1
-            self._idle.clear()
-            expires_at = math.inf
+            expires_at, check = math.inf, None
             try:
                 if gate is not None:
                     identity = gate.identify(context)
                     call.caller = identity.name
                     gate.check_role(identity)
                     expires_at = started + identity.expires_at - time()
+                    check = partial(gate.check_caller, context)
+                data = await arrival.request(context, context.time_remaining())
+                arrived = True
+                self._in_progress += 1
+                self._idle.clear()
                 try:
                     request = parse(data)
                 except DecodeError:
                     request = self._parse_again(method, data)
                 if gate is not None:
                     gate.check_user(identity, request)
-                async with aclosing(behaviour(request, call)) as responses:
-                    while (response := await self._next(responses, expires_at)) is not None:
-                        await context.write(response.SerializeToString())
-                        tally.sent += 1
+                    if limit is not None:
+                        limit.admit(identity.name, request)
+                with self._streams.opened(expires_at, check) as stream:
+                    async with aclosing(behaviour(request, call)) as responses:
+                        while (response := await stream.next(responses)) is not None:
+                            await context.write(response.SerializeToString())
+                            tally.sent += 1
                 code = "OK"
-            except _Draining:
+            except Draining:
                 code = "UNAVAILABLE"
                 # No reason of ours: it is what gRPC itself says to the calls that come too late.
                 context.set_code(grpc.StatusCode.UNAVAILABLE)
@@ -310,35 +326,12 @@ class ServiceHandlers(grpc.GenericRpcHandler):
             finally:
                 ended = monotonic()
                 tally.ended(code or _code_of_cancelled(call, ended), ended - started)
-                self._in_progress -= 1
-                if not self._in_progress:
-                    self._idle.set()
+                if arrived:
+                    self._in_progress -= 1
+                    if not self._in_progress:
+                        self._idle.set()
 
         return handle
-
-    async def _next(self, responses: AsyncGenerator[Message, None], expires_at: float) -> Message | None:
-        """The next response of a stream, None after the last one. Raises _Draining, or NoCredential after
-        ``expires_at`` (monotonic): a stream does not outlive the credential that it began with.
-        """
-        # Only here can a stream be ended: gRPC fails to send the status while a write is in progress.
-        if self._streams_ended:
-            raise _Draining
-        remaining = expires_at - monotonic()
-        if remaining <= 0:
-            raise NoCredential
-        until_drain = asyncio.timeout(None if math.isinf(remaining) else remaining)
-        try:
-            async with until_drain:
-                self._until_drain.add(until_drain)
-                return await anext(responses)
-        except StopAsyncIteration:
-            return None
-        except TimeoutError as error:
-            if not until_drain.expired():
-                raise
-            raise (_Draining if self._streams_ended else NoCredential) from error
-        finally:
-            self._until_drain.discard(until_drain)
 
     def _tally(self, method: MethodDescriptor) -> CallTally:
         tally = CallTally(self.service_name, method.name, streams=method.server_streaming)
@@ -361,12 +354,8 @@ class ServiceHandlers(grpc.GenericRpcHandler):
     def _fail(
         self, error: LikeringError, name: str, call: Call, started: float, bug: Exception | None = None
     ) -> bytes:
-        # Not context.abort: it raises inside the handler, and stop(grace) then returned before the handler's end.
         error.request_id = call.request_id
-        status = to_status(error)
-        call.context.set_code(error.code)
-        call.context.set_details(status.message)
-        call.context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+        fail(call.context, error)
         if bug is not None:
             _log.error("call failed by a bug", method=name, request_id=call.request_id, exc_info=bug)
         else:

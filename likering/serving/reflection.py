@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from likering.errors import LikeringError
 from likering.security.guard import Guard
-from likering.serving.status import DETAILS_KEY, to_status
+from likering.serving.status import fail
 
 _METHOD: Final = f"{reflection.SERVICE_NAME}/ServerReflectionInfo"
 
@@ -26,14 +26,21 @@ class Reflection:
         self, requests: AsyncIterator[ServerReflectionRequest], context: Any
     ) -> AsyncIterator[ServerReflectionResponse]:
         """The library's answers, for those who may have them."""
+        try:
+            self._check(context)
+            async for response in self._library.ServerReflectionInfo(self._asked(requests, context), context):
+                yield response
+        except LikeringError as error:
+            fail(context, error)
+
+    async def _asked(
+        self, requests: AsyncIterator[ServerReflectionRequest], context: Any
+    ) -> AsyncIterator[ServerReflectionRequest]:
+        """The questions, as long as the caller's credential counts: who asks may wait for days before the next one."""
+        async for request in requests:
+            self._check(context)
+            yield request
+
+    def _check(self, context: Any) -> None:
         if self._gate is not None:
-            try:
-                self._gate.check_role(self._gate.identify(context))
-            except LikeringError as error:
-                status = to_status(error)
-                context.set_code(error.code)
-                context.set_details(status.message)
-                context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
-                return
-        async for response in self._library.ServerReflectionInfo(requests, context):
-            yield response
+            self._gate.check_caller(context)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import grpc.aio
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from likering.security.access import Access
+from likering.serving import health
 from likering.serving.call_metrics import CallTally
 from likering.serving.handlers import ServiceHandlers
-from likering.serving.health import Health
+from likering.serving.health import Health, HealthHandlers
 from likering.serving.reflection import Reflection
 
 _log = structlog.get_logger(__name__)
 
 MAX_METADATA_BYTES: Final = 8 * 1024
+
+_MOST_CONNECTIONS: Final = 20_000
+_SHARES: Final = 6
+"""Into which a process' open files are divided: one for each of four ports, the others for databases and peers."""
 
 _UNHANDLED_FOR: Final = 2.0
 """Seconds for which a drain bears calls that no handler has: responses on their way, and calls that none will get."""
@@ -51,6 +56,10 @@ class ServerSettings:
     shared_port: bool = False
 
 
+_OF_PROBES: Final = ServerSettings(max_message_bytes=1024, max_concurrent_streams=100)
+"""Of the port that takes no credential and knows health alone."""
+
+
 class Server:
     """One listening server. ``start``, then ``set_serving`` as often as it changes, then ``drain`` once."""
 
@@ -71,15 +80,16 @@ class Server:
         self._server = grpc.aio.server(options=_options(settings))
         # In the order in which gRPC asks them: those with the traffic first.
         self._server.add_generic_rpc_handlers(self._services)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        guard = access.guard if access is not None else None
+        self._server.add_generic_rpc_handlers((HealthHandlers(self._health, guard),))
         add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call] # its stubs leave it out
             Reflection(
                 [
                     *(service.service_name for service in services),
-                    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                    health.SERVICE.full_name,
                     reflection.SERVICE_NAME,
                 ],
-                access.guard if access is not None else None,
+                guard,
             ),
             self._server,
         )
@@ -115,8 +125,8 @@ class Server:
             )
         await self._server.start()
         if health_listen is not None:
-            self._probes = grpc.aio.server()
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
+            self._probes = grpc.aio.server(options=_options(_OF_PROBES))
+            self._probes.add_generic_rpc_handlers((HealthHandlers(self._health),))
             self.health_address = _listen(self._probes, health_listen, None)
             await self._probes.start()
 
@@ -189,6 +199,12 @@ def _listen(
     return f"{listen.rpartition(':')[0]}:{port}"
 
 
+def _most_connections() -> int:
+    """Of one port; those above it are hung up on. gRPC aborts the process that has no descriptor left for one more."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(_MOST_CONNECTIONS, files // _SHARES)
+
+
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -206,6 +222,7 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 10_000),
         # Whoever connects and does not get through TLS and HTTP/2 in this time is hung up on; gRPC's default is 120 s.
         ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_allowed_incoming_connections", _most_connections()),
         ("grpc.so_reuseport", int(settings.shared_port)),
     ]
     if settings.max_connection_age is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Protocol, cast
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -24,6 +24,25 @@ MAX_VIOLATIONS = 32
 MAX_MESSAGE_BYTES = 1024
 """Of UTF-8; what is behind is left out. A message may name what the caller sent, and travels twice, once with three
 characters for each byte."""
+
+
+class Failing(Protocol):
+    """The part of grpc.aio.ServicerContext that a call fails by."""
+
+    def set_code(self, code: grpc.StatusCode) -> None: ...
+    def set_details(self, details: str) -> None: ...
+    def set_trailing_metadata(self, metadata: tuple[tuple[str, str | bytes], ...]) -> None: ...
+
+
+def fail(context: Failing, error: LikeringError) -> None:
+    """Makes a call that ends now end with the error.
+
+    Not by context.abort: it raises inside the handler, and stop(grace) then returned before the handler's end.
+    """
+    status = to_status(error)
+    context.set_code(error.code)
+    context.set_details(status.message)
+    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
 
 
 def to_status(error: LikeringError) -> status_pb2.Status:

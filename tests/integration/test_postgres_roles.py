@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner
 
 from likering.cli.main import app
-from likering.dev.postgres import PostgresServer
+from likering.dev.postgres import USER, PostgresServer
 from likering.postgres.migrations import migrate
 from likering.postgres.roles import Database, statements
 from likering.topology.postgres import PostgresTopologyStore, create_cluster
@@ -18,6 +18,32 @@ from likering.topology.store import NodeRegistration
 
 SCHEMA = "likering"
 PASSWORD = "a-password-of-the-test"
+
+
+OF_THE_SERVER = (
+    "CREATE ROLE more",
+    "CREATE DATABASE more",
+    "DROP DATABASE postgres",
+    "ALTER ROLE CURRENT_USER SUPERUSER",
+    "ALTER ROLE CURRENT_USER CREATEROLE",
+    "GRANT pg_read_server_files TO CURRENT_USER",
+    f"SET SESSION AUTHORIZATION {USER}",
+    f"SET ROLE {USER}",
+    "SELECT * FROM pg_authid",
+    "SELECT pg_read_file('PG_VERSION')",
+    "SELECT pg_ls_dir('.')",
+    "SELECT lo_import('/etc/passwd')",
+    "SELECT pg_reload_conf()",
+    "ALTER SYSTEM SET fsync = off",
+    "CREATE TABLE public.more (n int)",
+    "CREATE EXTENSION file_fdw",
+    "CREATE FUNCTION likering.system(text) RETURNS int LANGUAGE c AS 'libc.so.6', 'system'",
+    "CREATE EVENT TRIGGER more ON ddl_command_end EXECUTE FUNCTION likering.more()",
+    "LOAD 'auth_delay'",
+    "SET session_replication_role = replica",
+    "SET log_statement = 'all'",
+)
+"""What no role may do anywhere."""
 
 
 def give_roles(database: str, kind: Database, *names: str) -> list[str]:
@@ -76,6 +102,11 @@ async def test_the_topology_is_used_by_a_role_that_changes_no_table(database: st
             "SELECT * FROM pg_authid",
             "COPY nodes TO PROGRAM 'true'",
             "CREATE PUBLICATION more FOR TABLE nodes",
+            "ALTER TABLE slots DISABLE TRIGGER ALL",
+            "CREATE FUNCTION likering.more() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "CREATE INDEX ON slots (owner)",
+            "SET ROLE likering_migration",
+            *OF_THE_SERVER,
         )
         == {}
     )
@@ -99,17 +130,14 @@ async def test_a_node_owns_its_tables_and_nothing_else(database: str) -> None:
         assert (
             refused(
                 dsn,
-                "CREATE ROLE more",
-                "CREATE DATABASE more",
-                "ALTER ROLE likering_node SUPERUSER",
-                "SELECT * FROM pg_authid",
                 "SELECT subconninfo FROM pg_subscription",
-                "SELECT pg_read_file('PG_VERSION')",
                 "COPY seals TO PROGRAM 'true'",
-                "ALTER SYSTEM SET fsync = off",
-                "CREATE TABLE public.more (n int)",
-                "CREATE EXTENSION file_fdw",
-                "SET session_replication_role = replica",
+                "COPY seals FROM '/etc/passwd'",
+                # Neither another server's tables without a password for it, nor passwords in the log.
+                "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (password_required = false)",
+                "SET log_min_error_statement = 'error'",
+                "ALTER ROLE likering_node RESET log_min_error_statement",
+                *OF_THE_SERVER,
             )
             == {}
         )

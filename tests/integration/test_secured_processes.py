@@ -10,14 +10,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc.aio
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from likering.dev.authority import Authority, CertificateFiles
+from likering.dev.ports import free_port
 from likering.dev.valkey import ValkeyServer
 from shard_node.cache_client import CacheClient
 from shard_node.database import conninfo
-from tests.parts.router_process import router_process
+from tests.parts.router_process import router_process, router_process_of_few_files
+from tests.parts.stubs import health
 
 NOWHERE = {"LIKERING_ROUTER_TOPOLOGY": "postgresql://nobody@127.0.0.1:1/none"}
 QUICKLY = ("--listen", "127.0.0.1:0", "--start-timeout", "0.5")
@@ -82,6 +85,32 @@ async def test_several_workers_are_secured_as_one_is(authority: Authority) -> No
     """The parent hands the settings on, and refuses for them."""
     async with router_process(*QUICKLY, "--workers", "2", "--tls-ca", str(authority.ca), **NOWHERE) as router:
         assert await router.ended() == 2
+
+
+async def test_more_connections_than_a_process_can_have_are_no_harm() -> None:
+    """They are hung up on: it lives, its other ports answer, and this one does again when they are gone."""
+    listen, probes = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    async with router_process_of_few_files(
+        256, "--listen", listen, "--health-listen", probes, "--start-timeout", "60", **NOWHERE
+    ) as router:
+        await router.has_logged("listening")
+        connections = [await asyncio.open_connection(*listen.split(":")) for _ in range(512)]
+        try:
+            # Those that it has not hung up on stand until they are.
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(reader.read() for reader, _ in connections[256:]))
+            assert await answers(probes) == "NOT_SERVING"
+        finally:
+            for _, writer in connections:
+                writer.transport.abort()
+        assert await answers(listen) == "NOT_SERVING"
+        assert router.process.returncode is None
+
+
+async def answers(address: str) -> str:
+    """What health says there; it is asked until somebody answers."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        return await health(channel)
 
 
 @asynccontextmanager

@@ -17,20 +17,38 @@ from tests.parts.standby import Standby
 def replica_of(
     cluster: EmbeddedCluster, node: str, directory: Path, *arguments: str, synchronous: bool = False
 ) -> Iterator[tuple[Standby, Service]]:
-    """Both, started; ``arguments`` are for the process. ``synchronous``: the node's commits wait for the standby."""
+    """Both, started; ``arguments`` are for the process. Of a secured cluster it is secured as its node is.
+
+    ``synchronous``: the node's commits wait for the standby.
+    """
     primary = cluster.parts[node, "postgres"].server
     assert isinstance(primary, PostgresServer)
     standby = Standby(primary, directory / "standby")
     standby.follow(synchronous=synchronous)
+    secured = cluster.secured
+    certificate = secured.node("replica") if secured is not None else None
+
+    def environment() -> dict[str, str]:
+        if secured is None or certificate is None:
+            return {
+                "LIKERING_REPLICA_POSTGRES": standby.dsn,
+                "LIKERING_REPLICA_TOPOLOGY": cluster.topology_dsn,
+            }
+        topology = cluster.parts["topology", "postgres"].server
+        assert isinstance(topology, PostgresServer)
+        return {
+            "LIKERING_REPLICA_POSTGRES": standby.dsn_as("likering_node"),
+            "LIKERING_REPLICA_TOPOLOGY": topology.dsn_as("likering_app"),
+            **secured.settings("LIKERING_REPLICA_", certificate),
+        }
+
     port = free_port()
     replica = Service(
         "shard_node.replica",
         ["--listen", f"127.0.0.1:{port}", *arguments],
         port=port,
-        environment=lambda: {
-            "LIKERING_REPLICA_POSTGRES": standby.dsn,
-            "LIKERING_REPLICA_TOPOLOGY": cluster.topology_dsn,
-        },
+        environment=environment,
+        certificate=certificate,
         log=directory / "replica.log",
         what="the replica",
     )

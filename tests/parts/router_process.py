@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -62,9 +62,23 @@ class RouterProcess:
 @asynccontextmanager
 async def router_process(*arguments: str, **environment: str) -> AsyncIterator[RouterProcess]:
     """Starts a router; it is gone afterwards."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "router", *arguments, stderr=PIPE, env={**os.environ, **environment}
-    )
+    async with _running((sys.executable, "-m", "router", *arguments), environment) as router:
+        yield router
+
+
+@asynccontextmanager
+async def router_process_of_few_files(
+    open_files: int, /, *arguments: str, **environment: str
+) -> AsyncIterator[RouterProcess]:
+    """The same, which may have no more than that many files and connections open."""
+    limited = ("sh", "-c", f'ulimit -n {open_files} && exec "$0" "$@"', sys.executable, "-m", "router")
+    async with _running((*limited, *arguments), environment) as router:
+        yield router
+
+
+@asynccontextmanager
+async def _running(command: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[RouterProcess]:
+    process = await asyncio.create_subprocess_exec(*command, stderr=PIPE, env={**os.environ, **environment})
     router = RouterProcess(process)
     try:
         yield router

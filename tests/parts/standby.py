@@ -29,6 +29,10 @@ class Standby:
         """Of the node's database, as the standby has it."""
         return self._server.dsn
 
+    def dsn_as(self, role: str) -> str:
+        """The same for one of the roles of a secured node."""
+        return self._server.dsn_as(role)
+
     def follow(self, *, synchronous: bool = True) -> None:
         """Copies the primary and streams from it; from the return on the primary's commits wait for the standby.
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Never
 from urllib.parse import urlsplit
 
-import grpc
-import grpc.aio
 import psutil
 import psycopg
 import pytest
@@ -30,9 +28,9 @@ from likering.dev.authority import ADMIN_AUDIENCE, Authority, CertificateFiles
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.securing import Secured
 from likering.security.roles import Role
-from likering.serving.status import from_rpc_error
 from likering.shard.v1 import shard_service_pb2 as shard_api
 from likering.v1 import like_service_pb2 as api
+from tests.parts.answers import NO_HANDSHAKE, NO_OPERATOR, NOBODY, NOT_ALLOWED, OK, OTHER_USER, answer
 from tests.parts.until import until
 
 pytestmark = pytest.mark.timeout(180)
@@ -44,13 +42,6 @@ HOT = ("/likering.admin.v1.LikeAdminService/ListHotPosts", admin_api.ListHotPost
 RING = ("/likering.admin.v1.RingService/GetTopology", ring_api.GetTopologyRequest())
 PURGE = ("/likering.admin.v1.LikeAdminService/PurgeUser", admin_api.PurgeUserRequest(user_id="u1"))
 NODE = ("/likering.shard.v1.ShardService/GetTopology", shard_api.GetTopologyRequest())
-
-OK = ""
-NOBODY = "UNAUTHENTICATED NO_CREDENTIAL"
-NOT_ALLOWED = "PERMISSION_DENIED ROLE_MISSING"
-NO_OPERATOR = "PERMISSION_DENIED NOT_AN_OPERATOR"
-OTHER_USER = "PERMISSION_DENIED OTHER_USER"
-NO_HANDSHAKE = "UNAVAILABLE SHARD_UNAVAILABLE"
 
 
 @pytest.fixture(scope="module")
@@ -64,36 +55,6 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluste
 def certificates(cluster: EmbeddedCluster) -> Secured:
     assert cluster.secured is not None
     return cluster.secured
-
-
-def answer(
-    address: str,
-    call: tuple[str, Any],
-    credentials: grpc.ChannelCredentials | None,
-    token: str = "",
-    *,
-    seconds: float = 20,
-) -> str:
-    """What a call comes to: code and reason, nothing if it is let in."""
-    method, request = call
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    channel = (
-        grpc.insecure_channel(address, options)
-        if credentials is None
-        else grpc.secure_channel(address, credentials, options)
-    )
-    metadata = (("authorization", f"Bearer {token}"),) if token else ()
-    with channel:
-        made: Any = channel.unary_stream(method) if call is PURGE else channel.unary_unary(method)
-        try:
-            given = made(request.SerializeToString(), timeout=seconds, metadata=metadata)
-            if call is PURGE:
-                list(given)
-        except grpc.RpcError as failure:
-            error = from_rpc_error(failure)
-            assert "127.0.0.1" not in error.message
-            return f"{failure.code().name} {error.reason}"
-    return OK
 
 
 def test_the_readmes_example_runs(secured: EmbeddedCluster) -> None:
@@ -165,7 +126,7 @@ def test_each_certificate_is_good_for_its_own_port_only(secured: EmbeddedCluster
         for files in holders.values():
             expected = OK if files is holder(own) else refusals[name]
             assert answer(address(secured), call, files.credentials()) == expected, (name, files)
-    assert answer(secured.admin_address, PURGE, own.app.credentials()) == NO_OPERATOR
+    assert answer(secured.admin_address, PURGE, own.app.credentials(), streams=True) == NO_OPERATOR
 
 
 def unsigned(authority: Authority) -> str:

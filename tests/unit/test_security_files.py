@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,26 @@ def test_what_is_not_pem_is_told_apart_and_not_shown(tmp_path: Path, place: int)
     with pytest.raises(SecurityError, match=("certificate", "key", "CA")[place]) as caught:
         checked(contents)
     assert "very secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("written", [0.0, 0.3, 0.9])
+def test_a_file_that_is_half_written_is_not_used(tmp_path: Path, place: int, written: float) -> None:
+    contents = [path.read_bytes() for path in Authority(tmp_path).issue("one")]
+    contents[place] = contents[place][: int(len(contents[place]) * written)]
+    with pytest.raises(SecurityError, match=("certificate", "key", "CA")[place]):
+        checked(contents)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_whatever_stands_in_a_file_is_said_in_a_sentence(tmp_path: Path, place: int) -> None:
+    """Each byte of a certificate or key wrong in turn: other curves, versions and kinds of keys among them."""
+    good = [path.read_bytes() for path in Authority(tmp_path).issue("one")]
+    for position in range(0, len(good[place]), 3):
+        contents = [bytearray(content) for content in good]
+        contents[place][position] ^= 0x01
+        with suppress(SecurityError), warnings.catch_warnings(action="ignore"):
+            checked([bytes(content) for content in contents])
 
 
 def test_roles_are_given_to_whole_names() -> None:

@@ -13,6 +13,8 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
@@ -28,6 +30,7 @@ from likering.serving.handlers import Call, ServiceHandlers
 from likering.serving.server import Server
 from likering.serving.status import from_rpc_error
 from likering.v1 import like_service_pb2 as api
+from router.caller_limit import CallerLimit
 from tests.parts.stubs import health, like_stub
 
 LIKE = api.LikeRequest(user_id="u1", post_id="p1")
@@ -75,7 +78,9 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(directory: Path, *, bound: bool = False) -> AsyncIterator[Served]:
+async def serving(
+    directory: Path, *, bound: bool = False, limit: CallerLimit | None = None
+) -> AsyncIterator[Served]:
     authority = Authority(directory)
     authority.give_roles(
         {"app": [Role.WRITER], "page": [Role.READER], "node": [Role.NODE], "operator": [Role.OPERATOR]}
@@ -86,7 +91,11 @@ async def serving(directory: Path, *, bound: bool = False) -> AsyncIterator[Serv
     )
     likes = Likes()
     handlers = ServiceHandlers(
-        api.DESCRIPTOR.services_by_name["LikeService"], likes, guard=access.guard, nul_for_undecodable=True
+        api.DESCRIPTOR.services_by_name["LikeService"],
+        likes,
+        guard=access.guard,
+        limit=limit,
+        nul_for_undecodable=True,
     )
     server = Server([handlers], access=access)
     await server.start("127.0.0.1:0", token_listen="127.0.0.1:0", health_listen="127.0.0.1:0")
@@ -190,6 +199,69 @@ async def test_a_stream_ends_with_the_token_that_it_began_with(tmp_path: Path) -
         assert from_rpc_error(caught.value).reason == "NO_CREDENTIAL"
 
 
+async def test_a_stream_ends_when_its_callers_role_is_taken_away(tmp_path: Path) -> None:
+    """Although it stands, and nothing else happens."""
+    async with serving(tmp_path) as served, served.channel(served.authority.issue("page")) as channel:
+        stream = like_stub(channel).WatchLikeCounts(api.WatchLikeCountsRequest(), timeout=30)
+        await stream.read()
+        served.authority.give_roles({"app": [Role.READER]})
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert from_rpc_error(caught.value).reason == "ROLE_MISSING"
+
+
+async def test_streams_end_when_the_key_of_their_tokens_is_taken_out(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.anonymous() as channel:
+        streams = []
+        for user in ("u1", "u2"):
+            token = bearer(served.authority.token(user))
+            streams.append(
+                like_stub(channel).WatchLikeCounts(api.WatchLikeCountsRequest(), timeout=30, metadata=token)
+            )
+            await streams[-1].read()
+        Authority(tmp_path / "other").token_keys.replace(served.authority.token_keys)
+        for stream in streams:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stream.read()
+            assert from_rpc_error(caught.value).reason == "NO_CREDENTIAL"
+
+
+async def test_a_stream_goes_on_while_another_callers_role_is_taken_away(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path) as served,
+        served.channel(served.authority.issue("page")) as kept,
+        served.anonymous() as lost,
+    ):
+        stays = like_stub(kept).WatchLikeCounts(api.WatchLikeCountsRequest(), timeout=30)
+        ends = like_stub(lost).WatchLikeCounts(
+            api.WatchLikeCountsRequest(), timeout=30, metadata=bearer(served.authority.token("u1"))
+        )
+        await stays.read()
+        await ends.read()
+        Authority(tmp_path / "other").token_keys.replace(served.authority.token_keys)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ends.read()
+        assert not stays.done()
+
+
+async def test_a_caller_has_a_rate_whatever_connections_it_makes(tmp_path: Path) -> None:
+    """What is refused tells when to come again; nobody else is kept waiting for it."""
+    async with serving(tmp_path, limit=CallerLimit(0.01)) as served, served.anonymous() as channel:
+        greedy, modest = (bearer(served.authority.token(user)) for user in ("greedy", "modest"))
+        async with served.anonymous() as another:
+            limited = ("CALLER_RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED)
+            assert (await outcome(like_stub(channel).Like(LIKE, timeout=10, metadata=greedy)))[0] == ""
+            assert await outcome(like_stub(channel).Like(LIKE, timeout=10, metadata=greedy)) == limited
+            assert await outcome(like_stub(another).Like(LIKE, timeout=10, metadata=greedy)) == limited
+            watching = like_stub(another).WatchLikeCounts(
+                api.WatchLikeCountsRequest(), timeout=10, metadata=greedy
+            )
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await watching.read()
+            assert 90 < (from_rpc_error(caught.value).retry_after or 0) <= 100
+        assert (await outcome(like_stub(channel).Like(LIKE, timeout=10, metadata=modest)))[0] == ""
+
+
 async def test_reflection_is_for_those_who_have_a_role(tmp_path: Path) -> None:
     asking = reflection_pb2.ServerReflectionRequest(list_services="")
     async with serving(tmp_path) as served:
@@ -204,6 +276,20 @@ async def test_reflection_is_for_those_who_have_a_role(tmp_path: Path) -> None:
             answer = await stub.ServerReflectionInfo(iter([asking]), timeout=10).read()
             names = {service.name for service in answer.list_services_response.service}
             assert "likering.v1.LikeService" in names
+
+
+async def test_reflection_does_not_outlive_the_credential_that_it_began_with(tmp_path: Path) -> None:
+    asking = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with serving(tmp_path) as served, served.anonymous() as channel:
+        token = served.authority.token("u1", lifetime=timedelta(seconds=1 - LEEWAY))
+        call = _reflection(channel).ServerReflectionInfo(timeout=30, metadata=bearer(token))
+
+        async def ask_on() -> None:
+            while True:
+                await call.write(asking)
+                await call.read()
+
+        assert await outcome(ask_on()) == NOBODY
 
 
 async def test_probes_without_tls_find_health_and_nothing_else(tmp_path: Path) -> None:
@@ -233,6 +319,40 @@ async def test_nothing_is_parsed_for_nobody(tmp_path: Path) -> None:
     async with serving(tmp_path) as served, served.anonymous() as channel:
         call: Any = channel.unary_unary("/likering.v1.LikeService/Like")
         assert await outcome(call(b"\xff\xff", timeout=10)) == NOBODY
+
+
+async def never() -> AsyncIterator[bytes]:
+    """No request ever comes."""
+    await asyncio.Event().wait()
+    yield b""
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_nothing_is_taken_in_of_nobody(tmp_path: Path, streams: bool) -> None:
+    """The answer comes before the request has: none of it is kept in memory meanwhile."""
+    async with serving(tmp_path) as served, served.anonymous() as channel:
+        untyped: Any = channel
+        if streams:
+            call = untyped.stream_stream("/likering.v1.LikeService/WatchLikeCounts")(never(), timeout=10)
+            assert await outcome(call.read()) == NOBODY
+        else:
+            assert (
+                await outcome(untyped.stream_unary("/likering.v1.LikeService/Like")(never(), timeout=10))
+                == NOBODY
+            )
+            answered = await untyped.stream_unary("/grpc.health.v1.Health/Check")(never(), timeout=10)
+            assert HealthCheckResponse.FromString(answered).status == HealthCheckResponse.NOT_SERVING
+
+
+async def test_health_of_a_service_is_told_to_those_who_show_a_credential(tmp_path: Path) -> None:
+    """To all others that of the whole server."""
+    async with serving(tmp_path) as served, served.anonymous() as channel:
+        token = bearer(served.authority.token("u1"))
+        untyped: Any = channel
+        stub: Any = HealthStub(untyped)
+        asking = HealthCheckRequest(service="unknown")
+        assert await outcome(stub.Check(asking, timeout=10)) == ("", grpc.StatusCode.OK)
+        assert (await outcome(stub.Check(asking, timeout=10, metadata=token)))[1] is grpc.StatusCode.NOT_FOUND
 
 
 def test_a_service_without_rules_cannot_be_guarded(tmp_path: Path) -> None:

@@ -75,6 +75,11 @@ def test_tokens_are_configured_as_a_whole(
     assert complaint({name: files[name] for name in files if name not in left_out}) == sentence
 
 
+def test_a_rate_of_callers_needs_something_to_tell_them_apart_by(files: dict[str, Any]) -> None:
+    assert complaint({**files, "caller_rate": 100}) == ""
+    assert complaint({"caller_rate": 100}).startswith("--caller-rate is set, but not --tls-certificate")
+
+
 def test_callers_and_operators_have_tokens_of_their_own(files: dict[str, Any]) -> None:
     assert "callers would be operators" in complaint({**files, "token_admin_audience": "likering"})
 

@@ -182,3 +182,23 @@ def test_keys_that_cannot_be_trusted_are_refused(authority: Authority, tmp_path:
         path.write_text(json.dumps(content))
         with pytest.raises(SecurityError, match=sentence):
             TokenVerifier(path, audience=AUDIENCE)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_a_header_that_is_nested_without_end_is_no_bug(verifier: TokenVerifier, opening: str) -> None:
+    """Anybody can send one: it is refused as any other, with a line of log of its own kind."""
+    head, claims, signature = (segment((opening * 2000).encode()), segment({}), segment(b"x"))
+    with pytest.raises(NoCredential):
+        verifier.verify(f"{head}.{claims}.{signature}")
+
+
+@pytest.mark.parametrize("number", ["1e999", "1" + "0" * 400, "Infinity", "NaN"])
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+def test_times_that_are_none_are_refused(
+    authority: Authority, verifier: TokenVerifier, claim: str, number: str
+) -> None:
+    """Even if the issuer has signed them."""
+    payload = json.dumps(claims(**{claim: 0})).replace(f'"{claim}": 0', f'"{claim}": {number}').encode()
+    key = (authority.directory / "tokens.key").read_bytes()
+    with pytest.raises(NoCredential):
+        verifier.verify(jwt.api_jws.encode(payload, key, "ES256", {"kid": "dev"}))

@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 
 from likering.errors import DeadlineExceeded, FieldViolation, InvalidArgument, RouterOverloaded
-from likering.serving import logging
+from likering.serving import arrival, logging
 from likering.serving.handlers import Call, ServiceHandlers
 from likering.serving.server import Server, ServerSettings
 from likering.serving.status import from_rpc_error
@@ -168,6 +168,33 @@ async def raw(channel: grpc.aio.Channel, method: str, data: bytes) -> bytes:
     """A call with bytes that no client would write."""
     call: Any = channel.unary_unary(f"/likering.v1.LikeService/{method}")
     return bytes(await call(data))
+
+
+async def test_a_request_that_does_not_arrive_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the caller would wait."""
+    monkeypatch.setattr(arrival, "SECONDS", 0.05)
+
+    async def never() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async with serving(answer) as (servicer, channel):
+        untyped: Any = channel
+        for timeout in (None, 60):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await untyped.stream_unary("/likering.v1.LikeService/Like")(never(), timeout=timeout)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert caught.value.details() == "The request did not arrive."
+        assert not servicer.calls
+
+
+async def test_a_call_without_a_request_is_refused() -> None:
+    async with serving(answer) as (servicer, channel):
+        untyped: Any = channel
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await untyped.stream_unary("/likering.v1.LikeService/Like")(iter(()), timeout=10)
+        assert from_rpc_error(caught.value).reason == "MESSAGE_MALFORMED"
+        assert not servicer.calls
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x7fshort", b"\x0b\x0b\x0b"])

@@ -97,6 +97,7 @@ def test_every_setting_says_what_it_is_for() -> None:
         "postgresql://host/likes?user=u&password=hunter2",
         "host=host user=u password=hunter2",
         "host=host password = 'hunter2'",
+        "host=host sslkey=/run/key sslpassword=hunter2",
     ],
 )
 def test_a_password_is_not_taken_as_an_argument(
