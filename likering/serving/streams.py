@@ -121,6 +121,5 @@ class OpenStreams:
                 seen = now
                 for stream in tuple(self._open):
                     stream.look()
-                    await asyncio.sleep(
-                        0
-                    )  # a token that is verified anew takes a while, and there may be thousands
+                    # A token that is verified anew takes a while, and there may be thousands.
+                    await asyncio.sleep(0)
