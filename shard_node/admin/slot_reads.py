@@ -1,4 +1,7 @@
-"""Reads of one slot for operators, as its owner's, beside those of callers: one at a time, and with more patience."""
+"""Reads of one slot as its owner's, beside those for callers: one at a time, and with more patience.
+
+For operators, and for what a node does by itself.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class SlotReads:
             try:
                 answer = await within(READ_TIMEOUT, self._with_connection(read))
             except (psycopg.OperationalError, PoolTimeout, TooManyRequests, TimeoutError) as error:
-                log.warning("could not read for an operator", error=type(error).__name__)
+                log.warning("could not read of a slot", error=type(error).__name__)
                 raise SlotRefused(OP_CODE_UNAVAILABLE) from error
             # A slot that has left meanwhile may have been read without its rows.
             self._check(slot, epoch)

@@ -64,6 +64,8 @@ class Handoffs:
         self._watch = watch
         self._node_name = identity.node_name
         self._limits = MoveLimits()
+        self.on_limits: list[Callable[[MoveLimits], None]] = []
+        """Told what operators have set, whenever that was looked up."""
         self._budget = RowBudget()
         self._peers = Peers(identity.cluster_id, watch, channels)
         self._links = Links(f"likering-move-{identity.node_name}")
@@ -178,6 +180,8 @@ class Handoffs:
     def _limits_are(self, limits: MoveLimits) -> None:
         self._limits = limits
         self._budget.limit(limits.rows_per_second)
+        for listener in self.on_limits:
+            listener(limits)
 
     def _own_slots(self) -> set[int]:
         topology = self._watch.latest
