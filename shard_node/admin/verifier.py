@@ -107,15 +107,19 @@ class Verifier:
             piece = await self._look(slot, one)
         except SlotRefused:
             rounds.put_off(slot, now + round(PUT_OFF * 1e6))
+            await self._rest(began)
             return False
         if one.post_no == one.end:
             rounds.done(slot)
         if one.began is None or piece.drifts or began - self._noted_at > NOTE:
             await self._write({slot: one})
             self._noted_at = began
-        await asyncio.sleep(REST * (time.monotonic() - began))
+        await self._rest(began)
         await self._budget.take(piece.posts + piece.likes)
         return True
+
+    async def _rest(self, since: float) -> None:
+        await asyncio.sleep(REST * (time.monotonic() - since))
 
     async def _up_to_date(self) -> CountRounds:
         """The rounds of the slots that the node has now."""
