@@ -9,9 +9,10 @@ import platform
 import secrets
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,7 @@ from comparison.report import (
     sides_table,
     write_into,
 )
+from comparison.resize import Say
 from comparison.resize_report import MARK, resize_markdown
 from comparison.sides import Settings, Sides
 from comparison.stage import Stage
@@ -141,16 +143,7 @@ def pages(
     pages: Annotated[int, typer.Option(min=1, help="Pages to ask for at each end.")] = 300,
 ) -> None:
     """Measure pages of ListLikers at the start and at the end of a long list. Exit code 1: it is not complete."""
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="likering-pages-") as directory:
-        figures = asyncio.run(
-            long_list(
-                Path(directory), lambda line: console.print(line, style="dim"), likes=likes, pages=pages
-            )
-        )
-    console.print(figures)
-    if figures["failed"] or figures["problem"]:
-        raise typer.Exit(1)
+    _show_figures("pages", partial(long_list, likes=likes, pages=pages), wrong=("failed", "problem"))
 
 
 @app.command()
@@ -158,14 +151,7 @@ def friends(
     rounds: Annotated[int, typer.Option(min=1, help="How often each way is measured.")] = 10,
 ) -> None:
     """Measure FilterLikers beside HasLiked. Exit code 1: an answer was wrong."""
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="likering-friends-") as directory:
-        figures = asyncio.run(
-            asked_together(Path(directory), lambda line: console.print(line, style="dim"), rounds=rounds)
-        )
-    console.print(figures)
-    if figures["wrong"]:
-        raise typer.Exit(1)
+    _show_figures("friends", partial(asked_together, rounds=rounds), wrong=("wrong",))
 
 
 @app.command("import")
@@ -174,14 +160,7 @@ def import_(
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster.")] = 3,
 ) -> None:
     """Measure an import, and a COPY of the same file. Exit code 1: something is not in the databases."""
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="likering-import-") as directory:
-        figures = asyncio.run(
-            imports(Path(directory), lambda line: console.print(line, style="dim"), likes=likes, nodes=nodes)
-        )
-    console.print(figures)
-    if figures["problem"]:
-        raise typer.Exit(1)
+    _show_figures("import", partial(imports, likes=likes, nodes=nodes), wrong=("problem",))
 
 
 @app.command()
@@ -192,21 +171,11 @@ def watch(
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster.")] = 1,
 ) -> None:
     """Measure how soon watchers are told of likes. Exit code 1: somebody was not told the last count."""
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="likering-watches-") as directory:
-        figures = asyncio.run(
-            watching(
-                Path(directory),
-                lambda line: console.print(line, style="dim"),
-                watchers=watchers,
-                rate=rate,
-                seconds=seconds,
-                nodes=nodes,
-            )
-        )
-    console.print(figures)
-    if figures["without the last count"] or figures["problem"]:
-        raise typer.Exit(1)
+    _show_figures(
+        "watches",
+        partial(watching, watchers=watchers, rate=rate, seconds=seconds, nodes=nodes),
+        wrong=("without the last count", "problem"),
+    )
 
 
 @app.command()
@@ -215,16 +184,7 @@ def events(
     runs: Annotated[int, typer.Option(min=1, help="How often they are read.")] = 3,
 ) -> None:
     """Measure how fast one consumer of StreamLikeEvents catches up. Exit code 1: it did not get each like once."""
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="likering-events-") as directory:
-        figures = asyncio.run(
-            catching_up(
-                Path(directory), lambda line: console.print(line, style="dim"), likes=likes, runs=runs
-            )
-        )
-    console.print(figures)
-    if figures["failed"] or figures["problem"]:
-        raise typer.Exit(1)
+    _show_figures("events", partial(catching_up, likes=likes, runs=runs), wrong=("failed", "problem"))
 
 
 @app.command()
@@ -236,22 +196,11 @@ def user_side(
     nodes: Annotated[int, typer.Option(min=1, help="Cluster size.")] = 3,
 ) -> None:
     """Measure how soon a like is in ListLikedPosts, and likes with the user side on and off."""
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="likering-users-") as directory:
-        figures = asyncio.run(
-            telling.user_side(
-                Path(directory),
-                lambda line: console.print(line, style="dim"),
-                rate=rate,
-                batch=batch,
-                seconds=seconds,
-                rounds=rounds,
-                nodes=nodes,
-            )
-        )
-    console.print(figures)
-    if figures["problem"]:
-        raise typer.Exit(1)
+    _show_figures(
+        "users",
+        partial(telling.user_side, rate=rate, batch=batch, seconds=seconds, rounds=rounds, nodes=nodes),
+        wrong=("problem",),
+    )
 
 
 @app.command()
@@ -261,18 +210,7 @@ def storage(
     users: Annotated[int, typer.Option(min=1, help="Users whose they are.")] = 100_000,
 ) -> None:
     """Measure bytes of disk per like, beside a plain table of the same likes."""
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="likering-storage-") as directory:
-        figures = asyncio.run(
-            stored(
-                Path(directory),
-                lambda line: console.print(line, style="dim"),
-                likes=likes,
-                posts=posts,
-                users=users,
-            )
-        )
-    console.print(figures)
+    _show_figures("storage", partial(stored, likes=likes, posts=posts, users=users))
 
 
 @app.command()
@@ -297,6 +235,18 @@ def render_resize(
     """Write the table of resizes into docs/benchmarks.md."""
     write_into(page, resize_markdown(json.loads(result.read_text())), MARK)
     typer.echo(f"wrote {page}")
+
+
+def _show_figures(
+    name: str, measure: Callable[[Path, Say], Coroutine[Any, Any, dict[str, Any]]], wrong: Sequence[str] = ()
+) -> None:
+    """Measures in a directory that is gone afterwards. Exit code 1 where a figure of ``wrong`` is anything."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix=f"likering-{name}-") as directory:
+        figures = asyncio.run(measure(Path(directory), lambda line: console.print(line, style="dim")))
+    console.print(figures)
+    if any(figures[figure] for figure in wrong):
+        raise typer.Exit(1)
 
 
 async def _run(

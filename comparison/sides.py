@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc.aio
 import psycopg
@@ -84,8 +84,8 @@ class Sides:
             "direct": self._direct,
             "mutate-hot": lambda: self._mutates("mutate-hot", Keys.HOT),
             "transactions-mutate": self._transactions_mutate,
-            "stub-like": self._stub_likes,
-            "async-likes": self._async_likes,
+            "stub-like": lambda: self._single_likes("stub-like", clients.stub_likes),
+            "async-likes": lambda: self._single_likes("async-likes", clients.async_likes),
         }
         self._places = {name: place for place, name in enumerate([*self.sides, "reads", "hot"])}
         self.stores: Mapping[str, str] = {
@@ -219,26 +219,11 @@ class Sides:
         self._wrote(side, written)
         return sample
 
-    async def _stub_likes(self) -> Sample:
-        side, settings = "stub-like", self._settings
-        source = self._source(side)
-        sample, written = await clients.stub_likes(
-            self._address(None),
-            source,
-            self._stage.meter(),
-            callers=settings.callers,
-            warmup=settings.warmup,
-            seconds=settings.seconds,
-            messages=self.messages,
-        )
-        self._next_user[side] = source.next_user
-        self._wrote(side, written)
-        return sample
-
-    async def _async_likes(self) -> Sample:
-        side, settings = "async-likes", self._settings
-        source = self._source(side)
-        sample, written = await clients.async_likes(
+    async def _single_likes(
+        self, side: str, load: Callable[..., Coroutine[Any, Any, tuple[Sample, Written]]]
+    ) -> Sample:
+        source, settings = self._source(side), self._settings
+        sample, written = await load(
             self._address(None),
             source,
             self._stage.meter(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import NamedTuple
 
 from likering.security.access import Access
@@ -24,28 +25,27 @@ def access_of(settings: RouterSettings, security: Security | None) -> RouterAcce
     _check(settings, security)
     if security is None:
         return None
-    callers = operators = None
-    if settings.token_keys is not None:
-        if settings.token_audience is not None:
-            callers = TokenVerifier(
-                settings.token_keys,
-                audience=settings.token_audience,
-                issuer=settings.token_issuer,
-                algorithms=settings.token_algorithms,
-                roles_claim=settings.token_roles_claim,
-                roles=frozenset({Role.READER, Role.WRITER}),
-                bound_to_user=settings.token_binds_user,
-            )
-        if settings.token_admin_audience is not None:
-            operators = TokenVerifier(
-                settings.token_keys,
-                audience=settings.token_admin_audience,
-                issuer=settings.token_issuer,
-                algorithms=settings.token_algorithms,
-                roles_claim=settings.token_roles_claim,
-                roles=frozenset({Role.OPERATOR}),
-            )
+    callers = _verifier(
+        settings, settings.token_audience, {Role.READER, Role.WRITER}, bound_to_user=settings.token_binds_user
+    )
+    operators = _verifier(settings, settings.token_admin_audience, {Role.OPERATOR})
     return RouterAccess(security.access(callers), security.access(operators))
+
+
+def _verifier(
+    settings: RouterSettings, audience: str | None, roles: Set[Role], *, bound_to_user: bool = False
+) -> TokenVerifier | None:
+    if settings.token_keys is None or audience is None:
+        return None
+    return TokenVerifier(
+        settings.token_keys,
+        audience=audience,
+        issuer=settings.token_issuer,
+        algorithms=settings.token_algorithms,
+        roles_claim=settings.token_roles_claim,
+        roles=frozenset(roles),
+        bound_to_user=bound_to_user,
+    )
 
 
 def _check(settings: RouterSettings, security: Security | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -149,10 +148,8 @@ class Router:
 
 async def serve(settings: RouterSettings) -> None:
     """Runs one worker until SIGTERM or SIGINT, or until its parent is gone."""
-    stop = asyncio.Event()
+    stop = runtime.told_to_stop()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
 
     def orphaned() -> None:
         loop.remove_reader(sys.stdin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from likering.shard.v1.shard_service_pb2_grpc import ShardServiceAsyncStub
 
 _log = structlog.get_logger(__name__)
+
+R = TypeVar("R")
 
 # What gRPC says of a call that it could not put on any connection.
 _NEVER_CONNECTED = ("failed to connect to all addresses", "Failed to pick")
@@ -126,18 +128,11 @@ class NodeClient:
         with _told_apart(link):
             return await link.stub.ListLikedPosts(request, timeout=timeout)
 
-    async def watch_counts(
+    def watch_counts(
         self, request: shard.WatchCountsRequest
     ) -> AsyncGenerator[shard.WatchCountsResponse, None]:
         """The stream, until the node ends it. Raises BatchNotSent, BatchLost or BatchRefused. To be closed."""
-        link = self._standing_link()
-        stream = link.stub.WatchCounts(request)
-        try:
-            with _told_apart(link):
-                async for response in stream:
-                    yield response
-        finally:
-            stream.cancel()
+        return self._stream(lambda stub: stub.WatchCounts(request))
 
     async def update_watch(
         self, request: shard.UpdateWatchRequest, timeout: float
@@ -147,12 +142,17 @@ class NodeClient:
         with _told_apart(link):
             return await link.stub.UpdateWatch(request, timeout=timeout)
 
-    async def stream_changes(
+    def stream_changes(
         self, request: shard.StreamChangesRequest
     ) -> AsyncGenerator[shard.StreamChangesResponse, None]:
-        """What the node streams, until it ends the stream. Raises BatchNotSent, BatchLost or BatchRefused."""
+        """The stream, until the node ends it. Raises BatchNotSent, BatchLost or BatchRefused. To be closed."""
+        return self._stream(lambda stub: stub.StreamChanges(request))
+
+    async def _stream(
+        self, begin: Callable[[ShardServiceAsyncStub], grpc.aio.UnaryStreamCall[Any, R]]
+    ) -> AsyncGenerator[R, None]:
         link = self._standing_link()
-        stream = link.stub.StreamChanges(request)
+        stream = begin(link.stub)
         try:
             with _told_apart(link):
                 async for response in stream:
@@ -260,8 +260,7 @@ class _Link:
         self.given_up = True
         if self._watcher is not None:
             self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
+            await asyncio.wait({self._watcher})
         await self._channel.close()
 
 

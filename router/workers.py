@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -19,6 +18,7 @@ from typing import Final
 import structlog
 from pydantic import SecretStr
 
+from likering.serving import runtime
 from likering.serving.settings import EXIT_CONFIGURATION, refuse
 from router.settings import ENVIRONMENT_PREFIX, EXIT_NO_TOPOLOGY, PROGRAM, RouterSettings
 
@@ -34,9 +34,7 @@ _KILL_AFTER_GRACE: Final = 5.0
 
 async def supervise(settings: RouterSettings) -> int:
     """Keeps ``settings.workers`` workers running until SIGTERM or SIGINT. Returns the exit code."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = runtime.told_to_stop()
     with ExitStack() as reserved:
         address = reserved.enter_context(_reserved(settings.listen))
         token_address = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -344,9 +343,7 @@ class ShardNode:
 
 async def serve(settings: NodeSettings) -> int:
     """Runs a shard node until SIGTERM or SIGINT. Returns the exit code; raises StartFailed."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = runtime.told_to_stop()
     security = security_of(settings)
     say_how_secured(security)
     store = PostgresTopologyStore(settings.topology.get_secret_value())

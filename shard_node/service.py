@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -12,14 +12,11 @@ from likering.errors import IdNotPrintable, MessageMalformed, TopologyUnavailabl
 from likering.ring.hashing import MAX_SLOT_COUNT
 from likering.ring.topology import Topology
 from likering.serving.handlers import Call
-from likering.serving.logging import request_id_of_call
-from likering.serving.trail import Trail
 from likering.shard.v1.shard_service_pb2 import (
     OP_CODE_NOT_OWNER,
     OP_CODE_UNAVAILABLE,
     OP_KIND_COUNT,
     OP_KIND_LIKE,
-    OP_KIND_UNLIKE,
     OP_OUTCOME_UNSPECIFIED,
     READ_MODE_CACHED,
     ApplyUserLikesRequest,
@@ -54,6 +51,7 @@ from likering.shard.v1.shard_service_pb2 import (
     WatchCountsResponse,
 )
 from likering.validation import valid_id, valid_ids
+from shard_node.batches import WRITES, check_columns, log_as, tell_reads, tell_times
 from shard_node.commit import WriteUnit
 from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
@@ -67,8 +65,6 @@ from shard_node.user_likes import MOST_TOLD, UserLikes
 from shard_node.user_store import ToldEdge
 from shard_node.watches import Watches
 from shard_node.writer import Writer
-
-WRITES = frozenset((OP_KIND_LIKE, OP_KIND_UNLIKE))
 
 
 class ShardService:
@@ -383,39 +379,4 @@ class ShardService:
         began = time.monotonic()
         response.as_of_time = await self._reader.answer(unit, request.read_mode)
         tell_times(response, call.trail, {"reads": time.monotonic() - began})
-        if any(unit.codes):
-            response.codes.extend(unit.codes)
-        response.outcomes.extend(unit.outcomes)
-        response.counts.extend(unit.counts)
-        response.versions.extend(unit.versions)
-        response.like_times.extend(unit.like_times)
-        response.sources.extend(unit.sources)
-
-
-def tell_times(response: ExecuteResponse, trail: Trail, parts: Mapping[str, float]) -> None:
-    """Tells the router, and this node's own line of a slow call, where the time went: seconds by part."""
-    trail.parts = parts
-    response.queue_us = round(parts.get("node_queue", 0.0) * 1e6)
-    response.execute_us = round((parts.get("commit", 0.0) + parts.get("reads", 0.0)) * 1e6)
-    response.cache_us = round(parts.get("cache", 0.0) * 1e6)
-    response.node_us = round((time.monotonic() - trail.started) * 1e6)
-
-
-def log_as(request_id: str, call: Call) -> None:
-    """Has the log lines of this call carry the request id that the router's caller knows."""
-    if request_id:
-        call.request_id = request_id
-        request_id_of_call.set(request_id)
-
-
-def check_columns(request: ExecuteRequest) -> None:
-    """Refuses a batch that no router sends, before it can harm the others of its group commit."""
-    size = len(request.post_ids)
-    needed = (request.kinds, request.user_ids, request.epochs)
-    optional = (request.intent_times, request.min_versions)
-    if any(len(column) != size for column in needed) or any(
-        len(column) not in (0, size) for column in optional
-    ):
-        raise MessageMalformed("the columns of the batch differ in length")
-    if "\0" in "".join(request.post_ids) or "\0" in "".join(request.user_ids):
-        raise IdNotPrintable
+        tell_reads(response, unit)

@@ -1,4 +1,4 @@
-"""The likes in Postgres: one method per step of a writing transaction, and the reads.
+"""The likes in Postgres: one function per step of a writing transaction, and the reads.
 
 Nothing here decides anything; ``writer`` and ``reads`` do. Statements stand in queries.sql.
 """

@@ -6,13 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TypeVar
 
 from likering.dev import bootstrap, layout
+from likering.dev.at_once import all_at_once
 from likering.dev.errors import DevError, Interrupted
 from likering.dev.layout import DirectoryLock, Layout
 from likering.dev.node import PARTS, EmbeddedNode
@@ -268,7 +268,8 @@ class EmbeddedCluster:
                 if self._cancel.is_set():
                     raise Interrupted("the start was given up")
 
-        self._all_of([topology, *(partial(self._bring_up_node, node, await_topology) for node in nodes)])
+        bring_up_nodes = [partial(self._bring_up_node, node, await_topology) for node in nodes]
+        all_at_once([topology, *bring_up_nodes], self._cancel)
         given = self._await_registered(self._nodes, assign=True)
         if given:
             self._say(f"gave {given} slots to {len(nodes)} nodes")
@@ -294,7 +295,8 @@ class EmbeddedCluster:
 
     def _bring_up_node(self, node: EmbeddedNode, before: Callable[[], None]) -> None:
         """Starts what the node stores in, does ``before``, and starts its process."""
-        self._all_of([partial(self._bring_up, node.parts[kind]) for kind in ("postgres", "valkey")])
+        stores = [partial(self._bring_up, node.parts[kind]) for kind in ("postgres", "valkey")]
+        all_at_once(stores, self._cancel)
         node.make_roles()
         before()
         self._bring_up(node.parts["node"])
@@ -327,7 +329,7 @@ class EmbeddedCluster:
 
     def _stop_nodes(self, nodes: Collection[EmbeddedNode]) -> None:
         for kinds in (("node",), ("postgres", "valkey")):
-            self._all_of([node.parts[kind].stop for node in nodes for kind in kinds])
+            all_at_once([node.parts[kind].stop for node in nodes for kind in kinds], self._cancel)
 
     # Nodes
 
@@ -408,24 +410,6 @@ class EmbeddedCluster:
         ]
 
     # Small things
-
-    def _all_of(self, tasks: Sequence[Callable[[], None]]) -> None:
-        """Does all at once and waits for all. At the first error the others are told to give up."""
-        if not tasks:
-            return
-        errors: list[BaseException] = []
-        with ThreadPoolExecutor(len(tasks)) as pool:
-            try:
-                for future in as_completed([pool.submit(task) for task in tasks]):
-                    if error := future.exception():
-                        self._cancel.set()
-                        errors.append(error)
-            except BaseException:  # Ctrl-C where nobody handles it: the pool would wait for the tasks
-                self._cancel.set()
-                raise
-        if errors:
-            # Those that were told to give up may have ended before the one that was the reason.
-            raise min(errors, key=lambda error: isinstance(error, Interrupted))
 
     def _node(self, name: str) -> EmbeddedNode:
         if name not in self._nodes:

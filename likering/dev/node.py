@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from likering.dev.part import Part, Server
+from likering.dev.part import Part
 from likering.dev.postgres import PostgresServer
 from likering.dev.securing import Secured
+from likering.dev.server import Server
 from likering.dev.service import Service
 from likering.dev.valkey import ValkeyServer
 from likering.postgres.roles import Database, statements

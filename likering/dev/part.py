@@ -7,31 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol
 
 from likering.dev.errors import DevError, Interrupted
-from likering.dev.process import Child
+from likering.dev.server import Server
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _STEADY_SECONDS = 10.0
 """A part that ran this long and ends is started again without delay."""
-
-
-class Server(Protocol):
-    """What a part runs: Postgres, Valkey, or a likering process."""
-
-    what: str
-
-    @property
-    def port(self) -> int: ...
-    @property
-    def pid(self) -> int | None: ...
-    @property
-    def process(self) -> Child | None: ...
-    def start(self, timeout: float = ..., cancel: threading.Event | None = None) -> None: ...
-    def stop(self) -> None: ...
-    def kill(self, number: signal.Signals = ...) -> None: ...
 
 
 class PartState(StrEnum):

@@ -26,6 +26,7 @@ from likering.dev.errors import DevError, Interrupted
 from likering.dev.ports import HOST, choose_port
 from likering.dev.process import Child, run
 from likering.dev.reach import reachable
+from likering.dev.server import Server
 
 USER = "likering"
 SETTINGS: Mapping[str, str] = MappingProxyType(
@@ -77,8 +78,11 @@ _READY = ("ready", "standby")
 """What the server writes into its pid file when it takes connections, a standby too."""
 
 
-class PostgresServer:
-    """A Postgres server that keeps its data, port and password in ``directory``."""
+class PostgresServer(Server):
+    """A Postgres server that keeps its data, port and password in ``directory``.
+
+    Stopped, it ends open sessions and writes a checkpoint.
+    """
 
     def __init__(
         self,
@@ -94,16 +98,15 @@ class PostgresServer:
 
         ``log`` is by default ``postgres.log`` in the directory; ``what`` names the server in messages.
         """
+        super().__init__(what, _STOP_STEPS)
         self.directory = directory.absolute()
         self.database = database
         self.settings = {**SETTINGS, **(settings or {})}
         self.log = log or self.directory / "postgres.log"
-        self.what = what
         self._wanted_port = port
         self._port = 0
         self._password = ""
         self._account: Account | None = None
-        self._process: Child | None = None
 
     def __repr__(self) -> str:
         return f"PostgresServer({str(self.directory)!r}, port={self._port}, process={self._process!r})"
@@ -147,23 +150,12 @@ class PostgresServer:
         """Derived, so that there is none to be kept."""
         return hmac.digest(self._password.encode(), role.encode(), "sha256").hex()
 
-    @property
-    def pid(self) -> int | None:
-        """The postmaster, while it runs."""
-        return self._process.pid if self._process is not None and self._process.running else None
-
-    @property
-    def process(self) -> Child | None:
-        """The newest process, running or not."""
-        return self._process
-
     def start(self, timeout: float = 60, cancel: threading.Event | None = None) -> None:
         """Makes the data directory the first time, starts the server and waits until it takes connections.
 
         Raises DevError with a sentence for the person in front of it, and Interrupted when ``cancel`` is set meanwhile.
         """
-        if self.pid is not None:
-            raise DevError(f"{self.what} runs already (process {self.pid})")
+        self._require_stopped()
         self._account = server_account()
         binaries = reachable(find_postgres(), self._account)
         self._check_data_directory(binaries)
@@ -172,7 +164,7 @@ class PostgresServer:
         if not self.data.exists():
             self._initialise(binaries, cancel)
         self._configure()
-        self._process = Child(
+        process = Child(
             [binaries.postgres, "-D", self._data_as_seen(self.data)],
             held=self.data,
             log=self.log,
@@ -180,29 +172,17 @@ class PostgresServer:
             death_signal=_DEATH_SIGNAL,
             environment=_ENVIRONMENT,
         )
-        try:
-            self._process.until(self._is_ready, what=self.what, timeout=timeout, cancel=cancel)
+        with self._coming_up(process):
+            process.until(self._is_ready, what=self.what, timeout=timeout, cancel=cancel)
             if saved.get("database") != self.database:
                 self._create_database()
                 state.save(self._file, {**saved, "database": self.database})
-        except BaseException:
-            self._process.kill()
-            raise
-
-    def stop(self) -> None:
-        """Stops the server in order (open sessions are ended, the data is checkpointed). Safe to call twice."""
-        if self._process is not None:
-            self._process.stop(_STOP_STEPS)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Sends a signal to the postmaster; with SIGKILL, all of the server is gone when this returns."""
-        if self._process is None:
-            return
-        if number != signal.SIGKILL:
-            self._process.send(number)
-            return
-        self._process.kill()
-        _end_orphans(self.data)
+        super().kill(number)
+        if number == signal.SIGKILL and self.process is not None:
+            _end_orphans(self.data)
 
     @property
     def _file(self) -> Path:

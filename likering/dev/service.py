@@ -1,4 +1,4 @@
-"""One likering process with a gRPC port (a shard node or a router), ready when its health service says so."""
+"""One likering process with a gRPC port (node, replica or router), ready when its health service says so."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from likering.dev.authority import CertificateFiles
-from likering.dev.errors import DevError
 from likering.dev.ports import HOST, choose_port
 from likering.dev.process import Child
+from likering.dev.server import Server
 
 _PROBE_SECONDS = 0.5
 # Longer than a process takes to drain and to give up waiting for its own workers.
 _STOP_STEPS = ((signal.SIGTERM, 25.0),)
 
 
-class Service:
-    """Runs ``python -m <module>`` and watches its health."""
+class Service(Server):
+    """Runs ``python -m <module>`` and watches its health. Stopped, it finishes the calls in progress."""
 
     def __init__(
         self,
@@ -41,14 +41,13 @@ class Service:
 
         ``certificate``: what to show the process when asking for its health; None: it speaks no TLS.
         """
+        super().__init__(what, _STOP_STEPS)
         self._port = port
         self.log = log
-        self.what = what
         self._command = [sys.executable, "-m", module, *arguments]
         self._environment = environment
         self._certificate = certificate
         self._death_signal = death_signal
-        self._process: Child | None = None
 
     def __repr__(self) -> str:
         return f"Service({self.what!r}, {self.address}, process={self._process!r})"
@@ -63,16 +62,6 @@ class Service:
         """Host and port."""
         return f"{HOST}:{self.port}"
 
-    @property
-    def pid(self) -> int | None:
-        """The process, while it runs."""
-        return self._process.pid if self._process is not None and self._process.running else None
-
-    @property
-    def process(self) -> Child | None:
-        """The newest process, running or not."""
-        return self._process
-
     def serving_pids(self) -> list[int]:
         """The processes that serve calls: the workers, where there are several; else the one process."""
         if self._process is None or not self._process.running:
@@ -81,34 +70,16 @@ class Service:
 
     def start(self, timeout: float = 60, cancel: threading.Event | None = None) -> None:
         """Starts the process and waits until it serves. Raises DevError with a sentence, Interrupted on ``cancel``."""
-        if self.pid is not None:
-            raise DevError(f"{self.what} runs already (process {self.pid})")
+        self._require_stopped()
         choose_port(self._port, kept=0, what=self.what)
-        self._process = Child(
+        process = Child(
             self._command,
             log=self.log,
             death_signal=self._death_signal,
             environment={**os.environ, **self._environment()},
         )
-        try:
-            self._process.until(self.is_serving, what=self.what, timeout=timeout, cancel=cancel)
-        except BaseException:
-            self._process.kill()
-            raise
-
-    def stop(self) -> None:
-        """Lets the process finish the calls in flight, then ends it. Safe to call twice."""
-        if self._process is not None:
-            self._process.stop(_STOP_STEPS)
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Sends a signal to the process; with SIGKILL, it and its workers are gone when this returns."""
-        if self._process is None:
-            return
-        if number == signal.SIGKILL:
-            self._process.kill()
-        else:
-            self._process.send(number)
+        with self._coming_up(process):
+            process.until(self.is_serving, what=self.what, timeout=timeout, cancel=cancel)
 
     def is_serving(self) -> bool:
         """Asks the process itself: False as well when it is frozen."""

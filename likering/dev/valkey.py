@@ -12,15 +12,15 @@ import redis
 
 from likering.dev import state
 from likering.dev.binaries import find_valkey
-from likering.dev.errors import DevError
 from likering.dev.ports import HOST, choose_port
 from likering.dev.process import Child
+from likering.dev.server import Server
 
 _STOP_STEPS = ((signal.SIGTERM, 5.0),)
 
 
-class ValkeyServer:
-    """A Valkey server that keeps its port and password in ``directory``."""
+class ValkeyServer(Server):
+    """A Valkey server that keeps its port and password in ``directory``. Stopped, it has forgotten all counts."""
 
     def __init__(
         self,
@@ -35,14 +35,13 @@ class ValkeyServer:
 
         ``log`` is by default ``valkey.log`` in the directory; ``what`` names the server in messages.
         """
+        super().__init__(what, _STOP_STEPS)
         self.directory = directory.absolute()
         self.max_memory = max_memory
         self.log = log or self.directory / "valkey.log"
-        self.what = what
         self._wanted_port = port
         self._port = 0
         self._password = ""
-        self._process: Child | None = None
 
     def __repr__(self) -> str:
         return f"ValkeyServer({str(self.directory)!r}, port={self._port}, process={self._process!r})"
@@ -57,43 +56,14 @@ class ValkeyServer:
         """For redis-py's ``from_url``, with the password."""
         return f"redis://:{self._password}@{HOST}:{self._port}/0"
 
-    @property
-    def pid(self) -> int | None:
-        """The server, while it runs."""
-        return self._process.pid if self._process is not None and self._process.running else None
-
-    @property
-    def process(self) -> Child | None:
-        """The newest process, running or not."""
-        return self._process
-
     def start(self, timeout: float = 30, cancel: threading.Event | None = None) -> None:
         """Starts the server and waits until it answers. Raises DevError with a sentence, Interrupted on ``cancel``."""
-        if self.pid is not None:
-            raise DevError(f"{self.what} runs already (process {self.pid})")
+        self._require_stopped()
         program = find_valkey()
         self._load()
         configuration = self._configure()
-        self._process = Child([str(program), str(configuration)], log=self.log)
-        try:
-            self._process.until(self._is_ready, what=self.what, timeout=timeout, cancel=cancel)
-        except BaseException:
-            self._process.kill()
-            raise
-
-    def stop(self) -> None:
-        """Stops the server; what it held is gone. Safe to call twice."""
-        if self._process is not None:
-            self._process.stop(_STOP_STEPS)
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Sends a signal to the server; with SIGKILL, it is gone when this returns."""
-        if self._process is None:
-            return
-        if number == signal.SIGKILL:
-            self._process.kill()
-        else:
-            self._process.send(number)
+        with self._coming_up(Child([str(program), str(configuration)], log=self.log)) as process:
+            process.until(self._is_ready, what=self.what, timeout=timeout, cancel=cancel)
 
     def _load(self) -> None:
         """Reads what the directory remembers, or makes it up the first time."""

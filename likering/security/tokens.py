@@ -18,7 +18,7 @@ from likering.security.errors import SecurityError
 from likering.security.files import Reloaded
 from likering.security.identity import Identity
 from likering.security.roles import Role
-from likering.serving.throttle import Throttle
+from likering.throttle import Throttle
 
 _log = structlog.get_logger(__name__)
 

@@ -34,8 +34,8 @@ from likering.serving.admission import Admission
 from likering.serving.call_metrics import CallTally
 from likering.serving.logging import request_id_of_call
 from likering.serving.status import DETAILS_KEY, to_status
-from likering.serving.throttle import Throttle
 from likering.serving.trail import Trail, trail_of_call
+from likering.throttle import Throttle
 
 REQUEST_ID_KEY = "x-request-id"
 _MAX_REQUEST_ID = 128

@@ -1,1 +1,1 @@
-"""What operators call: likering.admin.v1.RingService, on a port of its own."""
+"""What operators call: likering.admin.v1, on a port of its own."""

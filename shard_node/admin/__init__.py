@@ -1,1 +1,1 @@
-"""What a shard node does for operators: proves and mends counts, names hot posts, erases likes."""
+"""What a shard node does for operators: counts, hot posts, purges, imports, exports; and it sweeps tombstones."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Never
@@ -165,9 +164,7 @@ class Replica:
 
 async def serve(settings: ReplicaSettings) -> None:
     """Runs a replica until SIGTERM or SIGINT, or until its database is promoted. Raises NoReplica."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = runtime.told_to_stop()
     security = security_of(settings)
     say_how_secured(security)
     identity = await identify(settings.postgres.get_secret_value())

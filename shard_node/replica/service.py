@@ -15,10 +15,10 @@ from likering.shard.v1.shard_service_pb2 import (
     ExecuteRequest,
     ExecuteResponse,
 )
+from shard_node.batches import WRITES, check_columns, log_as, tell_reads, tell_times
 from shard_node.identity import Identity
 from shard_node.reads import ReadUnit
 from shard_node.replica.reads import ReplicaReader
-from shard_node.service import WRITES, check_columns, log_as, tell_times
 
 METHODS = ("Execute",)
 """All that a replica serves."""
@@ -65,11 +65,5 @@ class ReplicaService:
             as_of_time=as_of_time or time.time_ns() // 1000,
         )
         tell_times(response, call.trail, {"reads": reads})
-        if any(unit.codes):
-            response.codes.extend(unit.codes)
-        response.outcomes.extend(unit.outcomes)
-        response.counts.extend(unit.counts)
-        response.versions.extend(unit.versions)
-        response.like_times.extend(unit.like_times)
-        response.sources.extend(unit.sources)
+        tell_reads(response, unit)
         return response

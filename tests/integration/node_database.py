@@ -1,9 +1,11 @@
-"""An empty node database, ready to be written to."""
+"""Databases of a node: an empty one, ready to be written to, and the migrations of earlier versions."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
 
 import psycopg
 
@@ -18,6 +20,7 @@ from shard_node.store import Connection, Fence
 
 SLOTS = 8
 EPOCH = 1
+MIGRATIONS = files("shard_node").joinpath("schema")
 NOW = 1_700_000_000_000_000
 """µs since 1970, later than no clock of today: revisions of a test begin here."""
 
@@ -46,3 +49,11 @@ def unit(operations: list[tuple[bool, str, str, int]]) -> WriteUnit:
         [EPOCH] * len(operations),
         [intent for _, _, _, intent in operations],
     )
+
+
+def migrations_before(number: str, directory: Path) -> Path:
+    """Puts the migrations that come before this one (``"0011"``) into the directory."""
+    for file in MIGRATIONS.iterdir():
+        if file.name < number:
+            (directory / file.name).write_bytes(file.read_bytes())
+    return directory

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import psycopg
@@ -25,10 +23,9 @@ from shard_node.post_numbers import PostNumbers
 from shard_node.purge_keys import mark_key, post_place_key, user_mark_key, user_place_key
 from shard_node.purge_marks import load_marks
 from shard_node.store import Connection, Fence
-from tests.integration.node_database import unit
+from tests.integration.node_database import MIGRATIONS, migrations_before, unit
 from tests.parts.stored import EDGES, POSTS
 
-MIGRATIONS = files("shard_node").joinpath("schema")
 MIGRATION = MIGRATIONS.joinpath("0012_packed_likes.sql").read_text("utf-8")
 BEFORE = "\U0010ffff" * 33
 """What was behind all ids."""
@@ -88,10 +85,7 @@ async def connection(database: str) -> AsyncIterator[Connection]:
 
 async def migrated_before(connection: Connection, directory: Path) -> None:
     """To the version before, with two slots."""
-    for file in MIGRATIONS.iterdir():
-        if file.name < "0012" and file.name.endswith(".sql"):
-            shutil.copy(str(file), directory)
-    await migrate(connection, directory, schema=SCHEMA)
+    await migrate(connection, migrations_before("0012", directory), schema=SCHEMA)
     for slot in SLOTS:
         await connection.execute("INSERT INTO slots (slot, epoch, state) VALUES (%s, 1, 'owner')", [slot])
         for parent in PARENTS:

@@ -15,10 +15,11 @@ from likering.ring.plan import Move
 from likering.ring.topology import Topology
 from likering.topology import watch as watch_module
 from likering.topology.moves import MoveState
-from likering.topology.postgres import SCHEMA, PostgresTopologyStore, create_cluster
+from likering.topology.postgres import PostgresTopologyStore, create_cluster
 from likering.topology.postgres_moves import PostgresMoveStore
 from likering.topology.store import ClusterMissing, TopologyChange
 from likering.topology.watch import TopologyWatch
+from tests.integration.topology_database import execute
 from tests.parts.frozen import frozen
 from tests.parts.registration import registration
 from tests.parts.until import until
@@ -87,14 +88,6 @@ async def move_slot(moves: PostgresMoveStore, version: int, slot: int) -> None:
 
 
 @pytest.fixture
-async def store(database: str) -> AsyncIterator[PostgresTopologyStore]:
-    await create_cluster(database, 8)
-    store = PostgresTopologyStore(database, timeout=PATIENCE)
-    yield store
-    await store.close()
-
-
-@pytest.fixture
 async def watch(database: str, store: PostgresTopologyStore) -> AsyncIterator[TopologyWatch]:
     """A watch that runs, with a store of its own."""
     own = PostgresTopologyStore(database, timeout=0.5)
@@ -107,13 +100,6 @@ async def watch(database: str, store: PostgresTopologyStore) -> AsyncIterator[To
 
 async def at_least(watch: TopologyWatch, version: int) -> Topology:
     return await asyncio.wait_for(watch.at_least(version), PATIENCE)
-
-
-async def execute(database: str, query: str) -> None:
-    async with await psycopg.AsyncConnection.connect(
-        database, autocommit=True, options=f"-csearch_path={SCHEMA}"
-    ) as connection:
-        await connection.execute(query.encode())
 
 
 async def test_a_change_arrives_by_notification(

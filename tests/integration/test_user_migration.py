@@ -6,7 +6,6 @@ import random
 import string
 import uuid
 from collections.abc import AsyncIterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +16,20 @@ from likering.postgres.migrations import migrate
 from shard_node.partitions import create_partitions
 from shard_node.store import Connection
 from shard_node.user_chunks import FULL, Entry, decode, place
+from tests.integration.node_database import MIGRATIONS, migrations_before
 from tests.parts.tellings import BEGIN
 from tests.parts.user_side import CHUNKS, Told, told
-
-SCHEMA = files("shard_node").joinpath("schema")
 
 
 @pytest.fixture
 async def before(database: str, tmp_path: Path) -> AsyncIterator[Connection]:
     """A database of the version before, with slots 1 and 2, a copy that is kept of slot 3, and nobody's likes."""
-    for file in SCHEMA.iterdir():
-        if file.name < "0006":
-            (tmp_path / file.name).write_bytes(file.read_bytes())
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
-        await migrate(connection, tmp_path, schema="likering")
+        await migrate(connection, migrations_before("0006", tmp_path), schema="likering")
         await connection.execute(
             "INSERT INTO slots (slot, epoch, state) VALUES (1, 1, 'owner'), (2, 1, 'owner')"
         )
-        for file in SCHEMA.iterdir():
-            if file.name < "0011":
-                (tmp_path / file.name).write_bytes(file.read_bytes())
-        await migrate(connection, tmp_path, schema="likering")
+        await migrate(connection, migrations_before("0011", tmp_path), schema="likering")
         await connection.execute("CREATE TABLE user_likes_s3_m7 (LIKE user_likes)")
         yield connection
 
@@ -85,7 +77,7 @@ async def test_every_edge_is_kept(before: Connection) -> None:
             own_time = None if edge.like_time == edge.rev else edge.like_time
             slot = 1 + len(edge.user_id) % 2
             await copy.write_row((edge.rev, slot, edge.liked, edge.user_id, edge.post_id, own_time))
-    await migrate(before, SCHEMA, schema="likering")
+    await migrate(before, MIGRATIONS, schema="likering")
     chunks = await (await before.execute(CHUNKS)).fetchall()
     assert told(chunks) == sorted(edges)
     assert max(len(entries) for _, entries in chunks) <= FULL
@@ -113,7 +105,7 @@ async def _in_order(connection: Connection) -> None:
 
 async def test_its_tables_are_those_that_a_new_slot_gets(before: Connection) -> None:
     """Columns, how they are stored, indexes; none has a place for what is too long."""
-    await migrate(before, SCHEMA, schema="likering")
+    await migrate(before, MIGRATIONS, schema="likering")
     await create_partitions(before, [4])
 
     async def table(slot: int) -> list[Any]:

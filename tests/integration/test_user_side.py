@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from shard_node.user_likes import Codes, UserLikes
 from shard_node.user_marks import digest
 from shard_node.user_store import Marks, ToldEdge
 from shard_node.writer import Writer
-from tests.integration.node_database import EPOCH, SLOTS, prepared, unit
+from tests.integration.node_database import EPOCH, MIGRATIONS, SLOTS, migrations_before, prepared, unit
 from tests.parts.until import until
 from tests.parts.user_side import CHUNKS, told
 
@@ -376,16 +375,12 @@ async def test_a_database_of_before_gets_the_tables_of_the_slots_that_it_holds(
     database: str, tmp_path: Path
 ) -> None:
     """Of those that have moved away there is nothing to make."""
-    schema = files("shard_node").joinpath("schema")
-    for file in schema.iterdir():
-        if file.name < "0006":
-            (tmp_path / file.name).write_bytes(file.read_bytes())
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
-        await migrate(connection, tmp_path, schema="likering")
+        await migrate(connection, migrations_before("0006", tmp_path), schema="likering")
         await connection.execute(
             "INSERT INTO slots (slot, epoch, state) VALUES (1, 1, 'owner'), (2, 1, 'frozen'), (3, 1, 'moved')"
         )
-        await migrate(connection, schema, schema="likering")
+        await migrate(connection, MIGRATIONS, schema="likering")
         cursor = await connection.execute(
             "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'user_likes'::regclass ORDER BY 1"
         )

@@ -6,12 +6,11 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import grpc.aio
-import psycopg
 
 from likering import AsyncLikes
 from likering.client.calls import add_mutation, timestamp
@@ -20,8 +19,7 @@ from likering.client.retry import RetryPolicy
 from likering.errors import LikeringError
 from likering.serving.status import from_rpc_error, from_status
 from likering.v1 import like_service_pb2 as pb
-from tests.parts.records import Change, CountSeen, Edge, History, LikeSeen, Stored, now_us
-from tests.parts.stored import EDGES, POSTS
+from tests.parts.records import Change, CountSeen, Edge, History, LikeSeen, now_us
 from tests.parts.stubs import like_stub
 from tests.parts.until import until
 
@@ -406,25 +404,3 @@ class _Caller:
 _WIRE: Final[Mapping[Consistency, pb.Consistency.ValueType]] = {
     consistency: pb.Consistency.ValueType(int(consistency)) for consistency in Consistency
 }
-
-
-async def stored_in(dsns: Sequence[str], posts: Collection[str]) -> Stored:
-    """What the databases of the nodes hold about these posts."""
-    stored = Stored()
-    for dsn in dsns:
-        async with await psycopg.AsyncConnection.connect(dsn, options="-csearch_path=likering") as connection:
-            cursor = await connection.execute(
-                f"SELECT post_id, user_id, liked, intent FROM {EDGES} WHERE post_id = ANY(%s)", [list(posts)]
-            )
-            for post_id, user_id, liked, intent in await cursor.fetchall():
-                if (post_id, user_id) in stored.edges:
-                    stored.twice.append(f"edge {(post_id, user_id)}")
-                stored.edges[post_id, user_id] = (liked, intent)
-            cursor = await connection.execute(
-                f"SELECT post_id, version, like_count FROM {POSTS} WHERE post_id = ANY(%s)", [list(posts)]
-            )
-            for post_id, version, count in await cursor.fetchall():
-                if post_id in stored.posts:
-                    stored.twice.append(f"post {post_id}")
-                stored.posts[post_id] = (version, count)
-    return stored

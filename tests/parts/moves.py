@@ -1,39 +1,39 @@
-"""Moves as a store would give them."""
+"""Moves as the store gives them, for tests of what reads them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from likering.topology.moves import MoveState, SlotMove
 
-_THEN = datetime(2026, 1, 1, tzinfo=UTC)
-_PLANNED = SlotMove(
-    move=7,
-    resize=1,
-    slot=3,
-    source="a",
-    target="b",
-    epoch=5,
-    attempt=1,
-    state=MoveState.PLANNED,
-    state_since=_THEN,
-    created_at=_THEN,
-    rows_total=0,
-    rows_copied=0,
-    lag_us=None,
-    pause_us=None,
-    last_rev=None,
-    waits_for="",
-    waits_since=None,
-    last_error="",
-    word_at=_THEN,
-    state_age=0.0,
-    word_age=0.0,
-)
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-def slot_move(state: MoveState = MoveState.PLANNED, **changes: Any) -> SlotMove:
-    """Move 7 of slot 3 from a to b at epoch 5, unless something else is said."""
-    return replace(_PLANNED, state=state, **changes)
+def slot_move(state: MoveState = MoveState.PLANNED, **other: Any) -> SlotMove:
+    """Move 7 of slot 3 from a to b, of which its node spoke 0.1 s ago and that has been in its state for 2 s."""
+    word_age, state_age = other.get("word_age", 0.1), other.get("state_age", 2.0)
+    values = {
+        "move": 7,
+        "resize": 1,
+        "slot": 3,
+        "source": "a",
+        "target": "b",
+        "epoch": 1,
+        "attempt": 1,
+        "state": state,
+        "state_since": NOW - timedelta(seconds=state_age),
+        "created_at": NOW - timedelta(minutes=1),
+        "rows_total": 0,
+        "rows_copied": 0,
+        "lag_us": None,
+        "pause_us": None,
+        "last_rev": None,
+        "waits_for": "",
+        "waits_since": None,
+        "last_error": "",
+        "word_at": NOW - timedelta(seconds=word_age),
+        "word_age": word_age,
+        "state_age": state_age,
+    }
+    return SlotMove(**{**values, **other})

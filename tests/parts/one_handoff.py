@@ -19,15 +19,18 @@ from likering.topology.moves import ENDED, MoveChanged, MoveState, SlotMove
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.postgres_moves import PostgresMoveStore
 from tests.parts.apply_move import apply
-from tests.parts.history import contradictions
-from tests.parts.load import Callers, stored_in
+from tests.parts.callers import Callers
 from tests.parts.node_at_failpoint import Failpoints
+from tests.parts.oracle import contradictions, judged
+from tests.parts.stored import stored_in
 from tests.parts.until import until
 from tests.parts.user_side import differences
 
 SLOTS = 8
 BUDGET_MS = 4000
 """Of a pause: so long that a slow machine aborts nothing by itself."""
+RATE = 120.0
+"""Calls in a second: so few that the processor is left to those who start again."""
 SAID = "cannot tend the moves"
 """What a node logs when the topology does not answer."""
 _LEFT = """
@@ -43,14 +46,6 @@ _LEFT = """
     UNION ALL SELECT 'row ' || slot || ' ' || state FROM slots
               WHERE state <> 'owner' AND (state <> 'moved' OR move IS NOT NULL)
 """
-
-
-class Unhurried(Callers):
-    """Callers that leave the processor to those who start again."""
-
-    async def _mutate(self, *args: Any, **kwargs: Any) -> None:
-        await asyncio.sleep(0.02)
-        await super()._mutate(*args, **kwargs)
 
 
 class Handoff:
@@ -159,10 +154,10 @@ class Handoff:
 
     def _acknowledged(self, slots: Collection[int]) -> Callable[[], bool]:
         posts = {post for post in self.callers.posts if slot_of(post, SLOTS) in slots}
-        history = self.callers.history
-        since = len(history)
+        changes = self.callers.history.changes
+        since = len(changes)
         return lambda: any(
-            record.outcome is not None and record.edge[0] in posts for record in history[since:]
+            change.outcome is not None and change.edge[0] in posts for change in changes[since:]
         )
 
     async def row(self, node: str) -> tuple[Any, ...] | None:
@@ -198,11 +193,11 @@ class Handoff:
         assert await self._owners() == {(self.slot, owner, epoch)}
         events = await self.moves.events([self.number])
         assert [event for event in events if "this is a bug" in str(event.detail)] == []
-        assert self.callers.stale_reads == []
         stored = await stored_in(
             [node.postgres_dsn for node in self.cluster.nodes.values()], self.callers.posts
         )
-        assert contradictions(self.callers.history, stored) == [], f"seed {self.callers.seed}"
+        problems = contradictions(self.callers.history, stored, trouble=True)
+        assert not problems, judged(problems, self.callers.seed)
         await self.users_told()
         return move
 

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from likering.client.model import Outcome
 from tests.parts.edge_order import OrderNotFound, SearchTooLong, explain, place
 from tests.parts.records import Change, CountSeen, Edge, History, LikeSeen, Stored
 
@@ -180,13 +179,3 @@ def judged(problems: Sequence[str], seed: object, most: int = 20) -> str:
         return ""
     shown: Iterable[str] = problems[:most]
     return "\n".join([f"seed {seed}: {len(problems)} contradictions", *shown])
-
-
-def by_outcome(history: History) -> dict[str, int]:
-    """How many calls of each kind the history has."""
-    figures: dict[str, int] = defaultdict(int)
-    for change in history.changes:
-        figures[change.outcome.name.lower() if isinstance(change.outcome, Outcome) else "unanswered"] += 1
-    figures["likes_seen"] = len(history.likes_seen)
-    figures["counts_seen"] = len(history.counts_seen)
-    return dict(figures)

@@ -15,9 +15,10 @@ from likering.ring.topology import NodeState
 from likering.topology.moves import SETTLED, MoveState, SlotMove
 from likering.topology.postgres import PostgresTopologyStore
 from likering.topology.postgres_moves import PostgresMoveStore
-from tests.parts.callers import Callers, stored_in
+from tests.parts.callers import Callers
 from tests.parts.oracle import contradictions
 from tests.parts.placement import Placement, left_behind, misplaced, placement_in
+from tests.parts.stored import stored_in
 from tests.parts.user_side import differences
 
 LOOK = 0.1

@@ -13,8 +13,9 @@ import pytest
 from likering.dev import part as supervision
 from likering.dev.cluster import EmbeddedCluster
 from likering.topology.postgres_moves import PostgresMoveStore
+from tests.parts.callers import Callers
 from tests.parts.node_at_failpoint import DIRECTORY, Failpoints
-from tests.parts.one_handoff import BUDGET_MS, SLOTS, Handoff, Unhurried
+from tests.parts.one_handoff import BUDGET_MS, RATE, SLOTS, Handoff
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ async def handoff(
     """A slot that takes likes and is about to move."""
     cluster, failpoints = rig
     seed = zlib.crc32(request.node.name.encode())
-    async with Unhurried(cluster.address, callers=4, posts=24, seed=seed, timeout=1.5) as callers:
+    async with Callers(cluster.address, callers=4, posts=24, seed=seed, timeout=1.5, rate=RATE) as callers:
         handoff = await Handoff.between(cluster, failpoints, callers)
         try:
             await callers.more(50)

@@ -14,8 +14,9 @@ import pytest
 
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.node import EmbeddedNode
-from tests.parts.callers import Callers, stored_in
+from tests.parts.callers import Callers
 from tests.parts.oracle import contradictions, judged
+from tests.parts.stored import stored_in
 from tests.parts.until import until
 
 pytestmark = pytest.mark.timeout(180)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.parts.programs import need
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "model"
 NAMES = subprocess.run([SCRIPT, "--list"], capture_output=True, text=True, check=True).stdout.split()
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def said(request: pytest.FixtureRequest) -> dict[str, str]:
     """What the script says of each run whose test was chosen: all of them together take half as long."""
-    missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
-    if missing and os.environ.get("CI") != "true":
-        pytest.skip(f"{' and '.join(missing)} not installed (on Debian: apt-get install spin gcc)")
+    need("spin", "gcc", packages="spin gcc")
     chosen = [
         str(item.callspec.params["name"])
         for item in request.session.items

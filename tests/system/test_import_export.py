@@ -96,8 +96,6 @@ def test_a_round_trip_into_another_number_of_slots(
     cluster: EmbeddedCluster, other: EmbeddedCluster, tmp_path: Path, suffix: str
 ) -> None:
     """Likes, times, counts and order of lists are the same there."""
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow")
     name = f"round{suffix}"
     rows = rows_of(name, 3000, 12)
     source = write(tmp_path / "source.csv", rows)

@@ -10,10 +10,8 @@ from prometheus_client.metrics_core import Metric
 from likering import LikeTracker
 from likering.dev.cluster import EmbeddedCluster
 from likering.dev.ports import free_port
-from likering.dev.postgres import PostgresServer
-from likering.dev.service import Service
 from tests.parts.metrics import address_in, families
-from tests.parts.standby import Standby
+from tests.parts.replica import replica_of
 from tests.parts.telemetry_files import ALERTS, dashboard_expressions, documented, series_named
 
 pytestmark = pytest.mark.timeout(180)
@@ -29,36 +27,19 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Mapp
     with pytest.MonkeyPatch.context() as patch:
         for prefix in ("LIKERING_NODE_", "LIKERING_ROUTER_"):
             patch.setenv(f"{prefix}METRICS_LISTEN", "127.0.0.1:0")
-        with EmbeddedCluster(directory / "cluster", nodes=["a"], slots=8) as cluster:
-            primary = cluster.parts["a", "postgres"].server
-            assert isinstance(primary, PostgresServer)
-            standby = Standby(primary, directory / "standby")
-            standby.follow(synchronous=False)
-            port, metrics = free_port(), free_port()
-            replica = Service(
-                "shard_node.replica",
-                ["--listen", f"127.0.0.1:{port}", "--metrics-listen", f"127.0.0.1:{metrics}"],
-                port=port,
-                environment=lambda: {
-                    "LIKERING_REPLICA_POSTGRES": standby.dsn,
-                    "LIKERING_REPLICA_TOPOLOGY": cluster.topology_dsn,
-                },
-                log=directory / "replica.log",
-                what="the replica",
-            )
-            try:
-                replica.start()
-                with LikeTracker(cluster.address) as likes:
-                    likes.like("u", "p")
-                logs = cluster.directory / "logs"
-                yield {
-                    "router": ours(address_in(logs / "router.log")),
-                    "node": ours(address_in(logs / "a-node.log")),
-                    "replica": ours(f"127.0.0.1:{metrics}"),
-                }
-            finally:
-                replica.stop()
-                standby.stop()
+        metrics = f"127.0.0.1:{free_port()}"
+        with (
+            EmbeddedCluster(directory / "cluster", nodes=["a"], slots=8) as cluster,
+            replica_of(cluster, "a", directory, "--metrics-listen", metrics),
+            LikeTracker(cluster.address) as likes,
+        ):
+            likes.like("u", "p")
+            logs = cluster.directory / "logs"
+            yield {
+                "router": ours(address_in(logs / "router.log")),
+                "node": ours(address_in(logs / "a-node.log")),
+                "replica": ours(metrics),
+            }
 
 
 def ours(address: str) -> Mapping[str, Metric]:

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -111,8 +111,7 @@ def _of(group: Group, name: str) -> list[tuple[str, str]]:
     return [(post, user) for post, user in group.notified() if post.startswith(name)]
 
 
-def _until(condition: object, seconds: float = 60.0) -> None:
-    assert callable(condition)
+def _until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the consumers do not get there"

@@ -20,8 +20,6 @@ import psycopg
 import pytest
 
 from likering.dev.cluster import EmbeddedCluster
-from likering.dev.ports import free_port
-from likering.dev.postgres import PostgresServer
 from likering.dev.service import Service
 from likering.ring.hashing import slot_of
 from likering.ring.topology import Topology
@@ -33,6 +31,7 @@ from likering.topology.postgres_moves import PostgresMoveStore
 from likering.v1 import like_service_pb2 as api
 from shard_node.packed_ids import pack
 from tests.parts.apply_move import apply
+from tests.parts.replica import replica_of
 from tests.parts.standby import Standby
 from tests.parts.stubs import like_stub
 from tests.parts.until import until
@@ -102,29 +101,11 @@ class Replicated:
 @pytest.fixture(scope="module")
 def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicated]:
     directory = tmp_path_factory.mktemp("replicated")
-    with EmbeddedCluster(directory / "cluster", nodes=[NODE, OTHER], slots=SLOTS, supervise=False) as cluster:
-        primary = cluster.parts[NODE, "postgres"].server
-        assert isinstance(primary, PostgresServer)
-        standby = Standby(primary, directory / "standby")
-        standby.follow(synchronous=False)
-        port = free_port()
-        replica = Service(
-            "shard_node.replica",
-            ["--listen", f"127.0.0.1:{port}"],
-            port=port,
-            environment=lambda: {
-                "LIKERING_REPLICA_POSTGRES": standby.dsn,
-                "LIKERING_REPLICA_TOPOLOGY": cluster.topology_dsn,
-            },
-            log=directory / "replica.log",
-            what="the replica",
-        )
-        try:
-            replica.start()
-            yield Replicated(cluster, standby, replica)
-        finally:
-            replica.stop()
-            standby.stop()
+    with (
+        EmbeddedCluster(directory / "cluster", nodes=[NODE, OTHER], slots=SLOTS, supervise=False) as cluster,
+        replica_of(cluster, NODE, directory) as (standby, replica),
+    ):
+        yield Replicated(cluster, standby, replica)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from likering.dev.cluster import EmbeddedCluster
 from likering.serving.status import from_rpc_error, from_status
 from likering.v1 import like_service_pb2 as api
-from tests.parts.load import stored_in
+from tests.parts.stored import stored_in
 from tests.parts.stubs import health, like_stub
 
 SERVICE = "likering.v1.LikeService"

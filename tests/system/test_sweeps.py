@@ -19,9 +19,9 @@ from likering.dev import part as supervision
 from likering.dev.cluster import EmbeddedCluster
 from likering.ring.hashing import slot_of
 from tests.parts.consumer import Consumer
-from tests.parts.load import stored_in
 from tests.parts.node_at_failpoint import DIRECTORY, Failpoints
 from tests.parts.resizing import Resizing
+from tests.parts.stored import stored_in
 from tests.parts.until import until
 from tests.parts.user_side import differences
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from likering.dev.cluster import EmbeddedCluster
+from tests.parts.programs import need
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = Path("examples", "typescript")
@@ -19,8 +20,7 @@ EXAMPLE = Path("examples", "typescript")
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example, installed and built in a copy: its checkout stays without node_modules."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("Node is not installed: the TypeScript example was not run")
+    need("node", "npm", packages="nodejs npm")
     copy = tmp_path_factory.mktemp("typescript")
     built = shutil.ignore_patterns("node_modules", "build")
     shutil.copytree(ROOT / EXAMPLE, copy / EXAMPLE, ignore=built)

@@ -18,8 +18,8 @@ from likering.ring.topology import Topology
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
 from likering.v1 import like_service_pb2 as api
-from tests.parts.callers import stored_in
 from tests.parts.resizing import Resizing
+from tests.parts.stored import stored_in
 from tests.parts.stubs import like_stub
 from tests.parts.until import until
 

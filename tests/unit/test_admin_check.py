@@ -11,7 +11,7 @@ from likering.ring.topology import Node, NodeState, Topology
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.topology.moves import MoveState, SlotMove
 from router.admin.check import Check
-from tests.parts.slot_moves import slot_move
+from tests.parts.moves import slot_move
 
 
 def topology(owners: str = "aaba", epochs: tuple[int, ...] = (1, 1, 1, 1)) -> Topology:

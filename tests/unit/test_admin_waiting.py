@@ -9,7 +9,7 @@ import pytest
 from likering.topology import wait_reasons
 from likering.topology.moves import MoveLimits, MoveState
 from router.admin.waiting import Waiting, Word, copy_eta, last_sign, last_words, waiting
-from tests.parts.slot_moves import NOW, slot_move
+from tests.parts.moves import NOW, slot_move
 
 LIMITS = MoveLimits()
 PAUSED = MoveLimits(paused=True)

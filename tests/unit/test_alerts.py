@@ -5,24 +5,18 @@ That each metric they name is really told is tested where real processes run: te
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
+from tests.parts.programs import need
 from tests.parts.telemetry_files import ALERTS, DOCS, RULE_TESTS, dashboard_expressions
 
 
 def promtool(*arguments: str | Path) -> str:
     """Runs it; its words when it finds nothing wrong."""
-    program = shutil.which("promtool")
-    if program is None and os.environ.get("CI") != "true":
-        pytest.skip("promtool not installed (on Debian: apt-get install prometheus)")
-    assert program is not None, "promtool is missing"
-    run = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    need("promtool", packages="prometheus")
+    run = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 

@@ -18,7 +18,6 @@ from likering import (
     DeadlineExceeded,
     LikeTracker,
     Mutation,
-    RetryPolicy,
     ServiceUnreachable,
 )
 from likering.client.connect import Target, check_address
@@ -28,7 +27,6 @@ from tests.parts.like_server import LikeServer
 
 CERTIFICATE = (Path(__file__).parents[1] / "parts" / "localhost.crt").read_bytes()
 KEY = (Path(__file__).parents[1] / "parts" / "localhost.key").read_bytes()
-NO_RETRIES = RetryPolicy(tokens=0)
 
 
 @pytest.fixture

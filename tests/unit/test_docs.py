@@ -169,7 +169,7 @@ def test_commands_that_programs_tell_of_exist(
 
 
 def test_what_operators_are_told_to_type_is_among_them() -> None:
-    assert ("waiting.py", "likering ring resume") in _told()
+    assert ("wait_reasons.py", "likering ring resume") in _told()
 
 
 def test_pages_that_the_code_names_exist() -> None:

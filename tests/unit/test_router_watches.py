@@ -10,12 +10,13 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from likering.conflation import UPDATE_INTERVAL
 from likering.errors import RouterOverloaded
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.v1 import like_service_pb2 as api
 from router import node_watch, watches
 from router.dispatch import Dispatch
-from router.watches import Watches
+from router.watches import Watcher, Watches
 from tests.parts.fake_router import refusal, router
 from tests.parts.fake_shard import FakeShard, fake_shards, post_in, topology_of
 from tests.parts.stubs import like_stub
@@ -51,6 +52,44 @@ async def watching(channel: grpc.aio.Channel, *post_ids: str) -> AsyncIterator[R
         yield Reading(call)
     finally:
         call.cancel()
+
+
+class Hub(Watches):
+    """Watches that remember what nodes have told."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        super().__init__(dispatch)
+        self.dispatch = dispatch
+        self.told: list[tuple[str, int]] = []
+
+    def changed(self, post_id: str, count: node_watch.Count) -> None:
+        super().changed(post_id, count)
+        self.told.append((post_id, count.version))
+
+    def connected(self) -> bool:
+        """Whether there is a connection to any node."""
+        return any(node.connected for node in self.dispatch._nodes.values())
+
+
+@asynccontextmanager
+async def hub_over(fake: FakeShard) -> AsyncIterator[Hub]:
+    """A router's watches without its server, so that a watch has begun when ``watch`` returns."""
+    hub = Hub(Dispatch())
+    hub.dispatch.use(topology_of(fake))
+    await until(hub.connected)
+    yield hub
+    await no_longer_watched(fake)
+    await hub.dispatch.close()
+
+
+async def versions(watcher: Watcher, *post_ids: str) -> dict[str, int]:
+    """What the watcher is told next of each of these posts."""
+    found: dict[str, int] = {}
+    async with asyncio.timeout(5):
+        while found.keys() != set(post_ids):
+            for post_id, count in await watcher.counts(5.0):
+                found.setdefault(post_id, count.version)
+    return found
 
 
 async def no_longer_watched(*fakes: FakeShard) -> None:
@@ -92,33 +131,32 @@ async def test_a_new_watcher_is_told_what_was_read_after_it_came() -> None:
 
 
 async def test_a_read_that_had_begun_before_is_not_the_first_count_of_a_new_watcher() -> None:
-    async with fake_shards("a") as (a,), router(a) as channel, watching(channel, POST) as first:
+    async with fake_shards("a") as (a,), hub_over(a) as hub:
         a.watches.answering.clear()
-        first_count = asyncio.ensure_future(first.next())
-        await until(lambda: len(a.watches.updates) == 1)  # it has read and does not answer yet
-        async with watching(channel, POST, OTHER) as second:
-            second_count = asyncio.ensure_future(second.next())
-            await asyncio.sleep(0.1)
-            a.watches.change(POST, 5, tell=False)
-            a.watches.answering.set()
-            assert await first_count == (POST, 0)
-            told = dict([await second_count, await second.next()])
-            assert told == {POST: 5, OTHER: 0}
+        with hub.watch([POST]) as first:
+            await until(lambda: len(a.watches.updates) == 1)  # it has read and does not answer yet
+            with hub.watch([POST, OTHER]) as second:
+                a.watches.change(POST, 5, tell=False)
+                a.watches.answering.set()
+                before, after = await asyncio.gather(versions(first, POST), versions(second, POST, OTHER))
+                assert before == {POST: 0}
+                assert after == {POST: 5, OTHER: 0}
 
 
 async def test_a_count_that_came_with_the_first_answer_is_not_told_again() -> None:
     """The post rests when the watcher comes: what is due afterwards it knows already."""
-    async with fake_shards("a") as (a,), router(a) as channel, watching(channel, POST) as first:
-        await first.next()
-        a.watches.change(POST, 1)
-        assert await first.next() == (POST, 1)
-        a.watches.change(POST, 2)
-        async with watching(channel, POST) as second:
-            assert await second.next() == (POST, 2)
-            assert await first.next() == (POST, 2)
-            await asyncio.sleep(0.05)
-            a.watches.change(POST, 3)
-            assert await second.next() == (POST, 3)
+    async with fake_shards("a") as (a,), hub_over(a) as hub:
+        with hub.watch([POST]) as first:
+            assert await versions(first, POST) == {POST: 0}
+            a.watches.change(POST, 1)
+            assert await versions(first, POST) == {POST: 1}
+            a.watches.change(POST, 2)
+            with hub.watch([POST]) as second:
+                assert await versions(second, POST) == {POST: 2}
+                assert await versions(first, POST) == {POST: 2}
+                assert await second.counts(2 * UPDATE_INTERVAL) == []
+                a.watches.change(POST, 3)
+                assert await versions(second, POST) == {POST: 3}
 
 
 async def test_what_is_older_or_the_same_is_not_told() -> None:
@@ -133,14 +171,14 @@ async def test_what_is_older_or_the_same_is_not_told() -> None:
 
 
 async def test_a_change_that_overtakes_the_first_answer_is_not_lost() -> None:
-    async with fake_shards("a") as (a,), router(a) as channel:
+    async with fake_shards("a") as (a,), hub_over(a) as hub:
         a.watches.answering.clear()
-        async with watching(channel, POST) as counts:
+        with hub.watch([POST]) as watcher:
             await until(lambda: a.watches.watched == [POST])
             a.watches.change(POST, 9)  # read before, told before the answer
-            await asyncio.sleep(0.05)
+            await until(lambda: (POST, 9) in hub.told)
             a.watches.answering.set()
-            assert await counts.next() == (POST, 9)
+            assert await versions(watcher, POST) == {POST: 9}
 
 
 async def test_a_stream_that_ends_is_opened_anew_and_what_was_missed_is_told() -> None:
@@ -180,12 +218,12 @@ async def test_a_node_that_is_away_is_waited_for_and_the_stream_stays() -> None:
 
 
 async def test_a_watch_of_a_node_that_is_away_begins_when_it_is_back() -> None:
-    async with fake_shards("a") as (a,), router(a) as channel:
+    async with fake_shards("a") as (a,), hub_over(a) as hub:
         await a.stop(grace=0)
-        async with watching(channel, POST) as counts:
-            await asyncio.sleep(0.05)
+        await until(lambda: not hub.connected())
+        with hub.watch([POST]) as watcher:
             await a.start(a.address)
-            assert await counts.next() == (POST, 0)
+            assert await versions(watcher, POST) == {POST: 0}
 
 
 @pytest.mark.parametrize("code", [shard.OP_CODE_MOVING, shard.OP_CODE_UNAVAILABLE, shard.OP_CODE_NOT_OWNER])
@@ -277,13 +315,10 @@ async def test_a_watch_that_comes_before_the_topology_begins_with_it() -> None:
     async with fake_shards("a", "b") as (a, b):
         b.watches.change(OTHER, 6)
         with hub.watch([POST, OTHER]) as watcher:
-            told = asyncio.create_task(watcher.counts(5.0))
-            await asyncio.sleep(0)
+            told = asyncio.create_task(versions(watcher, POST, OTHER))
+            await asyncio.sleep(0)  # it waits
             dispatch.use(topology_of({slot: (a, b)[slot % 2] for slot in range(8)}))
-            found = dict(await told)
-            while len(found) < 2:
-                found |= dict(await watcher.counts(5.0))
-            assert {post_id: count.version for post_id, count in found.items()} == {POST: 0, OTHER: 6}
+            assert await told == {POST: 0, OTHER: 6}
         await no_longer_watched(a, b)
         await dispatch.close()
     assert repr(hub) == "<Watches 0 posts by 0 watchers at 0 nodes>"
@@ -316,12 +351,11 @@ async def test_who_reads_slowly_is_given_the_newest_and_the_router_keeps_no_more
     async with fake_shards("a") as (a,):
         dispatch.use(topology_of(a))
         with hub.watch([POST, OTHER]) as slow:
-            while len(slow._told) < 2:
-                await slow.counts(5.0)
+            await versions(slow, POST, OTHER)
             for version in range(1, 10_001):
                 for post_id in (POST, OTHER):
                     hub.changed(post_id, node_watch.Count(version, version, 1, version))
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(2 * UPDATE_INTERVAL)  # in which it could have been told of all
             assert len(slow._changed) == 2
             assert {count.version for _, count in await slow.counts(5.0)} == {10_000}
         await no_longer_watched(a)

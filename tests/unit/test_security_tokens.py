@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
-import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
@@ -24,15 +23,7 @@ from likering.security.files import LOOK_SECONDS
 from likering.security.roles import Role
 from likering.security.tokens import LEEWAY, TokenVerifier
 
-
-@pytest.fixture(autouse=True)
-def _logging_as_at_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """All levels are logged: another test may have configured fewer, and a logger keeps what it was first used with."""
-    configured = structlog.get_config()
-    structlog.reset_defaults()
-    monkeypatch.setattr("likering.security.tokens._log", structlog.get_logger("likering.security.tokens"))
-    yield
-    structlog.configure(**configured)
+pytestmark = pytest.mark.usefixtures("logging_as_at_first")
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ async def test_a_drain_returns_only_after_the_last_line_of_a_servicer() -> None:
             try:
                 await asyncio.Event().wait()
             finally:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # ending takes a while
                 ended = True
 
     servicer = Lingering()

@@ -1,4 +1,4 @@
-"""Likes in Parquet files, where pyarrow is installed."""
+"""Likes in Parquet files, by pyarrow."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from likering.cli.transfer.blocks import Block, Columns, Position, Unreadable
 from likering.cli.transfer.parquet_files import GROUP_ROWS, ParquetLikes, ParquetOutput
 from likering.cli.transfer.times import TimeUnit
-
-pa: Any = pytest.importorskip("pyarrow")
 
 
 @pytest.fixture
@@ -23,8 +23,6 @@ def path(tmp_path: Path) -> Path:
 
 
 def write(path: Path, group: int = 1000, **columns: Any) -> None:
-    import pyarrow.parquet
-
     pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=group)
 
 

@@ -6,8 +6,8 @@ from time import monotonic
 
 from likering.serving.trail import Trail
 from likering.shard.v1.shard_service_pb2 import OP_CODE_UNAVAILABLE, ExecuteResponse
+from shard_node.batches import tell_times
 from shard_node.commit import Batch, WriteUnit
-from shard_node.service import tell_times
 
 
 def unit(*, waited: float) -> WriteUnit:

@@ -1,1 +1,1 @@
-"""The calls of LikeAdminService: counts, hot posts, purges."""
+"""The calls of LikeAdminService: counts, hot posts, purges, imports and exports."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 from typing import Final
 
 from likering.admin.v1 import like_admin_service_pb2 as api
@@ -84,8 +83,7 @@ class ExportRun:
         finally:
             if reading is not None:
                 reading.cancel()
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait((reading,))
+                await asyncio.wait((reading,))
 
     def _read(self) -> asyncio.Task[shard.ExportLikesResponse] | None:
         if self._done >= len(self._slots):

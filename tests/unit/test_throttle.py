@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from likering.serving import throttle
-from likering.serving.throttle import Throttle
+from likering import throttle
+from likering.throttle import Throttle
 
 
 def test_what_is_too_much_is_counted_and_told_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
