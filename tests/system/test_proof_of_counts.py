@@ -17,7 +17,7 @@ from likering.admin.v1 import like_admin_service_pb2 as api
 from likering.admin.v1.like_admin_service_pb2_grpc import LikeAdminServiceStub
 from likering.dev.cluster import EmbeddedCluster
 from shard_node.packed_ids import pack
-from tests.parts.metrics import address_in, scrape, value
+from tests.parts.metrics import address_in, scrape
 from tests.parts.resizing import Resizing
 
 pytestmark = pytest.mark.timeout(180)
@@ -39,10 +39,14 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedde
 
 
 def told(cluster: EmbeddedCluster, name: str) -> dict[str, float]:
-    """A metric of each node."""
+    """A metric of each node; 0 of one that knows nothing yet."""
     logs = cluster.directory / "logs"
     return {
-        node: value(scrape(address_in(logs / f"{node}-node.log")), f"likering_counts_{name}")
+        node: sum(
+            sample.value
+            for sample in scrape(address_in(logs / f"{node}-node.log"))
+            if sample.name == f"likering_counts_{name}"
+        )
         for node in cluster.nodes
     }
 
