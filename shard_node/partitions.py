@@ -17,7 +17,7 @@ PARENTS = ("edges", "posts", "user_likes")
 _INDEXES: Mapping[str, Sequence[LiteralString]] = {
     "edges": (
         "ALTER TABLE {} ADD PRIMARY KEY (post_no, user_id, slot)",
-        "CREATE INDEX ON {} (post_no, coalesce(liked_at, rev), rev) WHERE liked",
+        "CREATE INDEX ON {} (post_no, like_place(coalesce(liked_at, rev), rev)) WHERE liked",
         "CREATE INDEX ON {} (rev)",
         "CREATE INDEX ON {} (first_rev) WHERE first_rev <> rev",
     ),

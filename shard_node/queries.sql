@@ -231,8 +231,8 @@ UNION ALL
 SELECT -post, post_no FROM wanted WHERE post_no IS NOT NULL
 
 -- name: list_likers
--- A row without a user has version and count of the post; the others are likes below the time and revision given, newest
--- first. One statement, so all of one moment.
+-- A row without a user has version and count of the post; the others are likes below the place given, newest first. One
+-- statement, so all of one moment.
 WITH post AS MATERIALIZED (
     SELECT version, like_count, post_no FROM posts WHERE slot = %(slot)s AND post_id = %(post_id)s
 )
@@ -240,8 +240,8 @@ SELECT NULL::bytea AS user_id, version, like_count FROM post
 UNION ALL (
     SELECT user_id, coalesce(liked_at, rev), rev FROM edges
     WHERE slot = %(slot)s AND post_no = (SELECT post_no FROM post) AND liked
-      AND (coalesce(liked_at, rev), rev) < (%(before_time)s, %(before)s)
-    ORDER BY coalesce(liked_at, rev) DESC, rev DESC LIMIT %(limit)s
+      AND like_place(coalesce(liked_at, rev), rev) < like_place(%(before_time)s, %(before)s)
+    ORDER BY like_place(coalesce(liked_at, rev), rev) DESC LIMIT %(limit)s
 )
 
 -- name: claim_identity
@@ -685,8 +685,8 @@ SELECT post_id, version, like_count, post_no, NULL FROM counted
 WITH page AS MATERIALIZED (
     SELECT post_no, user_id, coalesce(liked_at, rev) AS like_time, rev FROM edges
     WHERE slot = %(slot)s AND liked
-      AND (post_no, coalesce(liked_at, rev), rev) > (%(after_post_no)s, %(after_time)s, %(after_rev)s)
-    ORDER BY post_no, coalesce(liked_at, rev), rev LIMIT %(limit)s
+      AND (post_no, like_place(coalesce(liked_at, rev), rev)) > (%(after_post_no)s, like_place(%(after_time)s, %(after_rev)s))
+    ORDER BY post_no, like_place(coalesce(liked_at, rev), rev) LIMIT %(limit)s
 )
 SELECT post.post_no, post.post_id AS id, NULL::bigint AS like_time, NULL::bigint AS rev
 FROM (SELECT DISTINCT post_no FROM page) AS named
@@ -694,7 +694,7 @@ CROSS JOIN LATERAL (
     SELECT post_no, post_id FROM posts WHERE slot = %(slot)s AND posts.post_no = named.post_no OFFSET 0
 ) AS post
 UNION ALL
-(SELECT post_no, user_id, like_time, rev FROM page ORDER BY post_no, like_time, rev)
+(SELECT post_no, user_id, like_time, rev FROM page ORDER BY post_no, like_place(like_time, rev))
 
 -- name: user_edges
 -- The user's edges of the next posts behind a given number, as many posts as the limit; then a row without a post: the number

@@ -34,7 +34,7 @@ NEVER_CHANGED = PostCount(0, 0)
 
 
 class Place(NamedTuple):
-    """Of a like among those of its post: since when, in µs since 1970, and its revision."""
+    """Of a like among those of its post: since when, in µs since 1970, and its revision. ``like_place`` in SQL."""
 
     like_time: int
     rev: int

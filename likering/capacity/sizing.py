@@ -13,7 +13,7 @@ from likering.ring.hashing import MAX_SLOT_COUNT
 
 DAY: Final = 86_400
 MONTH_DAYS: Final = 30
-BYTES_PER_LIKE: Final = 210.0
+BYTES_PER_LIKE: Final = 200.0
 """Of the posts' and the users' side with all indexes, in one copy. docs/benchmarks.md: scripts/compare storage."""
 SLOTS_PER_SHARD: Final = 32
 """At least so many, or slots are too coarse to share out evenly, and to move one by one."""

@@ -186,11 +186,3 @@ async def test_an_export_has_each_like_once_and_no_unlike(node: AdminNode, limit
         mine = [(like.user_id, like.like_time) for like in found if like.post_id == post]
         assert mine == (await likers(node, post))[::-1]
     assert len(found) == 40
-
-
-async def test_the_indexes_of_a_slots_own_table_are_those_of_the_parent(node: AdminNode) -> None:
-    """Else attaching a table that has moved would make them, while everybody waits."""
-    cursor = await node.connection.execute(
-        "SELECT count(*) FROM pg_inherits WHERE inhparent = 'likers'::regclass"
-    )
-    assert await cursor.fetchone() == (SLOTS,)

@@ -65,7 +65,7 @@ async def test_the_feed_of_a_dead_node_holds_up_nobody_else(handoff: Handoff) ->
             handoff.kill(handoff.target)
             everybody = [user for group in users.values() for user in group]
             await asyncio.gather(*(likes.like(user, post) for user in everybody))
-            await _shown(likes, users[handoff.source], 10)
+            await _shown(likes, users[handoff.source], 30)
         await _shown(likes, users[handoff.target], 60)
     await handoff.users_told()
 
