@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 import grpc
 import grpc.aio
 
 from likering.bench.choices import CallerKind
 from likering.bench.http2 import DEADLINE_EXCEEDED, UNAVAILABLE, Done, Http2Connection, PendingCall
+from likering.client.credentials import CredentialFiles
 
 RECONNECT_AFTER = 0.1
+NOTHING: Final = CredentialFiles()
 
 
 class Caller(Protocol):
@@ -29,11 +33,20 @@ class Caller(Protocol):
 class LightCaller:
     """Spreads calls over several HTTP/2 connections, and opens lost ones again."""
 
-    def __init__(self, address: str, *, connections: int = 4, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        connections: int = 4,
+        timeout: float = 10.0,
+        shown: CredentialFiles = NOTHING,
+    ) -> None:
         """``address`` is host:port; ``timeout`` (seconds) is each call's deadline."""
         host, _, port = address.rpartition(":")
         self._host, self._port, self._address = host, int(port), address
         self._timeout = timeout
+        self._tls = _tls(shown)
+        self._token = shown.bearer()
         self._wanted = connections
         self._connections: list[Http2Connection] = []
         self._waiting: deque[PendingCall] = deque()
@@ -82,9 +95,17 @@ class LightCaller:
     async def _open(self) -> Http2Connection:
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
-            lambda: Http2Connection(self._address, self._timeout, self._freed, self._waiting.append),
+            lambda: Http2Connection(
+                self._address,
+                self._timeout,
+                self._freed,
+                self._waiting.append,
+                scheme="http" if self._tls is None else "https",
+                token=self._token() if self._token is not None else "",
+            ),
             self._host,
             self._port,
+            ssl=self._tls,
         )
         await asyncio.wait_for(connection.ready, self._timeout)
         return connection
@@ -113,16 +134,24 @@ class LightCaller:
 class GrpcCaller:
     """grpcio's asyncio client: a task per call, about five times the CPU of the light one."""
 
-    def __init__(self, address: str, *, connections: int = 4, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        connections: int = 4,
+        timeout: float = 10.0,
+        shown: CredentialFiles = NOTHING,
+    ) -> None:
         """``address`` is anything grpcio takes; ``timeout`` (seconds) is each call's deadline."""
         self._timeout = timeout
+        self._token = shown.bearer()
+        # A difference in the options gives each channel a connection of its own.
         self._channels = [
-            grpc.aio.insecure_channel(
-                # A difference in the options gives each channel a connection of its own.
-                address, options=[("grpc.use_local_subchannel_pool", 1), ("likering.connection", index)]
+            open_channel(
+                address, shown, (("grpc.use_local_subchannel_pool", 1), ("likering.connection", index))
             )
             for index in range(connections)
-        ]  # fmt: skip
+        ]
         self._methods: dict[str, list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]]] = {}
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,7 +179,8 @@ class GrpcCaller:
         self, method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes], request: bytes, done: Done
     ) -> None:
         try:
-            response = await method(request, timeout=self._timeout)
+            metadata = bearer_metadata(self._token)
+            response = await method(request, timeout=self._timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             done(error.code().value[0], b"", error.details() or "")
         else:
@@ -161,12 +191,41 @@ class GrpcCaller:
             await channel.close()
 
 
-async def open_caller(kind: CallerKind, address: str, *, connections: int, timeout: float) -> Caller:
-    """A connected caller. Raises OSError when nobody answers at the address."""
+async def open_caller(
+    kind: CallerKind, address: str, *, connections: int, timeout: float, shown: CredentialFiles = NOTHING
+) -> Caller:
+    """A connected caller. Raises OSError when nobody answers at the address, or what is shown cannot be read."""
     caller: LightCaller | GrpcCaller
     if kind is CallerKind.LIGHT:
-        caller = LightCaller(address, connections=connections, timeout=timeout)
+        caller = LightCaller(address, connections=connections, timeout=timeout, shown=shown)
     else:
-        caller = GrpcCaller(address, connections=connections, timeout=timeout)
+        caller = GrpcCaller(address, connections=connections, timeout=timeout, shown=shown)
     await caller.connect()
     return caller
+
+
+def open_channel(
+    address: str, shown: CredentialFiles, options: Sequence[tuple[str, int]] = ()
+) -> grpc.aio.Channel:
+    """A channel of grpcio that shows what is in the files."""
+    tls = shown.tls()
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, tls, options=options)
+
+
+def bearer_metadata(token: Callable[[], str] | None) -> tuple[tuple[str, str], ...]:
+    """What goes with a call."""
+    return (("authorization", f"Bearer {token()}"),) if token is not None else ()
+
+
+def _tls(shown: CredentialFiles) -> ssl.SSLContext | None:
+    """The same for connections of asyncio. It verifies as gRPC does, and asks for HTTP/2."""
+    if shown.ca is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(shown.ca)
+    if shown.certificate is not None:
+        context.load_cert_chain(shown.certificate, shown.key)
+    context.set_alpn_protocols(["h2"])
+    return context

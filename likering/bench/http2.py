@@ -1,9 +1,9 @@
 """The light caller: unary gRPC calls over HTTP/2 at a small part of the CPU that grpcio's own client needs.
 
 On a machine that client and servers share, a client that costs as much as the server it measures hides what is being
-measured. This one does what a load generator needs and nothing else: unary calls, plaintext, many per connection, a
-callback per call instead of a task. It keeps to the server's limits (streams, windows, frame size), and a lost
-connection is opened again.
+measured. This one does what a load generator needs and nothing else: unary calls, many per connection, a callback per
+call instead of a task. It keeps to the server's limits (streams, windows, frame size), and a lost connection is opened
+again.
 """
 
 from __future__ import annotations
@@ -87,20 +87,33 @@ class Http2Connection(asyncio.Protocol):
         timeout: float,
         freed: Callable[[], None],
         refused: Callable[[PendingCall], None],
+        *,
+        scheme: str = "http",
+        token: str = "",
     ) -> None:
         """``timeout`` (seconds) is every call's deadline: it is sent to the server, and enforced here too.
 
         ``freed()`` is called when streams may have become free, ``refused(call)`` when the server has turned a call
-        away without looking at it (it had no stream left after all): it may be made again.
+        away without looking at it (it had no stream left after all): it may be made again. ``scheme`` is https where
+        the transport speaks TLS; ``token`` goes with each call, if there is one.
         """
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lost = asyncio.Event()
         self.free_streams = 100  # until the server's settings say
         self.open = False
         self._authority = authority
-        self._timeout = timeout
         self._freed = freed
         self._refused = refused
+        self._headers = [
+            (":method", "POST"),
+            (":scheme", scheme),
+            (":authority", authority),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            ("grpc-timeout", f"{round(timeout * 1000)}m"),
+            ("user-agent", "likering-bench"),
+            *([("authorization", f"Bearer {token}")] if token else []),
+        ]
         self._transport: asyncio.Transport
         self._streams: dict[int, _Stream] = {}
         self._next_stream = 1
@@ -165,18 +178,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _encode(self, method: str) -> bytes:
         before = len(self._encoder.header_table.dynamic_entries)
-        block = self._encoder.encode(
-            [
-                (":method", "POST"),
-                (":scheme", "http"),
-                (":path", method),
-                (":authority", self._authority),
-                ("te", "trailers"),
-                ("content-type", "application/grpc"),
-                ("grpc-timeout", f"{round(self._timeout * 1000)}m"),
-                ("user-agent", "likering-bench"),
-            ]
-        )
+        block = self._encoder.encode([(":path", method), *self._headers])
         if len(self._encoder.header_table.dynamic_entries) == before:
             self._blocks[method] = block  # only references to the table: good until the table changes
         else:

@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 
 import grpc
 
-from likering.bench.callers import Caller, open_caller
+from likering.bench.callers import NOTHING, Caller, open_caller
 from likering.bench.choices import Arrivals, CallerKind
 from likering.bench.histogram import Histogram, quantised
 from likering.bench.results import LoadResult, OpResult, Second, Written
 from likering.bench.schedule import poisson, steady
 from likering.bench.workload import METHODS, WRITES, Call, Op, Source, Workload
+from likering.client.credentials import CredentialFiles
 from likering.v1 import like_service_pb2 as pb
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Load:
     caller: CallerKind = CallerKind.LIGHT
     connections: int = 4
     timeout: float = 10.0
+    shown: CredentialFiles = NOTHING  # to a secured router
     part: int = 0  # this process, of so many
     parts: int = 1
     first_user: int = 0  # continue the users of an earlier load with the same prefix
@@ -70,7 +72,9 @@ class Outcome:
 
 async def run_load(load: Load) -> Outcome:
     """Connects, runs and waits for the last answers. Raises OSError when nobody answers at the address."""
-    caller = await open_caller(load.caller, load.address, connections=load.connections, timeout=load.timeout)
+    caller = await open_caller(
+        load.caller, load.address, connections=load.connections, timeout=load.timeout, shown=load.shown
+    )
     try:
         return await _Run(load, caller).run()
     finally:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import grpc
-import grpc.aio
-
+from likering.bench.callers import NOTHING, bearer_metadata, open_channel
 from likering.bench.choices import Keys
 from likering.bench.results import Written
 from likering.bench.workload import Workload
+from likering.client.credentials import CredentialFiles
 from likering.v1 import like_service_pb2 as pb
 from likering.v1.like_service_pb2_grpc import LikeServiceStub
 
@@ -51,16 +50,20 @@ class ReadBack:
         return None
 
 
-async def read_back(address: str, workload: Workload, *, timeout: float = 30.0) -> ReadBack:
+async def read_back(
+    address: str, workload: Workload, *, timeout: float = 30.0, shown: CredentialFiles = NOTHING
+) -> ReadBack:
     """Reads every post that the workload can have written to. Raises grpc.RpcError when a call fails."""
     posts = 1 if workload.keys is Keys.HOT else workload.posts
     counts = versions = 0
-    async with grpc.aio.insecure_channel(address) as channel:
+    token = shown.bearer()
+    async with open_channel(address, shown) as channel:
         stub = cast("LikeServiceAsyncStub", LikeServiceStub(channel))
         for first in range(0, posts, _PAGE):
             page = [workload.post_id(index) for index in range(first, min(first + _PAGE, posts))]
             request = pb.GetLikeSummariesRequest(post_ids=page, consistency=pb.CONSISTENCY_STRONG)
-            response = await stub.GetLikeSummaries(request, timeout=timeout)
+            metadata = bearer_metadata(token)
+            response = await stub.GetLikeSummaries(request, timeout=timeout, metadata=metadata)
             counts += sum(summary.like_count.count for summary in response.summaries)
             versions += sum(summary.like_count.version for summary in response.summaries)
     return ReadBack(counts, versions)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from likering.bench.choices import Arrivals, CallerKind, Keys
 from likering.bench.load import Load, run_load, run_paced
 from likering.bench.results import Second, to_json
 from likering.bench.workload import Op, Workload
+from likering.client.credentials import CredentialFiles
 
 _CALLBACKS = {"on_second", "on_begin", "on_end"}
 
@@ -22,6 +24,7 @@ def load_to_json(load: Load) -> dict[str, Any]:
     """What to run, as JSON; without its callbacks, which stay in the process that has them."""
     data = {name: getattr(load, name) for name in Load.__dataclass_fields__ if name not in _CALLBACKS}
     data["workload"] = asdict(load.workload)
+    data["shown"] = [str(path) if path is not None else None for path in load.shown]
     return data
 
 
@@ -31,7 +34,8 @@ def load_from_json(data: dict[str, Any]) -> Load:
     workload["mix"] = {Op(name): share for name, share in workload["mix"].items()}
     workload["keys"] = Keys(workload["keys"])
     kinds = {"arrivals": Arrivals(data["arrivals"]), "caller": CallerKind(data["caller"])}
-    return Load(**{**data, **kinds, "workload": Workload(**workload)})
+    shown = CredentialFiles(*(Path(path) if path is not None else None for path in data["shown"]))
+    return Load(**{**data, **kinds, "workload": Workload(**workload), "shown": shown})
 
 
 def _say(kind: str, data: object) -> None:

@@ -88,7 +88,7 @@ class AdminConnection:
                 ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
             ),
         )
-        self._channel = self._target.channel()
+        self._channel = self._target.channel(self._target.shown())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._target!r})"

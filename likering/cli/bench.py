@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from likering.bench.choices import Arrivals, CallerKind, Keys
+from likering.cli.credentials import files_of_command, of_command
 
 if TYPE_CHECKING:
     from likering.bench.load import Load
     from likering.bench.results import LoadResult
-    from likering.bench.workload import Workload
 
 app = typer.Typer(help="Put load on a router and measure what callers see.", no_args_is_help=False)
 
@@ -100,8 +100,10 @@ def bench(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    of_command()  # says what cannot be read, here and not in the processes that make the load
     load = Load(
         address=_checked_address(address),
+        shown=files_of_command(),
         workload=workload,
         seconds=seconds,
         warmup=warmup,
@@ -118,7 +120,7 @@ def bench(
 
     show(result, console)
     report = to_json(result)
-    problem = asyncio.run(_read_back(address, workload, result, console)) if check else None
+    problem = asyncio.run(_read_back(load, result, console)) if check else None
     report["run"] = {"address": address, "rate": rate, "mix": mix, "keys": keys.value, "posts": posts}
     report["run"] |= {
         "prefix": workload.prefix,
@@ -190,11 +192,11 @@ async def _run(load: Load, processes: int, console: Console) -> LoadResult:
             raise _fail(str(error)) from None
 
 
-async def _read_back(address: str, workload: Workload, result: LoadResult, console: Console) -> str | None:
+async def _read_back(load: Load, result: LoadResult, console: Console) -> str | None:
     from likering.bench.readback import read_back
 
     try:
-        found = await read_back(address, workload)
+        found = await read_back(load.address, load.workload, shown=load.shown)
     except grpc.RpcError as error:
         return f"the counts could not be read back: {error.code().name}"
     problem = found.problem(result.written)

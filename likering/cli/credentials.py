@@ -10,17 +10,8 @@ import typer
 
 from likering.cli.exit_codes import ExitCode, fail
 from likering.client.connect import Token
-from likering.client.credentials import credentials_from_files, token_from_file
+from likering.client.credentials import CredentialFiles
 from likering.security.errors import SecurityError
-
-
-class Files(NamedTuple):
-    """Where it is; None: not given."""
-
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    token: Path | None = None
 
 
 class Credentials(NamedTuple):
@@ -30,7 +21,7 @@ class Credentials(NamedTuple):
     token: Token | None
 
 
-_given = Files()
+_given = CredentialFiles()
 
 
 def options(
@@ -51,22 +42,23 @@ def options(
 ) -> None:
     """likering: a like service on a ring of Postgres shards."""
     global _given
-    _given = Files(tls_ca, tls_certificate, tls_key, token_file)
+    _given = CredentialFiles(tls_ca, tls_certificate, tls_key, token_file)
+
+
+def files_of_command() -> CredentialFiles:
+    """Where what the command shows is. A mistake ends it with a sentence."""
+    files = _given
+    if files.ca is None and files != CredentialFiles():
+        fail("--tls-certificate, --tls-key and --token-file go with --tls-ca", ExitCode.USAGE)
+    if (files.certificate is None) is not (files.key is None):
+        fail("--tls-certificate and --tls-key go together", ExitCode.USAGE)
+    return files
 
 
 def of_command() -> Credentials:
     """What the command that runs was given. A mistake ends it with a sentence."""
-    files = _given
-    if files == Files():
-        return Credentials(None, None)
-    if files.ca is None:
-        fail("--tls-certificate, --tls-key and --token-file go with --tls-ca", ExitCode.USAGE)
-    if (files.certificate is None) is not (files.key is None):
-        fail("--tls-certificate and --tls-key go together", ExitCode.USAGE)
+    files = files_of_command()
     try:
-        return Credentials(
-            credentials_from_files(ca=files.ca, certificate=files.certificate, key=files.key),
-            token_from_file(files.token) if files.token is not None else None,
-        )
+        return Credentials(files.tls(), files.bearer())
     except (OSError, SecurityError) as error:
         fail(str(error), ExitCode.USAGE)

@@ -9,7 +9,6 @@ from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
 
-import grpc
 import grpc.aio
 
 from likering.client.aio_caller import AioCaller
@@ -30,7 +29,15 @@ from likering.client.calls import (
     result_of,
 )
 from likering.client.coalescing import Coalescer
-from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
+from likering.client.connect import (
+    ChannelOption,
+    ClientClosed,
+    Target,
+    Tls,
+    Token,
+    check_address,
+    checked_timeout,
+)
 from likering.client.feed import PROGRESS_INTERVAL, EventBatch, MemoryFeed, StreamLikeEvents
 from likering.client.intents import PROCESS_CLOCK, stamped, stamped_all
 from likering.client.memory import MemoryLikes
@@ -49,6 +56,7 @@ from likering.client.model import (
     MutationResult,
     micros_of,
 )
+from likering.client.renewal import AioLines
 from likering.client.retry import RetryPolicy
 from likering.client.watching import Watch
 from likering.v1 import like_service_pb2 as pb
@@ -80,7 +88,7 @@ class AsyncLikes:
         address: str | None = None,
         *,
         timeout: float = 5.0,
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: Tls | None = None,
         token: Token | None = None,
         retry: RetryPolicy | None = None,
         channel_options: Sequence[ChannelOption] = (),
@@ -355,8 +363,8 @@ class AsyncLikes:
         if self._closed:
             raise ClientClosed
         if self._lanes is None and self._target is not None:
-            channel = self._channel or self._target.aio_channel()
-            self._caller = AioCaller(channel, self._target, self._retry, self._jitter)
+            lines = AioLines(self._target, self._channel)
+            self._caller = AioCaller(lines, self._target, self._retry, self._jitter)
             self._lanes = Coalescer(self._caller, timeout=self._timeout)
         return self._lanes
 

@@ -12,34 +12,32 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from likering.client.calls import Call
-from likering.client.connect import HEALTH_CHECK, ClientClosed, ServiceUnreachable, Target
+from likering.client.connect import ClientClosed, ServiceUnreachable, Target
 from likering.client.feed import EventBatch, Resumption, StreamLikeEvents
 from likering.client.model import LikeCount
+from likering.client.renewal import AioLines
 from likering.client.retry import Attempts, RetryPolicy, RetryThrottle
 from likering.client.watching import SILENCE, News, Reconnects, Watch, ended
 from likering.errors import DeadlineExceeded
-from likering.v1.like_service_pb2_grpc import LikeServiceStub
 
 T = TypeVar("T")
 
 
 class AioCaller:
-    """One channel and its retry throttle. Belongs to the event loop that it is created in."""
+    """The channel of a client and its retry throttle. Belongs to the event loop that it is created in."""
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        lines: AioLines,
         target: Target,
         policy: RetryPolicy,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._channel = channel
+        self._lines = lines
         self._target = target
         self._policy = policy
         self._throttle = RetryThrottle(policy)
         self._jitter = jitter
-        self._stub: Any = LikeServiceStub(channel)  # typed for blocking channels
-        self._health_check: Callable[..., Any] = channel.unary_unary(HEALTH_CHECK)
         self._loop = asyncio.get_running_loop()
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -58,7 +56,7 @@ class AioCaller:
         self._under_way += 1
         self._idle.clear()
         try:
-            return await self._attempt(getattr(self._stub, method), request, timeout)
+            return await self._attempt(method, request, timeout)
         finally:
             self._under_way -= 1
             if not self._under_way:
@@ -70,30 +68,31 @@ class AioCaller:
         news = News()
         reconnects = Reconnects(self._policy, self._jitter, self._loop.time, patience)
         while not self._closed:
-            stream = self._stub.WatchLikeCounts(request, metadata=self._target.metadata())
-            self._streams.add(stream)
-            error = ended()
-            try:
-                while True:
-                    async with asyncio.timeout(SILENCE):
-                        response = await stream.read()
-                    if response is grpc.aio.EOF:
-                        break
-                    reconnects.answered()
-                    for count in news.of(response):
-                        yield count
-            except grpc.aio.AioRpcError as failure:
-                error = self._target.error(failure)
-                error.__cause__ = failure
-            except TimeoutError:
-                error = self._target.silent(SILENCE)
-            except asyncio.CancelledError:
-                if self._closed:
-                    raise ClientClosed("The client was closed during the call") from None
-                raise
-            finally:
-                self._streams.discard(stream)
-                stream.cancel()
+            with self._lines.line() as line:
+                stream = line.stub.WatchLikeCounts(request, metadata=self._target.metadata())
+                self._streams.add(stream)
+                error = ended()
+                try:
+                    while True:
+                        async with asyncio.timeout(SILENCE):
+                            response = await stream.read()
+                        if response is grpc.aio.EOF:
+                            break
+                        reconnects.answered()
+                        for count in news.of(response):
+                            yield count
+                except grpc.aio.AioRpcError as failure:
+                    error = self._target.error(failure)
+                    error.__cause__ = failure
+                except TimeoutError:
+                    error = self._target.silent(SILENCE)
+                except asyncio.CancelledError:
+                    if self._closed:
+                        raise ClientClosed("The client was closed during the call") from None
+                    raise
+                finally:
+                    self._streams.discard(stream)
+                    stream.cancel()
             delay = reconnects.delay_after(error)
             if delay is None:
                 raise error
@@ -111,25 +110,26 @@ class AioCaller:
         while True:
             if self._closed:
                 raise ClientClosed
-            stream: Any = self._stub.StreamLikeEvents(
-                wanted.request(resumption.cursor), metadata=self._target.metadata()
-            )
-            self._streams.add(stream)
-            error = ended()
-            try:
-                async for response in stream:
-                    batch = wanted.parse(response)
-                    resumption.received(batch, self._loop.time())
-                    yield batch
-            except grpc.aio.AioRpcError as failure:
-                error = self._target.error(failure)
-            except asyncio.CancelledError:
-                if self._cancelled_by_close():
-                    raise ClientClosed("The client was closed during the call") from None
-                raise
-            finally:
-                self._streams.discard(stream)
-                stream.cancel()
+            with self._lines.line() as line:
+                stream: Any = line.stub.StreamLikeEvents(
+                    wanted.request(resumption.cursor), metadata=self._target.metadata()
+                )
+                self._streams.add(stream)
+                error = ended()
+                try:
+                    async for response in stream:
+                        batch = wanted.parse(response)
+                        resumption.received(batch, self._loop.time())
+                        yield batch
+                except grpc.aio.AioRpcError as failure:
+                    error = self._target.error(failure)
+                except asyncio.CancelledError:
+                    if self._cancelled_by_close():
+                        raise ClientClosed("The client was closed during the call") from None
+                    raise
+                finally:
+                    self._streams.discard(stream)
+                    stream.cancel()
             delay = resumption.delay_after(error, self._loop.time())
             if delay is None:
                 raise error
@@ -140,7 +140,8 @@ class AioCaller:
         if self._closed:
             raise ClientClosed
         try:
-            await self._health_check(b"", timeout=timeout, metadata=self._target.metadata())
+            with self._lines.line() as line:
+                await line.health_check(b"", timeout=timeout, metadata=self._target.metadata())
         except grpc.aio.AioRpcError as failure:
             error = self._target.error(failure)
             if isinstance(error, DeadlineExceeded):
@@ -154,15 +155,17 @@ class AioCaller:
         for stream in list(self._streams):
             stream.cancel()
         await self._idle.wait()
-        await self._channel.close()
+        await self._lines.close()
 
-    async def _attempt(self, method: Callable[..., Any], request: Message, timeout: float) -> Any:
+    async def _attempt(self, method: str, request: Message, timeout: float) -> Any:
         deadline = self._loop.time() + timeout
         attempts = Attempts(self._policy, self._throttle, self._jitter)
         remaining = timeout
         while True:
             try:
-                response = await method(request, timeout=remaining, metadata=self._target.metadata())
+                with self._lines.line() as line:
+                    call = getattr(line.stub, method)
+                    response = await call(request, timeout=remaining, metadata=self._target.metadata())
             except grpc.aio.AioRpcError as failure:
                 error = self._target.error(failure)
                 delay = attempts.delay_after(error, deadline - self._loop.time())

@@ -10,13 +10,13 @@ from typing import Any, Final, Protocol, TypeVar
 import grpc
 
 from likering.client.calls import Call
-from likering.client.connect import HEALTH_CHECK, ClientClosed, ServiceUnreachable, Target
+from likering.client.connect import ClientClosed, ServiceUnreachable, Target
 from likering.client.feed import EventBatch, Resumption, StreamLikeEvents
 from likering.client.model import LikeCount
+from likering.client.renewal import BlockingLines
 from likering.client.retry import Attempts, RetryPolicy, RetryThrottle
 from likering.client.watching import News, Reconnects, Watch, ended
 from likering.errors import DeadlineExceeded, LikeringError
-from likering.v1.like_service_pb2_grpc import LikeServiceStub
 
 T = TypeVar("T")
 
@@ -45,32 +45,28 @@ MONOTONIC: Final = MonotonicClock()
 
 
 class Caller:
-    """One channel and its retry throttle. Thread-safe."""
+    """The channel of a client and its retry throttle. Thread-safe."""
 
     def __init__(
         self,
-        channel: grpc.Channel,
+        lines: BlockingLines,
         target: Target,
         policy: RetryPolicy,
         *,
         clock: Clock = MONOTONIC,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._channel = channel
+        self._lines = lines
         self._target = target
         self._policy = policy
         self._throttle = RetryThrottle(policy)
         self._clock = clock
         self._jitter = jitter
-        self._stub = LikeServiceStub(channel)
-        # Without a serializer it takes and gives bytes, and no bytes at all are a valid request.
-        self._health_check: Callable[..., bytes] = channel.unary_unary(HEALTH_CHECK)
         self._closed = False
 
     def __call__(self, call: Call[T], timeout: float) -> T:
         """The call's answer within ``timeout`` seconds, all attempts together; or one of likering.errors."""
         request = call.request()
-        method = getattr(self._stub, call.method)
         deadline = self._clock.time() + timeout
         attempts = Attempts(self._policy, self._throttle, self._jitter)
         remaining = timeout
@@ -78,7 +74,9 @@ class Caller:
             if self._closed:
                 raise ClientClosed
             try:
-                response = method(request, timeout=remaining, metadata=self._target.metadata())
+                with self._lines.line() as line:
+                    method = getattr(line.stub, call.method)
+                    response = method(request, timeout=remaining, metadata=self._target.metadata())
             except grpc.RpcError as failure:
                 error = self._error(failure)
                 delay = attempts.delay_after(error, deadline - self._clock.time())
@@ -98,20 +96,21 @@ class Caller:
         news = News()
         reconnects = Reconnects(self._policy, self._jitter, self._clock.time, patience)
         while not self._closed:
-            # The deadline finds a peer that neither speaks nor hangs up; a blocking stream has no other.
-            stream = self._stub.WatchLikeCounts(
-                request, timeout=_LONGEST_STREAM, metadata=self._target.metadata()
-            )
-            error = ended()
-            try:
-                for response in stream:
-                    reconnects.answered()
-                    yield from news.of(response)
-            except grpc.RpcError as failure:
-                error = self._error(failure)
-                error.__cause__ = failure
-            finally:
-                stream.cancel()
+            with self._lines.line() as line:
+                # The deadline finds a peer that neither speaks nor hangs up; a blocking stream has no other.
+                stream = line.stub.WatchLikeCounts(
+                    request, timeout=_LONGEST_STREAM, metadata=self._target.metadata()
+                )
+                error = ended()
+                try:
+                    for response in stream:
+                        reconnects.answered()
+                        yield from news.of(response)
+                except grpc.RpcError as failure:
+                    error = self._error(failure)
+                    error.__cause__ = failure
+                finally:
+                    stream.cancel()
             delay = reconnects.delay_after(error)
             if delay is None:
                 raise error
@@ -124,19 +123,20 @@ class Caller:
         while True:
             if self._closed:
                 raise ClientClosed
-            stream: Any = self._stub.StreamLikeEvents(
-                wanted.request(resumption.cursor), metadata=self._target.metadata()
-            )
-            error = ended()
-            try:
-                for response in stream:
-                    batch = wanted.parse(response)
-                    resumption.received(batch, self._clock.time())
-                    yield batch
-            except grpc.RpcError as failure:
-                error = self._error(failure)
-            finally:
-                stream.cancel()
+            with self._lines.line() as line:
+                stream: Any = line.stub.StreamLikeEvents(
+                    wanted.request(resumption.cursor), metadata=self._target.metadata()
+                )
+                error = ended()
+                try:
+                    for response in stream:
+                        batch = wanted.parse(response)
+                        resumption.received(batch, self._clock.time())
+                        yield batch
+                except grpc.RpcError as failure:
+                    error = self._error(failure)
+                finally:
+                    stream.cancel()
             delay = resumption.delay_after(error, self._clock.time())
             if delay is None:
                 raise error
@@ -150,7 +150,8 @@ class Caller:
         if self._closed:
             raise ClientClosed
         try:
-            self._health_check(b"", timeout=timeout, metadata=self._target.metadata())
+            with self._lines.line() as line:
+                line.health_check(b"", timeout=timeout, metadata=self._target.metadata())
         except grpc.RpcError as failure:
             error = self._error(failure)
             if isinstance(error, DeadlineExceeded):
@@ -161,7 +162,8 @@ class Caller:
     def close(self) -> None:
         """Ends the calls that are under way with ClientClosed. May be called twice."""
         self._closed = True
-        self._channel.close()
+        for channel in self._lines.take_all():
+            channel.close()
 
     def _error(self, failure: grpc.RpcError) -> LikeringError:
         if self._closed and failure.code() is grpc.StatusCode.CANCELLED:

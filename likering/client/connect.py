@@ -16,6 +16,8 @@ from likering.serving.status import DETAILS_KEY, from_rpc_error
 ChannelOption: TypeAlias = tuple[str, Any]
 Token: TypeAlias = str | Callable[[], str]
 """A bearer token, or a function that gives the present one; it is asked before every attempt."""
+Tls: TypeAlias = grpc.ChannelCredentials | Callable[[], grpc.ChannelCredentials]
+"""What TLS shows and trusts, or a function that gives the present ones, other ones only when they were renewed."""
 
 HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 
@@ -59,17 +61,17 @@ class Target:
         self,
         address: str,
         *,
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: Tls | None = None,
         token: Token | None = None,
         options: Sequence[ChannelOption] = (),
     ) -> None:
         """``address``: see ``check_address``.
 
-        ``credentials`` asks for TLS. ``token`` travels as the metadata ``authorization: Bearer …`` of each call;
+        ``credentials`` ask for TLS. ``token`` travels as the metadata ``authorization: Bearer …`` of each call;
         without TLS anybody on the way can read it.
         """
         self.address = address
-        self.credentials = credentials
+        self._credentials = credentials
         self._token = token
         user_agent = f"likering-python/{version('likering')}"
         # Of two values for one option gRPC takes the first, so the caller's must replace ours.
@@ -78,18 +80,27 @@ class Target:
         )
 
     def __repr__(self) -> str:
-        return f"Target({self.address!r}{', TLS' if self.credentials else ''})"
+        return f"Target({self.address!r}{', TLS' if self._credentials else ''})"
 
-    def channel(self) -> grpc.Channel:
-        if self.credentials is None:
+    @property
+    def renewable(self) -> bool:
+        """Whether ``shown`` may change."""
+        return callable(self._credentials)
+
+    def shown(self) -> grpc.ChannelCredentials | None:
+        """The credentials as they are now; the same object until they are renewed."""
+        return self._credentials() if callable(self._credentials) else self._credentials
+
+    def channel(self, shown: grpc.ChannelCredentials | None) -> grpc.Channel:
+        if shown is None:
             return grpc.insecure_channel(self.address, self._options)
-        return grpc.secure_channel(self.address, self.credentials, self._options)
+        return grpc.secure_channel(self.address, shown, self._options)
 
-    def aio_channel(self) -> grpc.aio.Channel:
+    def aio_channel(self, shown: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
         """Needs a running event loop."""
-        if self.credentials is None:
+        if shown is None:
             return grpc.aio.insecure_channel(self.address, self._options)
-        return grpc.aio.secure_channel(self.address, self.credentials, self._options)
+        return grpc.aio.secure_channel(self.address, shown, self._options)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What every call carries."""
@@ -110,7 +121,7 @@ class Target:
 
     def unreachable(self, details: str) -> ServiceUnreachable:
         """The error for gRPC's own ``details``, which stay in its metadata."""
-        cause = _cause(details, self.credentials is not None)
+        cause = _cause(details, self._credentials is not None)
         return ServiceUnreachable(f"No connection to {self.address}: {cause}", metadata={"details": details})
 
     def silent(self, seconds: float) -> ServiceUnreachable:

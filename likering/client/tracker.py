@@ -22,7 +22,15 @@ from likering.client.calls import (
     ListLikers,
     Mutate,
 )
-from likering.client.connect import ChannelOption, ClientClosed, Target, Token, check_address, checked_timeout
+from likering.client.connect import (
+    ChannelOption,
+    ClientClosed,
+    Target,
+    Tls,
+    Token,
+    check_address,
+    checked_timeout,
+)
 from likering.client.feed import PROGRESS_INTERVAL, EventBatch, MemoryFeed, StreamLikeEvents
 from likering.client.intents import stamped, stamped_all
 from likering.client.memory import MemoryLikes
@@ -40,6 +48,7 @@ from likering.client.model import (
     Mutation,
     MutationResult,
 )
+from likering.client.renewal import BlockingLines
 from likering.client.retry import RetryPolicy
 from likering.client.watching import Watch
 from likering.validation import MAX_PAGE
@@ -65,7 +74,7 @@ class LikeTracker:
         address: str | None = None,
         *,
         timeout: float = 5.0,
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: Tls | None = None,
         token: Token | None = None,
         retry: RetryPolicy | None = None,
         channel_options: Sequence[ChannelOption] = (),
@@ -73,8 +82,9 @@ class LikeTracker:
         """No connection is made yet: the first call or ``connect`` does, and so does a ``with`` block.
 
         ``address``: host:port of a router, or a gRPC target; None for memory. ``timeout``: seconds per call, all its
-        attempts together. ``credentials``: TLS, from ``grpc.ssl_channel_credentials``. ``token``: sent as bearer
-        token with each call; a function is asked before each attempt. ``channel_options``: further gRPC options.
+        attempts together. ``credentials``: TLS, from likering.client.credentials, or ``grpc.ssl_channel_credentials``.
+        ``token``: sent as bearer token with each call. A function that gives credentials or tokens is asked before each
+        attempt; once it gives other credentials calls take a new connection. ``channel_options``: further gRPC options.
         """
         calls: _Carrier
         if address is None:
@@ -83,7 +93,7 @@ class LikeTracker:
             target = Target(
                 check_address(address), credentials=credentials, token=token, options=channel_options
             )
-            calls = Caller(target.channel(), target, retry or RetryPolicy())
+            calls = Caller(BlockingLines(target), target, retry or RetryPolicy())
         self._assemble(calls, timeout, repr(address) if address is not None else "")
 
     @classmethod
@@ -103,7 +113,8 @@ class LikeTracker:
         """
         tracker = cls.__new__(cls)
         target = Target("the given channel", token=token)
-        calls = Caller(channel, target, retry or RetryPolicy(), clock=clock, jitter=jitter)
+        lines = BlockingLines(target, channel)
+        calls = Caller(lines, target, retry or RetryPolicy(), clock=clock, jitter=jitter)
         tracker._assemble(calls, timeout, "over a given channel")
         return tracker
 

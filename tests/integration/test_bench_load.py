@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -15,6 +16,9 @@ from likering.bench.choices import CallerKind
 from likering.bench.load import Load, run_load, run_paced
 from likering.bench.processes import LoadFailed, run_processes
 from likering.bench.workload import Op, Workload, parse_mix
+from likering.client.credentials import CredentialFiles
+from likering.dev.authority import Authority
+from likering.security.certificates import Certificates
 from likering.v1 import like_service_pb2 as pb
 
 Handler = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
@@ -23,7 +27,10 @@ LIKE = "/likering.v1.LikeService/Like"
 
 @asynccontextmanager
 async def serving(
-    handlers: dict[str, Handler], options: list[tuple[str, int]] | None = None, port: int = 0
+    handlers: dict[str, Handler],
+    options: list[tuple[str, int]] | None = None,
+    port: int = 0,
+    credentials: grpc.ServerCredentials | None = None,
 ) -> AsyncIterator[tuple[str, grpc.aio.Server]]:
     server = grpc.aio.server(options=options)
     methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
@@ -32,7 +39,12 @@ async def serving(
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler("likering.v1.LikeService", methods)]
     )
-    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    address = f"127.0.0.1:{port}"
+    port = (
+        server.add_insecure_port(address)
+        if credentials is None
+        else server.add_secure_port(address, credentials)
+    )
     await server.start()
     try:
         yield f"127.0.0.1:{port}", server
@@ -262,6 +274,57 @@ def test_a_paced_load_keeps_calls_in_flight_and_continues_its_users() -> None:
 
     assert run_paced(main(), 0.001) == service.stored
     assert highest == 20
+
+
+@asynccontextmanager
+async def secured(directory: Path, service: Counting) -> AsyncIterator[tuple[str, CredentialFiles]]:
+    """Serves who shows a certificate of the authority and a token; its address, and what is to be shown."""
+    authority = Authority(directory)
+    own, token = authority.issue("app"), directory / "token"
+    token.write_text("of-this-test")
+
+    async def like(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        metadata = dict(context.invocation_metadata() or ())
+        if metadata.get("authorization") != "Bearer of-this-test":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+        return await service.like(request, context)
+
+    files = Certificates(*authority.issue("router")).for_server()
+    async with serving({"Like": like}, credentials=files) as (address, _):
+        yield address, CredentialFiles(own.ca, own.certificate, own.key, token)
+
+
+async def test_a_load_is_put_on_a_secured_router(kind: CallerKind, tmp_path: Path) -> None:
+    """By processes that are told where certificate and token are; both callers show them."""
+    service = Counting()
+    async with secured(tmp_path, service) as (address, shown):
+        load = Load(
+            address=address,
+            workload=Workload(prefix="abc123"),
+            rate=50.0,
+            seconds=1.0,
+            warmup=0.1,
+            caller=kind,
+            shown=shown,
+        )
+        result = await run_processes(load, 2)
+    assert result.calls == 50
+    assert result.written.likes == service.stored > 0
+
+
+async def test_a_router_that_is_not_trusted_gets_no_load(kind: CallerKind, tmp_path: Path) -> None:
+    """Nor does one that does not take the certificate, or gets none."""
+    other = Authority(tmp_path / "other")
+    stranger = other.issue("app")
+    async with secured(tmp_path / "own", Counting()) as (address, shown):
+        for wrong in (
+            shown._replace(ca=other.ca),
+            shown._replace(certificate=stranger.certificate, key=stranger.key),
+            CredentialFiles(ca=shown.ca),
+            CredentialFiles(),
+        ):
+            with pytest.raises((OSError, TimeoutError)):
+                await open_caller(kind, address, connections=1, timeout=1.0, shown=wrong)
 
 
 async def test_several_processes_make_one_load() -> None:

@@ -41,6 +41,8 @@ class LikeServer(pb_grpc.LikeServiceServicer):
         """Method and request of each call, in the order of arrival."""
         self.metadata: list[dict[str, str | bytes]] = []
         """What came with each call."""
+        self.certificates: list[str] = []
+        """The common name of the certificate that the caller showed, for each call that came with one."""
         self.faults: deque[LikeringError] = deque()
         """Each fails one call that arrives."""
         self.unreachable: set[str] = set()
@@ -258,6 +260,8 @@ class LikeServer(pb_grpc.LikeServiceServicer):
     def _serve(self, method: str, request: Any, context: grpc.ServicerContext, act: Callable[[], T]) -> T:
         self.calls.append((method, request))
         self.metadata.append(dict(_pairs(context.invocation_metadata())))
+        shown: Any = context.auth_context()  # typed as a mapping of something else
+        self.certificates += [name.decode() for name in shown.get("x509_common_name", ())]
         self.arrived.release()
         self.gate.wait()
         try:

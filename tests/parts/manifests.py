@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +34,18 @@ def render(folder: Path) -> tuple[Manifest, ...]:
 def overlay(name: str) -> tuple[Manifest, ...]:
     """An overlay, or another folder of k8s/, rendered."""
     return render(K8S / name)
+
+
+def production_with(component: str, copy: Path) -> tuple[Manifest, ...]:
+    """The production overlay with one of its components, as its comment says; ``copy``: where it may be edited."""
+    shutil.copytree(K8S, copy)
+    kustomization = copy / "overlays" / "production" / "kustomization.yaml"
+    text = kustomization.read_text()
+    for line in ("components:", f"  - {component}"):
+        assert text.count(f"# {line}\n") == 1, line
+        text = text.replace(f"# {line}\n", f"{line}\n")
+    kustomization.write_text(text)
+    return render(kustomization.parent)
 
 
 def of_kind(manifests: Sequence[Manifest], kind: str) -> list[Manifest]:
@@ -92,6 +106,8 @@ def launch(
         else:
             value = _looked_up(variable["valueFrom"], manifests, pod, secret)
         environment[variable["name"]] = value
+    for source in found.get("envFrom", ()):
+        environment |= named(manifests, "ConfigMap", source["configMapRef"]["name"])["data"]
     program, *rest = found["command"]
     arguments = [_expanded(argument, environment) for argument in (*rest, *found.get("args", ()))]
     return Launch(program, arguments, environment)
@@ -106,15 +122,32 @@ def _looked_up(source: Mapping[str, Any], manifests: Sequence[Manifest], pod: st
     match source:
         case {"fieldRef": {"fieldPath": "metadata.name"}}:
             return pod
+        case {"fieldRef": {"fieldPath": "metadata.namespace"}}:
+            (namespace,) = of_kind(manifests, "Namespace")
+            return str(namespace["metadata"]["name"])
         case {"fieldRef": {"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}}:
             return pod.rpartition("-")[2]
         case {"configMapKeyRef": {"name": name, "key": key}}:
             return str(named(manifests, "ConfigMap", name)["data"][key])
-        case {"secretKeyRef": {"key": "username"}}:
-            return "likering"
+        case {"secretKeyRef": {"name": name, "key": "username"}}:
+            return user_of(manifests, name)
         case {"secretKeyRef": {"key": "password"}}:
             return secret
     raise AssertionError(f"not known here: {source}")
+
+
+def user_of(manifests: Sequence[Manifest], secret: str) -> str:
+    """The Postgres role whose password is in the Secret: as it says, or the Cluster that takes the password from it."""
+    for one in of_kind(manifests, "Secret"):
+        if one["metadata"]["name"] == secret:
+            return base64.b64decode(one["data"]["username"]).decode()
+    (name,) = {
+        str(role["name"])
+        for cluster in of_kind(manifests, "Cluster")
+        for role in cluster["spec"]["managed"]["roles"]
+        if role.get("passwordSecret") == {"name": secret}
+    }
+    return name
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

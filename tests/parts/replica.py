@@ -15,13 +15,13 @@ from tests.parts.standby import Standby
 
 @contextmanager
 def replica_of(
-    cluster: EmbeddedCluster, node: str, directory: Path, *arguments: str
+    cluster: EmbeddedCluster, node: str, directory: Path, *arguments: str, synchronous: bool = False
 ) -> Iterator[tuple[Standby, Service]]:
-    """Both, started; ``arguments`` are for the process."""
+    """Both, started; ``arguments`` are for the process. ``synchronous``: the node's commits wait for the standby."""
     primary = cluster.parts[node, "postgres"].server
     assert isinstance(primary, PostgresServer)
     standby = Standby(primary, directory / "standby")
-    standby.follow(synchronous=False)
+    standby.follow(synchronous=synchronous)
     port = free_port()
     replica = Service(
         "shard_node.replica",

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from comparison.check import in_nodes
 from likering.bench.results import from_json
 from likering.cli.bench import app
+from likering.cli.main import app as likering
 from likering.dev.cluster import EmbeddedCluster
 
 
@@ -43,6 +44,32 @@ def test_the_likes_of_a_load_are_in_the_databases(cluster: EmbeddedCluster, tmp_
     assert found.problem(result.written) is None
     assert f"counts add up to {found.edges:,}" in run.output.replace("\n", " ")
     assert picture.stat().st_size > 1000
+
+
+def test_a_secured_cluster_takes_a_load_with_a_certificate(tmp_path: Path) -> None:
+    """As other commands show it; read back and checked with it, too. Without it nobody answers."""
+    load = ["--rate", "50", "--seconds", "1", "--warmup", "0.2", "--posts", "10"]
+    run = CliRunner().invoke(likering, ["--tls-ca", str(tmp_path / "missing"), "bench", *load])
+    assert run.exit_code == 2
+    assert "missing" in run.output
+    with EmbeddedCluster(tmp_path / "cluster", nodes=1, slots=8, secure=True) as cluster:
+        assert cluster.secured is not None
+        own = cluster.secured.app
+        shown = [
+            "--tls-ca",
+            str(own.ca),
+            "--tls-certificate",
+            str(own.certificate),
+            "--tls-key",
+            str(own.key),
+        ]
+        address = ["--address", cluster.address]
+        run = CliRunner().invoke(likering, [*shown, "bench", *address, *load, "--check"])
+        assert run.exit_code == 0, run.output
+        assert "checked: counts add up to" in run.output.replace("\n", " ")
+        run = CliRunner().invoke(likering, ["bench", *address, *load])
+        assert run.exit_code == 1
+        assert "nobody answers" in run.output
 
 
 def test_no_router_is_one_sentence() -> None:

@@ -19,14 +19,19 @@ import grpc
 import psycopg
 import pytest
 import redis
+import yaml
 from grpc_health.v1 import health_pb2
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
-from likering import LikeTracker
+from likering import Consistency, Exactness, LikeTracker
+from likering.client.credentials import credentials_from_files
 from likering.dev.binaries import find_valkey
 from likering.dev.ports import free_port
 from likering.dev.postgres import PostgresServer
+from tests.parts.cert_manager import LOOPBACK, CertManager
 from tests.parts.manifests import (
+    K8S,
     OVERLAYS,
     Launch,
     Manifest,
@@ -38,9 +43,22 @@ from tests.parts.manifests import (
     pod_of,
     workloads,
 )
+from tests.parts.standby import Standby
 
 DEADLINE = 60.0
 POD = "shard-0"
+DOCS = (K8S.parent / "docs" / "kubernetes.md").read_text()
+CERTIFICATES = "/etc/likering-certificates/"
+ACCESS = "/etc/likering-access/"
+
+
+def documented_caller() -> Manifest:
+    """The Certificate that the documentation has a caller given."""
+    (found,) = (
+        block for block in re.findall(r"```yaml\n(.*?)```", DOCS, re.S) if "kind: Certificate" in block
+    )
+    manifest: Manifest = yaml.safe_load(found)
+    return manifest
 
 
 class Machine:
@@ -48,10 +66,12 @@ class Machine:
 
     def __init__(self, directory: Path, topology: str, postgres: str) -> None:
         self._directory = directory
+        self._cert_manager: CertManager | None = None
         self._databases = {
             "LIKERING_TOPOLOGY": topology,
             "LIKERING_NODE_TOPOLOGY": topology,
             "LIKERING_ROUTER_TOPOLOGY": topology,
+            "LIKERING_REPLICA_TOPOLOGY": topology,
             "LIKERING_NODE_POSTGRES": postgres,
             "LIKERING_NODE_REPLICATION": postgres,
             # There is no standby here; what a node does without one has a test of its own.
@@ -59,6 +79,11 @@ class Machine:
         }
         self._ports: dict[tuple[int, str], int] = {}
         self._running: list[subprocess.Popen[bytes]] = []
+
+    def add_standby(self, dsn: str) -> None:
+        """Of the server that has the node's database."""
+        database = psycopg.conninfo.conninfo_to_dict(self._databases["LIKERING_NODE_POSTGRES"])["dbname"]
+        self._databases["LIKERING_REPLICA_POSTGRES"] = make_conninfo(dsn, dbname=database)
 
     def port(self, number: int, pod: str) -> int:
         """Which one stands for the pod's port of that number."""
@@ -69,31 +94,54 @@ class Machine:
     def here(self, text: str, pod: str) -> str:
         """An argument, or a line of a configuration file, with what there is on this machine."""
         text = re.sub(r"^(--config=|)/etc/(likering|valkey)/", rf"\g<1>{self._directory}/", text)
+        text = text.replace(CERTIFICATES, f"{self._directory}/{pod}/").replace(ACCESS, f"{self._directory}/")
         text = re.sub(
             r"^port (\d+)$", lambda found: f"port {self.port(int(found[1]), pod)}", text, flags=re.M
         )
         return re.sub(
-            r"(0\.0\.0\.0|127\.0\.0\.1|[a-z0-9-]+\.shard):(\d+)",
+            r"(0\.0\.0\.0|127\.0\.0\.1|[a-z0-9-]+\.(?:shard|replica)\.[a-z-]+\.svc):(\d+)",
             lambda found: f"127.0.0.1:{self.port(int(found[2]), pod)}",
             text,
         )
 
-    def environment(self, started: Launch) -> dict[str, str]:
+    def environment(self, started: Launch, pod: str) -> dict[str, str]:
         """Of the container, with the test's databases."""
-        ours = {key: self._databases.get(key, value) for key, value in started.environment.items()}
+        ours = {
+            key: self._databases.get(key, self.here(value, pod)) for key, value in started.environment.items()
+        }
         return {**ours, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
-    def _write_config(self, manifests: tuple[Manifest, ...], workload: Manifest, pod: str) -> None:
-        """The files of the workload's ConfigMap."""
-        (volume,) = (one for one in pod_of(workload)["spec"]["volumes"] if one["name"] == "config")
-        for file, text in named(manifests, "ConfigMap", volume["configMap"]["name"])["data"].items():
-            (self._directory / file).write_text(self.here(text, pod))
+    def mount(self, manifests: tuple[Manifest, ...], workload: Manifest, pod: str) -> None:
+        """The files of its ConfigMaps and certificates. The documented caller has the roles that the comment names."""
+        for volume in pod_of(workload)["spec"].get("volumes", ()):
+            if "configMap" in volume:
+                data = named(manifests, "ConfigMap", volume["configMap"]["name"])["data"]
+                for file, text in data.items():
+                    text = re.sub(r'^# ("uri:)', r"\1", text, flags=re.M)
+                    (self._directory / file).write_text(self.here(text, pod))
+            elif volume["name"] == "certificates":
+                self._issue(manifests, volume["secret"]["secretName"], pod)
 
-    def run(self, started: Launch) -> subprocess.CompletedProcess[str]:
+    def _issue(self, manifests: tuple[Manifest, ...], secret: str, pod: str) -> None:
+        if self._cert_manager is None:
+            self._cert_manager = CertManager((*manifests, documented_caller()))
+        self._cert_manager.mount(secret, self._directory / pod, *LOOPBACK)
+
+    def caller(self) -> grpc.ChannelCredentials | None:
+        """What callers show, where the processes ask for it."""
+        if self._cert_manager is None:
+            return None
+        shown = self._directory / "caller"
+        self._cert_manager.mount(documented_caller()["spec"]["secretName"], shown)
+        return credentials_from_files(
+            ca=shown / "ca.crt", certificate=shown / "tls.crt", key=shown / "tls.key"
+        )
+
+    def run(self, started: Launch, pod: str = "topology") -> subprocess.CompletedProcess[str]:
         """A command that ends by itself."""
         return subprocess.run(
             [started.program, *started.arguments],
-            env=self.environment(started),
+            env=self.environment(started, pod),
             capture_output=True,
             text=True,
             timeout=DEADLINE,
@@ -102,13 +150,13 @@ class Machine:
     def start(self, manifests: tuple[Manifest, ...], workload: str, pod: str) -> subprocess.Popen[bytes]:
         """A pod: its processes, one after the other, each once its probes succeed. Gives the last one."""
         (found,) = (one for one in workloads(manifests) if one["metadata"]["name"] == workload)
-        self._write_config(manifests, found, pod)
+        self.mount(manifests, found, pod)
         for one in containers(found):
             started = launch(manifests, found, one["name"], pod=pod)
             program = find_valkey() if started.program == "valkey-server" else started.program
             process = subprocess.Popen(
                 [program, *(self.here(argument, pod) for argument in started.arguments)],
-                env=self.environment(started),
+                env=self.environment(started, pod),
                 cwd=self._directory,
             )
             self._running.append(process)
@@ -192,11 +240,13 @@ def test_a_first_deployment(name: str, machine: Machine) -> None:
         assert done.returncode == 0, done.stderr
 
     machine.start(manifests, "router", "router")
-    with LikeTracker(f"127.0.0.1:{machine.port(50051, 'router')}", timeout=DEADLINE) as likes:
+    address = f"127.0.0.1:{machine.port(50051, 'router')}"
+    with LikeTracker(address, timeout=DEADLINE, credentials=machine.caller()) as likes:
         assert likes.like("u", "p")
         assert likes.like_count("p") == 1
-    with urllib.request.urlopen(f"http://127.0.0.1:{machine.port(9464, POD)}/metrics") as metrics:
-        assert b"likering_" in metrics.read()
+    for pod, metric in ((POD, b"likering_writer_leads"), ("router", b"likering_router_batches")):
+        with urllib.request.urlopen(f"http://127.0.0.1:{machine.port(9464, pod)}/metrics") as metrics:
+            assert metric in metrics.read()
 
     # It owns all slots and is not draining: nothing is waited for.
     hook = container(shard, "node")["lifecycle"]["preStop"]["exec"]["command"]
@@ -217,7 +267,8 @@ def test_the_process_that_waits_takes_over(machine: Machine) -> None:
         done = machine.run(job._replace(environment={**job.environment, **few}))
         assert done.returncode == 0, done.stderr
     machine.start(manifests, "router", "router")
-    with LikeTracker(f"127.0.0.1:{machine.port(50051, 'router')}", timeout=DEADLINE) as likes:
+    address = f"127.0.0.1:{machine.port(50051, 'router')}"
+    with LikeTracker(address, timeout=DEADLINE, credentials=machine.caller()) as likes:
         assert likes.like("u1", "p")
         assert machine.answers({"grpc": {"port": 50053}}, "shard-0")
         assert not machine.answers({"grpc": {"port": 50053}}, "shard-waiting-0")
@@ -225,6 +276,60 @@ def test_the_process_that_waits_takes_over(machine: Machine) -> None:
         assert likes.like("u2", "p")
         assert likes.like_count("p") == 2
         machine.until_answered({"grpc": {"port": 50053}}, "shard-waiting-0")
+
+
+def test_a_replica_answers_while_its_node_is_gone(
+    machine: Machine, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """In production, from a standby of the node's Postgres, to those who would rather have an old count than none."""
+    manifests = overlay("overlays/production")
+    few = {"SLOTS": "16", "NODES": "1"}
+    standby = Standby(postgres_server, tmp_path / "standby")
+    try:
+        standby.follow(synchronous=False)
+        for step in ("schema", "first-owners"):
+            if step == "first-owners":
+                node = machine.start(manifests, "shard", POD)
+            job = launch(manifests, named(manifests, "Job", "topology"), step, pod="topology")
+            done = machine.run(job._replace(environment={**job.environment, **few}))
+            assert done.returncode == 0, done.stderr
+        machine.add_standby(standby.dsn)
+        machine.start(manifests, "replica", "replica-0")
+        machine.start(manifests, "router", "router")
+        address = f"127.0.0.1:{machine.port(50051, 'router')}"
+        with LikeTracker(address, timeout=DEADLINE, credentials=machine.caller()) as likes:
+            assert likes.like("u", "p")
+            node.kill()
+            deadline = monotonic() + DEADLINE
+            while (found := likes.get_like_count("p", consistency=Consistency.STALE_OK)).count != 1:
+                assert monotonic() < deadline, found
+            assert found.exactness is Exactness.STALE
+    finally:
+        machine.kill()
+        standby.stop()
+
+
+def test_operators_are_let_in_and_others_are_not(machine: Machine) -> None:
+    """In production. The operator's pod has a certificate of its own for the port for operators; that of a caller is
+    not let in there, nor is none at all."""
+    manifests, operator = overlay("overlays/production"), overlay("operator")
+    schema = launch(manifests, named(manifests, "Job", "topology"), "schema", pod="topology")
+    done = machine.run(schema._replace(environment={**schema.environment, "SLOTS": "16"}))
+    assert done.returncode == 0, done.stderr
+    machine.start(manifests, "router", "router")
+    job = named(operator, "Job", "operator")
+    machine.mount(manifests, job, "operator")
+    assert machine.caller() is not None
+    admin = f"127.0.0.1:{machine.port(50052, 'router')}"
+    environment = launch((*manifests, *operator), job, "operator", pod="operator").environment
+    status = Launch("likering", ["ring", "status", "--admin", admin], environment)
+    done = machine.run(status, "operator")
+    assert done.returncode == 0, done.stderr
+    refused = machine.run(status, "caller")
+    assert refused.returncode != 0
+    assert "operator" in refused.stderr
+    plain = {key: value for key, value in environment.items() if "_TLS_" not in key}
+    assert machine.run(status._replace(environment=plain), "operator").returncode != 0
 
 
 def test_a_job_that_fails_says_so(machine: Machine) -> None:

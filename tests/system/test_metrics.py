@@ -27,10 +27,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Mapp
     with pytest.MonkeyPatch.context() as patch:
         for prefix in ("LIKERING_NODE_", "LIKERING_ROUTER_"):
             patch.setenv(f"{prefix}METRICS_LISTEN", "127.0.0.1:0")
+        patch.setenv("LIKERING_NODE_REQUIRE_SYNCHRONOUS_STANDBY", "true")
         metrics = f"127.0.0.1:{free_port()}"
         with (
             EmbeddedCluster(directory / "cluster", nodes=["a"], slots=8) as cluster,
-            replica_of(cluster, "a", directory, "--metrics-listen", metrics),
+            replica_of(cluster, "a", directory, "--metrics-listen", metrics, synchronous=True),
             LikeTracker(cluster.address) as likes,
         ):
             likes.like("u", "p")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from likering.bench.readback import ReadBack
 from likering.bench.results import LoadResult, OpResult, Second, Written, from_json, merged, to_json
 from likering.bench.worker import load_from_json, load_to_json
 from likering.bench.workload import Op, Workload, parse_mix
+from likering.client.credentials import CredentialFiles
 
 latencies = st.lists(st.integers(1, 100_000_000), min_size=1, max_size=200)
 
@@ -99,6 +102,8 @@ def test_a_load_survives_json() -> None:
     workload = Workload(prefix="abc123", mix=parse_mix("like=1,count=2"), keys=Keys.ZIPF)
     load = Load(address="localhost:1", workload=workload, rate=10.0, caller=CallerKind.GRPC, part=1, parts=2)
     assert load_from_json(load_to_json(load)) == load
+    secured = replace(load, shown=CredentialFiles(ca=Path("ca.pem"), token=Path("token")))
+    assert load_from_json(load_to_json(secured)) == secured
 
 
 @pytest.mark.parametrize(

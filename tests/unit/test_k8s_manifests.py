@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 from pydantic_settings import BaseSettings
 
 import router.settings
+import shard_node.replica.settings
 import shard_node.settings
 from likering.serving.health import LIVENESS
 from router.settings import RouterSettings
@@ -36,24 +38,43 @@ from tests.parts.manifests import (
 ROOT = K8S.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-pytestmark = pytest.mark.parametrize("name", OVERLAYS)
+WORKLOADS = {
+    "router": ("Deployment", "router"),
+    "node": ("StatefulSet", "shard"),
+    "replica": ("StatefulSet", "replica"),
+}
+"""Process → what runs it; replicas only in production."""
+READ = {
+    "router": router.settings.read,
+    "node": shard_node.settings.read,
+    "replica": shard_node.replica.settings.read,
+}
 
 OPERATOR = overlay("operator")
 """Goes with the production overlay."""
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test sees each overlay, and where it asks for a process each one of the overlay."""
+    if "process" in metafunc.fixturenames:
+        each = [(name, process) for name in OVERLAYS for process in WORKLOADS]
+        metafunc.parametrize(("name", "process"), [one for one in each if one != ("overlays/dev", "replica")])
+    else:
+        metafunc.parametrize("name", OVERLAYS)
+
+
 def config_of(manifests: tuple[Manifest, ...], workload: Manifest, directory: Path) -> None:
     """Writes the files of the workload's ConfigMap, as the kubelet mounts them."""
-    (volume,) = (one for one in pod_of(workload)["spec"]["volumes"] if one["name"] == "config")
-    data = named(manifests, "ConfigMap", volume["configMap"]["name"])["data"]
-    for file, text in data.items():
-        (directory / file).write_text(text)
+    for volume in pod_of(workload)["spec"]["volumes"]:
+        if volume["name"] == "config":
+            data = named(manifests, "ConfigMap", volume["configMap"]["name"])["data"]
+            for file, text in data.items():
+                (directory / file).write_text(text)
 
 
 def workload_of(name: str, process: str) -> Manifest:
     """What runs it."""
-    kind, workload = ("Deployment", "router") if process == "router" else ("StatefulSet", "shard")
-    return named(overlay(name), kind, workload)
+    return named(overlay(name), *WORKLOADS[process])
 
 
 def settings_of(
@@ -67,7 +88,7 @@ def settings_of(
     for key, value in started.environment.items():
         monkeypatch.setenv(key, value)
     arguments = [argument.replace("/etc/likering/", f"{directory}/") for argument in started.arguments]
-    return router.settings.read(arguments) if process == "router" else shard_node.settings.read(arguments)
+    return READ[process](arguments)
 
 
 def port(address: str) -> int:
@@ -113,7 +134,6 @@ def test_containers_say_what_they_need(name: str) -> None:
             assert "memory" in one["resources"]["limits"]
 
 
-@pytest.mark.parametrize("process", ["router", "node"])
 def test_processes_take_their_arguments_and_environment(
     name: str, process: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,13 +142,15 @@ def test_processes_take_their_arguments_and_environment(
     fields: type[BaseSettings] = type(settings)
     prefix = fields.model_config["env_prefix"]
     workload = workload_of(name, process)
-    ours = [one["name"] for one in container(workload, process)["env"] if one["name"].startswith(prefix)]
+    given = [one["name"] for one in container(workload, process)["env"]]
+    ours = [variable for variable in given if variable.startswith(prefix)]
     assert ours
     assert {variable.removeprefix(prefix).lower() for variable in ours} <= fields.model_fields.keys()
+    of_libpq = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar}
+    assert {variable for variable in given if variable.startswith("PG")} <= of_libpq
     assert container(workload, process)["command"][0] in PROJECT["scripts"]
 
 
-@pytest.mark.parametrize("process", ["router", "node"])
 def test_probes_ask_for_health_where_it_is_served(
     name: str, process: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,10 +168,11 @@ def test_probes_ask_for_health_where_it_is_served(
     listens = [getattr(settings, field) for field in type(settings).model_fields if field.endswith("listen")]
     assert declared == {port(address) for address in listens if address}
     starting = found["startupProbe"]
-    assert starting["periodSeconds"] * starting["failureThreshold"] > settings.start_timeout
+    # A replica does not wait for its database, but ends and is started again.
+    wait = 0 if process == "replica" else settings.start_timeout
+    assert starting["periodSeconds"] * starting["failureThreshold"] > wait
 
 
-@pytest.mark.parametrize("process", ["router", "node"])
 def test_pods_have_the_time_to_drain(
     name: str, process: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +197,10 @@ def test_a_pod_is_the_node_of_its_name(name: str, tmp_path: Path, monkeypatch: p
     shard = named(overlay(name), "StatefulSet", "shard")
     service = named(overlay(name), "Service", shard["spec"]["serviceName"])
     assert settings.name == "shard-2"
-    assert settings.advertise == f"shard-2.{service['metadata']['name']}:{port(settings.listen)}"
+    namespace = service["metadata"]["namespace"]
+    assert (
+        settings.advertise == f"shard-2.{service['metadata']['name']}.{namespace}.svc:{port(settings.listen)}"
+    )
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is True
     assert shard["spec"]["podManagementPolicy"] == "Parallel"
@@ -260,7 +286,7 @@ def test_callers_find_a_plain_and_a_headless_service_and_operators_another(name:
         service: [one["targetPort"] for one in named(manifests, "Service", service)["spec"]["ports"]]
         for service in ("router", "router-headless", "router-admin")
     }
-    assert ports == {"router": ["grpc"], "router-headless": ["grpc"], "router-admin": ["admin"]}
+    assert ports == {"router": ["grpc"], "router-headless": ["grpc", "metrics"], "router-admin": ["admin"]}
     assert named(manifests, "Service", "router-headless")["spec"]["clusterIP"] == "None"
 
 
@@ -277,9 +303,9 @@ def test_budgets_and_the_autoscaler_are_of_what_there_is(name: str) -> None:
         assert names[0] == budget["metadata"]["name"]
         assert names[1:] == ["shard-waiting"] * (len(names) - 1)
         assert budget["spec"]["maxUnavailable"] == 1
+    evictable = {one["metadata"]["name"] for one in workloads(manifests) if one["kind"] != "Job"}
     assert {one["metadata"]["name"] for one in of_kind(manifests, "PodDisruptionBudget")} == {
-        "router",
-        "shard",
+        one for one in evictable if one != "shard-waiting" and not one.endswith("-postgres")
     }
     (scaler,) = of_kind(manifests, "HorizontalPodAutoscaler")
     target = scaler["spec"]["scaleTargetRef"]
@@ -319,14 +345,21 @@ def test_the_job_gives_the_slots_to_the_nodes_that_there_are(name: str) -> None:
 
 
 def test_what_is_secret_is_made_before(name: str) -> None:
-    """Every Secret that a pod cannot start without is in the overlay, or the documentation has it made."""
+    """Every Secret that a pod cannot start without is in the overlay, or of its Certificates, or made as documented."""
     manifests = overlay(name)
     told = (ROOT / "docs" / "kubernetes.md").read_text()
     made = {one["metadata"]["name"] for one in of_kind(manifests, "Secret")}
-    for workload in workloads(manifests):
+    issued = {one["spec"]["secretName"] for one in of_kind(manifests, "Certificate")}
+    for workload in workloads((*manifests, *(OPERATOR if issued else ()))):
+        for volume in pod_of(workload)["spec"].get("volumes", ()):
+            if "secret" in volume:
+                assert volume["secret"]["secretName"] in issued
+                assert "optional" not in volume["secret"]
+            if "configMap" in volume:
+                assert named(manifests, "ConfigMap", volume["configMap"]["name"])
         for one in containers(workload):
             for variable in one.get("env", ()):
                 reference = variable.get("valueFrom", {}).get("secretKeyRef")
                 if reference is not None:
-                    assert reference["name"] in made or f"create secret generic {reference['name']}" in told
+                    assert reference["name"] in made or f"role {reference['name']} " in told
                     assert reference["key"] in ("username", "password")

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cel import evaluate
+from opentelemetry.sdk import environment_variables
 from psycopg.conninfo import conninfo_to_dict
 
+import router.settings
+import shard_node.replica.settings
 import shard_node.settings
 from likering.dev.postgres import SETTINGS
 from shard_node.database import conninfo
-from tests.parts.manifests import Manifest, launch, named, of_kind, overlay, selects, workloads
+from tests.parts.manifests import (
+    K8S,
+    Manifest,
+    launch,
+    named,
+    of_kind,
+    overlay,
+    production_with,
+    selects,
+    workloads,
+)
 
 PRODUCTION = "overlays/production"
 ONLY_EMBEDDED = {
@@ -105,10 +119,11 @@ def test_nodes_refuse_what_no_standby_has(
     )
     assert settings.require_synchronous_standby
     for cluster in of_shards(manifests):
-        (role,) = cluster["spec"]["managed"]["roles"]
-        assert {"pg_read_all_stats", "pg_create_subscription"} <= set(role["inRoles"])
-        assert role["replication"] is True
-        assert role["superuser"] is False
+        roles = {role["name"]: role for role in cluster["spec"]["managed"]["roles"]}
+        assert (
+            "pg_read_all_stats"
+            in roles[str(conninfo_to_dict(started.environment["LIKERING_NODE_POSTGRES"])["user"])]["inRoles"]
+        )
     connection = conninfo_to_dict(conninfo(settings.postgres.get_secret_value(), "test"))
     assert connection["target_session_attrs"] == "read-write"
     assert connection["host"] == "shard-1-postgres-rw,shard-1-postgres-r"
@@ -147,8 +162,10 @@ def test_everything_is_backed_up(manifests: tuple[Manifest, ...]) -> None:
 
 def test_pods_are_spread(manifests: tuple[Manifest, ...]) -> None:
     """Over machines, and over zones where there are some."""
-    for kind, name in (("Deployment", "router"), ("StatefulSet", "shard"), ("StatefulSet", "shard-waiting")):
-        pod = named(manifests, kind, name)["spec"]["template"]
+    for workload in workloads(manifests):
+        if workload["kind"] == "Job":
+            continue
+        pod = workload["spec"]["template"]
         spreads = pod["spec"]["topologySpreadConstraints"]
         assert sorted(one["topologyKey"] for one in spreads) == [
             "kubernetes.io/hostname",
@@ -163,13 +180,14 @@ def test_pods_are_spread(manifests: tuple[Manifest, ...]) -> None:
 def test_another_process_waits_for_each_node_on_another_machine(manifests: tuple[Manifest, ...]) -> None:
     """Of the same node, the same settings and the same database, at an address of its own; never replaced together."""
     first, waiting = (named(manifests, "StatefulSet", name) for name in ("shard", "shard-waiting"))
-    assert first["spec"]["replicas"] == waiting["spec"]["replicas"]
+    replica = named(manifests, "StatefulSet", "replica")
+    assert first["spec"]["replicas"] == waiting["spec"]["replicas"] == replica["spec"]["replicas"]
     one = launch(manifests, first, "node", pod="shard-2")
     other = launch(manifests, waiting, "node", pod="shard-waiting-2")
     assert {key for key in one.environment if one.environment[key] != other.environment[key]} == {"POD_NAME"}
     assert set(one.arguments) ^ set(other.arguments) == {
-        "--advertise=shard-2.shard:50061",
-        "--advertise=shard-waiting-2.shard:50061",
+        "--advertise=shard-2.shard.likering.svc:50061",
+        "--advertise=shard-waiting-2.shard.likering.svc:50061",
     }
     assert waiting["spec"]["updateStrategy"] == {"type": "OnDelete"}
     for own, others in ((first, waiting), (waiting, first)):
@@ -181,17 +199,32 @@ def test_another_process_waits_for_each_node_on_another_machine(manifests: tuple
         assert not selects(own["spec"]["selector"], others["spec"]["template"]["metadata"]["labels"])
 
 
-def test_nodes_are_watched_by_prometheus(manifests: tuple[Manifest, ...]) -> None:
-    """By a Service that there is, and a port that it has."""
-    (monitor,) = of_kind(manifests, "ServiceMonitor")
-    watched = [
-        one
-        for one in of_kind(manifests, "Service")
-        if monitor["spec"]["selector"]["matchLabels"].items() <= one["metadata"]["labels"].items()
-    ]
-    assert [one["metadata"]["name"] for one in watched] == ["shard"]
-    ports = {one["name"] for one in watched[0]["spec"]["ports"]}
-    assert {one["port"] for one in monitor["spec"]["endpoints"]} <= ports
+def test_every_process_is_watched_by_prometheus(manifests: tuple[Manifest, ...]) -> None:
+    """Once, by a Service that has such a port, and under the name of a job that the alerts know."""
+    jobs = {}
+    for monitor in of_kind(manifests, "ServiceMonitor"):
+        (endpoint,) = monitor["spec"]["endpoints"]
+        (service,) = (
+            one
+            for one in of_kind(manifests, "Service")
+            if monitor["spec"]["selector"]["matchLabels"].items() <= one["metadata"]["labels"].items()
+            and endpoint["port"] in {port["name"] for port in one["spec"]["ports"]}
+        )
+        (relabeling,) = endpoint["relabelings"]
+        assert relabeling["targetLabel"] == "job"
+        for workload in workloads(manifests):
+            labels = workload["spec"]["template"]["metadata"]["labels"]
+            if selects({"matchLabels": service["spec"]["selector"]}, labels):
+                assert workload["metadata"]["name"] not in jobs
+                jobs[workload["metadata"]["name"]] = relabeling["replacement"]
+    assert jobs == {
+        "router": "likering-router",
+        "shard": "likering-node",
+        "shard-waiting": "likering-node",
+        "replica": "likering-replica",
+    }
+    rules = (K8S / "telemetry" / "alerts.yaml").read_text()
+    assert all(job in rules for job in jobs.values())
 
 
 @pytest.mark.parametrize(
@@ -244,3 +277,39 @@ def test_the_image_is_that_of_this_release(manifests: tuple[Manifest, ...]) -> N
         for one in workload["spec"]["template"]["spec"]["containers"]
     }
     assert [image.rpartition(":")[2] for image in images] == [version]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "process", "read"),
+    [
+        ("Deployment", "router", "router", router.settings.read),
+        ("StatefulSet", "shard", "node", shard_node.settings.read),
+        ("StatefulSet", "shard-waiting", "node", shard_node.settings.read),
+        ("StatefulSet", "replica", "replica", shard_node.replica.settings.read),
+    ],
+)
+def test_traces_are_sent_to_a_collector(
+    kind: str,
+    name: str,
+    process: str,
+    read: Callable[[Sequence[str]], Any],
+    traced: tuple[Manifest, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the component: by every process, of few calls, as variables say that the SDK reads."""
+    started = launch(traced, named(traced, kind, name), process, pod=f"{name}-0")
+    for key, value in started.environment.items():
+        monkeypatch.setenv(key, value)
+    assert read([one for one in started.arguments if not one.startswith("--config")]).tracing
+    of_otel = {key: value for key, value in started.environment.items() if key.startswith("OTEL_")}
+    assert set(of_otel) <= {
+        value for key, value in vars(environment_variables).items() if key.startswith("OTEL_")
+    }
+    assert float(of_otel["OTEL_TRACES_SAMPLER_ARG"]) <= 0.01
+    assert of_otel["OTEL_EXPORTER_OTLP_ENDPOINT"].endswith(":4317")
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, ...]:
+    """The overlay with the component for traces."""
+    return production_with("tracing", tmp_path_factory.mktemp("tracing") / "k8s")

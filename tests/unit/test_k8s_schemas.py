@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -10,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.parts.manifests import K8S, OVERLAYS, Manifest, overlay
+from tests.parts.manifests import K8S, OVERLAYS, Manifest, overlay, production_with
 
 SCHEMAS = K8S.parent / "tests" / "parts" / "schemas"
 OF_OPERATORS = {
@@ -18,6 +19,8 @@ OF_OPERATORS = {
     ("postgresql.cnpg.io/v1", "ScheduledBackup"),
     ("barmancloud.cnpg.io/v1", "ObjectStore"),
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
+    ("cert-manager.io/v1", "Certificate"),
+    ("cert-manager.io/v1", "Issuer"),
 }
 KUBERNETES = ("1.33", "1.37")
 """The oldest that is meant to do, and the newest that there are schemas of."""
@@ -42,6 +45,16 @@ def test_manifests_are_valid(folder: str, version: str) -> None:
     """Strictly: no field that is not declared, and no kind that nobody knows."""
     for manifest in overlay(folder):
         validate(manifest, version)
+
+
+@pytest.mark.parametrize("component", ["tokens", "tracing"])
+def test_components_are_valid(component: str, tmp_path: Path) -> None:
+    """With everything that they add to the production overlay."""
+    plain = overlay("overlays/production")
+    changed = [one for one in production_with(component, tmp_path / "k8s") if one not in plain]
+    assert changed
+    for manifest in changed:
+        validate(manifest, KUBERNETES[-1])
 
 
 def test_a_kind_without_a_schema_is_refused() -> None:
