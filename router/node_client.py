@@ -12,9 +12,11 @@ import grpc.aio
 import structlog
 
 from likering.errors import InternalError, ShardUnavailable
+from likering.serving import tracing
 from likering.serving.channels import NOT_LET_IN, RENEWAL_GRACE, Channels
 from likering.serving.status import DETAILS_KEY, from_rpc_error
 from likering.serving.tracing import Metadata
+from likering.serving.trail import trail_of_call
 from likering.shard.v1 import shard_service_pb2 as shard
 from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
 from router.fragments import BatchLost
@@ -52,6 +54,7 @@ class NodeClient:
         self._session_id = session_id
         self._on_connection = on_connection
         self._channels = channels or Channels()
+        self._tracing = tracing.active()
         self._connected = False
         self._address = ""
         self._generation = 0
@@ -117,16 +120,35 @@ class NodeClient:
     async def list_likers(self, request: shard.ListLikersRequest, timeout: float) -> shard.ListLikersResponse:
         """Sends the question. Raises BatchNotSent, BatchLost or BatchRefused."""
         link = self._standing_link()
-        with _told_apart(link):
-            return await link.stub.ListLikers(request, timeout=timeout)
+        with _told_apart(link), self._span("ListLikers") as metadata:
+            return await link.stub.ListLikers(request, timeout=timeout, metadata=metadata)
 
     async def list_liked_posts(
         self, request: shard.ListLikedPostsRequest, timeout: float
     ) -> shard.ListLikedPostsResponse:
         """Sends the question. Raises BatchNotSent, BatchLost or BatchRefused."""
         link = self._standing_link()
-        with _told_apart(link):
-            return await link.stub.ListLikedPosts(request, timeout=timeout)
+        with _told_apart(link), self._span("ListLikedPosts") as metadata:
+            return await link.stub.ListLikedPosts(request, timeout=timeout, metadata=metadata)
+
+    @contextmanager
+    def _span(self, method: str) -> Iterator[Metadata | None]:
+        """A span of a question that is asked for the current call, and what tells the node of it."""
+        trail = trail_of_call.get()
+        if self._tracing is None or trail is None:
+            yield None
+            return
+        name = f"likering.shard.v1.ShardService/{method}"
+        span = self._tracing.work(name, (trail.span,), {"likering.node": self.name}, remote=True)
+        code = "CANCELLED"
+        try:
+            yield self._tracing.metadata(span)
+            code = "OK"
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            raise
+        finally:
+            span.end(code)
 
     def watch_counts(
         self, request: shard.WatchCountsRequest

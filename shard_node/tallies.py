@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from likering.serving.distribution import OPERATIONS, Distribution
-from likering.shard.v1.shard_service_pb2 import OpCode
 from shard_node.commit import Batch
 
 PAUSES: Final = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -20,7 +20,7 @@ class WriterTally:
         self.operations = 0
         """Committed."""
         self.refused: Counter[str] = Counter()
-        """Operations that were not executed, by why."""
+        """Operations that were not executed, by why: of a batch, or all that waited."""
         self.failed: Counter[str] = Counter()
         """Transactions that failed, by the name of the error."""
         self.batch_operations = Distribution(OPERATIONS)
@@ -35,11 +35,12 @@ class WriterTally:
         return f"<WriterTally {self.operations} operations committed>"
 
     def committed(self, batch: Batch) -> None:
-        """A batch is committed."""
-        if batch.refused:
-            self.refused.update(map(OpCode.Name, batch.refused.values()))
+        """A batch is committed, but for what is refused of it."""
         self.operations += len(batch) - len(batch.refused)
-        self.slots.update(batch.slots)
+        slots: Iterable[int] = batch.slots
+        if batch.refused:
+            slots = [slot for position, slot in enumerate(slots) if position not in batch.refused]
+        self.slots.update(slots)
         self.batch_operations.add(len(batch))
         self.commit_seconds.add(batch.ended - batch.began)
         for unit in batch.units:

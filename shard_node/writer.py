@@ -40,7 +40,6 @@ from shard_node.refusals import refused_writes
 from shard_node.slot_change import RefusedJob, SlotsJob, change_slots
 from shard_node.standby import Lack, StandbyWatch
 from shard_node.swept import SweptIntents
-from shard_node.tallies import WriterTally
 from shard_node.user_purge_marks import UserPurgeMarks
 from shard_node.writer_queue import QueuedJob, SlotsChange, WriterQueue, resolve
 
@@ -98,8 +97,6 @@ class Writer(WriterQueue):
         self._rest = 0.0
         self._rest_until = 0.0
         self._tracing = tracing.active()
-        self.tally = WriterTally()
-        """What was committed, for the metrics."""
         self.load = Load()
         """What was committed lately."""
         self.purge_marks = PurgeMarks()
@@ -256,6 +253,7 @@ class Writer(WriterQueue):
                 latest_intent,
             )
             batch.add(unit, refused)
+        self.tally.refused.update(map(OpCode.Name, batch.refused.values()))
         if not batch.uncommitted:
             # Nothing to execute, so nothing that would prove that this node still leads.
             batch.answer(OP_CODE_UNAVAILABLE)

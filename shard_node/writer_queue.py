@@ -18,6 +18,7 @@ from shard_node.commit import WriteUnit
 from shard_node.maintenance import Transaction
 from shard_node.purge_marks import Purges
 from shard_node.slot_change import SlotsJob
+from shard_node.tallies import WriterTally
 
 Job = Callable[[store.Connection, store.Fence], Coroutine[Any, Any, None]]
 
@@ -54,6 +55,8 @@ class WriterQueue:
         """Set when something has come."""
         self._slots_change = asyncio.Event()
         """Set when a change of the slots has come."""
+        self.tally = WriterTally()
+        """What was committed and what was refused, for the metrics."""
 
     @property
     def queued(self) -> int:
@@ -160,8 +163,10 @@ class WriterQueue:
         self._jobs.clear()
 
     def _refuse_units(self, code: OpCode.ValueType) -> None:
-        for unit in self._queue:
+        waiting = [unit for unit in self._queue if not unit.done.done()]
+        for unit in waiting:
             unit.refuse(code)
+        self.tally.refused[OpCode.Name(code)] += sum(map(len, waiting))
         self._queue.clear()
         self._queued = 0
 

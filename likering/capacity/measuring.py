@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc.aio
 import psycopg
@@ -20,13 +20,20 @@ from likering.capacity.sizing import Costs
 from likering.client.aio import AsyncLikes
 from likering.client.model import Mutation
 from likering.dev.cluster import EmbeddedCluster
+from likering.dev.errors import DevError
+from likering.shard.v1 import shard_service_pb2 as shard
+from likering.shard.v1.shard_service_pb2_grpc import ShardServiceStub
 from likering.v1 import like_service_pb2 as api
 from likering.v1.like_service_pb2_grpc import LikeServiceStub
 
 if TYPE_CHECKING:
+    from likering.shard.v1.shard_service_pb2_grpc import ShardServiceAsyncStub
     from likering.v1.like_service_pb2_grpc import LikeServiceAsyncStub
 
 _IN_FLIGHT: Final = 256
+_BATCHES_IN_FLIGHT: Final = 16
+"""A router has two to each node at most; with several routers a node has more."""
+_FIRST_EPOCH: Final = 1
 _WARM_UP: Final = 2.0
 _SLOTS: Final = 16
 """Few: with more the pages that each begins with would count for more than they do in a full database."""
@@ -39,6 +46,9 @@ _SIZE: Final = """
 SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
 WHERE relkind = 'r' AND relnamespace = 'likering'::regnamespace AND relname ~ '_s[0-9]+$'
 """
+
+
+_CLUSTER: Final = "SELECT cluster_id::text FROM likering.cluster"
 
 
 async def measure(
@@ -63,6 +73,8 @@ async def measure(
             of_like = await _cpu_per_call(cluster, like, seconds)
             say(f"counts, {posts_per_read} a call")
             of_page = await _cpu_per_call(cluster, counts, seconds)
+        say("batches of one count")
+        of_batch = await _cpu_per_batch(cluster, seconds)
     finally:
         await asyncio.to_thread(cluster.stop)
     return Costs(
@@ -72,13 +84,18 @@ async def measure(
         likes_per_postgres_core=1 / of_like["postgres"],
         counts_per_router_core=posts_per_read / of_page["router"],
         counts_per_node_core=posts_per_read / (of_page["node"] + of_page["valkey"]),
+        batches_per_router_core=1 / of_batch["client"],
+        batches_per_node_core=1 / (of_batch["node"] + of_batch["valkey"]),
     )
 
 
 async def _cpu_per_call(
-    cluster: EmbeddedCluster, call: Callable[[int], Awaitable[object]], seconds: float
+    cluster: EmbeddedCluster,
+    call: Callable[[int], Awaitable[object]],
+    seconds: float,
+    in_flight: int = _IN_FLIGHT,
 ) -> dict[str, float]:
-    """CPU seconds per call, by part."""
+    """CPU seconds per call, by part; ``client`` is this process."""
     calls = 0
 
     async def caller(until: float) -> None:
@@ -89,14 +106,43 @@ async def _cpu_per_call(
 
     async def run(seconds: float) -> None:
         until = time.monotonic() + seconds
-        await asyncio.gather(*(caller(until) for _ in range(_IN_FLIGHT)))
+        await asyncio.gather(*(caller(until) for _ in range(in_flight)))
 
     await run(_WARM_UP)
     groups = _processes(cluster)
-    calls_before, before = calls, cpu_seconds(groups)
+
+    def so_far() -> dict[str, float]:
+        return cpu_seconds(groups) | {"client": time.process_time()}
+
+    calls_before, before = calls, so_far()
     await run(seconds)
-    after = cpu_seconds(groups)
-    return {part: (after[part] - before[part]) / (calls - calls_before) for part in groups}
+    return {part: (after - before[part]) / (calls - calls_before) for part, after in so_far().items()}
+
+
+async def _cpu_per_batch(cluster: EmbeddedCluster, seconds: float) -> dict[str, float]:
+    """CPU seconds of the node's parts for a batch of a router, and of this process, which plays the router."""
+    (node,) = cluster.nodes.values()
+    cluster_id = await asyncio.to_thread(_ask, cluster.topology_dsn, _CLUSTER)
+    async with grpc.aio.insecure_channel(node.address) as channel:
+        stub = cast("ShardServiceAsyncStub", ShardServiceStub(channel))
+
+        def batch(number: int) -> Awaitable[shard.ExecuteResponse]:
+            request = shard.ExecuteRequest(
+                cluster_id=cluster_id,
+                session_id="likering plan",
+                batch_number=number,
+                lowest_batch_number=1,
+                read_mode=shard.READ_MODE_CACHED,
+                kinds=[shard.OP_KIND_COUNT],
+                post_ids=[_post(number)],
+                user_ids=[""],
+                epochs=[_FIRST_EPOCH],
+            )
+            return stub.Execute(request)
+
+        if any((await batch(1)).codes):
+            raise DevError("the node does not answer batches of counts")
+        return await _cpu_per_call(cluster, batch, seconds, in_flight=_BATCHES_IN_FLIGHT)
 
 
 def _processes(cluster: EmbeddedCluster) -> Mapping[str, list[int]]:
@@ -132,7 +178,8 @@ async def _weigh(cluster: EmbeddedCluster, likes: int, say: Callable[[str], None
 
         async with asyncio.timeout(_TOLD_SECONDS):
             await asyncio.gather(*(look() for _ in range(_IN_FLIGHT)))
-    return (await asyncio.to_thread(_ask, node.postgres_dsn, _SIZE) - before) / likes
+    after = await asyncio.to_thread(_ask, node.postgres_dsn, _SIZE)
+    return float(after - before) / likes
 
 
 async def _until_told(client: AsyncLikes, user: str) -> None:
@@ -141,11 +188,11 @@ async def _until_told(client: AsyncLikes, user: str) -> None:
         await asyncio.sleep(0.5)
 
 
-def _ask(dsn: str, query: str) -> int:
+def _ask(dsn: str, query: str) -> Any:
     with psycopg.connect(dsn) as connection:
         row = connection.execute(query.encode()).fetchone()
     assert row is not None
-    return int(row[0])
+    return row[0]
 
 
 def _user(number: int) -> str:

@@ -19,6 +19,9 @@ from likering.ring.plan import COPIED_PER_SECOND, SECONDS_PER_SLOT, Move, Plan, 
 from likering.ring.topology import Node, NodeState, Topology
 
 MOST_NODES: Final = 2000
+_MOST_EXPONENT: Final = 10.0
+"""Then the first of all posts has all but a thousandth of the likes."""
+_MOST_ROWS: Final = 10**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,7 @@ def _resizes(scenario: Scenario, names: list[str], chance: random.Random) -> Ite
     for _ in range(scenario.losses):
         lost = chance.choice(names)
         names = [name for name in names if name != lost]
-        yield f"{lost} is lost", names
+        yield f"{lost} lost", names
 
 
 def _step(
@@ -243,9 +246,15 @@ def _check(scenario: Scenario) -> None:
     check_slot_count(scenario.slots)
     if not 1 <= scenario.first_nodes <= scenario.nodes <= scenario.slots:
         raise ValueError("there are at least as many nodes in the end as at first, and no more than slots")
+    if scenario.nodes + scenario.joins > scenario.slots:
+        raise ValueError("there are no more nodes than slots, those that join included")
     if not 0 <= scenario.losses < scenario.nodes + scenario.joins:
         raise ValueError("not all nodes can be lost")
-    if scenario.viral * scenario.viral_share >= 1:
+    if not 0 <= scenario.viral * scenario.viral_share < 1:
         raise ValueError("viral posts cannot take all likes")
     if scenario.posts < 1 or scenario.slots_at_once < 1:
         raise ValueError("there is at least one post, and one move at a time")
+    if not 0 <= scenario.exponent <= _MOST_EXPONENT:
+        raise ValueError(f"the exponent of posts' popularity is between 0 and {_MOST_EXPONENT:g}")
+    if not 0 <= scenario.rows <= _MOST_ROWS:
+        raise ValueError(f"the rows stored are between 0 and {_MOST_ROWS:.0e}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from likering.ring.hashing import MAX_SLOT_COUNT
 
@@ -23,6 +23,13 @@ FEWEST_POSTGRES_CORES: Final = 2
 NODE_CORES: Final = 2
 """A node's process has one event loop; its cache and what runs beside share the other core."""
 SMALLEST_MEMORY: Final = 8 * 2**30
+_LEAST: Final = 1e-9
+_MOST: Final = 1e18
+"""What is beyond is no cluster, and would overflow."""
+GATHER_SECONDS: Final = 0.1
+"""For so long a router's worker gathers what is for one node when it is busy: at most, see router/pace.py."""
+FEW_OPERATIONS: Final = 5
+"""Of a batch: with fewer, what it costs to call a node is most of what an operation costs."""
 WORKING_SET_DAYS: Final = 7
 """Likes so young are what feeds, lists and repetitions touch: they should fit into a Postgres' memory."""
 
@@ -34,8 +41,8 @@ class Workload:
     users: int = 100_000_000
     likes_per_user_day: float = 7.7
     peak: float = 3.0
-    reads_per_like: float = 100.0
-    """Counts shown for each like that is made."""
+    reads_per_like: float = 40.0
+    """Counts that the cluster is asked for, for each like that is made; what callers keep or watch is not asked for."""
     posts_per_read: int = 20
     """Counts of one call: a page of posts."""
     retention_days: int = 730
@@ -56,6 +63,9 @@ class Costs:
     counts_per_router_core: float = 80_000.0
     """Read by pages."""
     counts_per_node_core: float = 180_000.0
+    batches_per_router_core: float = 5_000.0
+    """Calls from a router to a node, with one operation each: what a batch costs, whatever it carries."""
+    batches_per_node_core: float = 2_500.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,9 @@ class Size:
     likes_peak: float
     counts_peak: float
     read_calls_peak: float
+    batches_peak: float
+    """Calls between routers and nodes."""
+    operations_per_batch: float
     likes_kept: float
     data_bytes: float
     disk_bytes: float
@@ -115,11 +128,9 @@ def size(workload: Workload, costs: Costs, machines: Machines) -> Size:
     data = likes_kept * costs.bytes_per_like
     growth = likes_day * MONTH_DAYS * costs.bytes_per_like
 
-    # A node's process writes and reads on one event loop, so load is counted in those, and storage in disks.
-    loops = likes_peak / costs.likes_per_node_core + counts_peak / costs.counts_per_node_core
-    for_load = math.ceil(loops / machines.utilisation)
     for_storage = math.ceil(data / (machines.disk_bytes * machines.fullness))
-    shards = max(1, for_load, for_storage)
+    carried = _carried(workload, costs, machines, likes_peak, for_storage)
+    shards = max(carried.for_load, for_storage)
     # Slots do not divide evenly, and the fullest shard is to fit as well.
     room = machines.disk_bytes * machines.fullness
     while shards < MAX_SLOT_COUNT and data / shards * largest_share(shards) > room:
@@ -127,9 +138,8 @@ def size(workload: Workload, costs: Costs, machines: Machines) -> Size:
     slots, largest = slots_for(shards), largest_share(shards)
     likes_peak_shard = likes_peak / shards * largest
 
-    router_loops = likes_peak / costs.likes_per_router_core + counts_peak / costs.counts_per_router_core
     # One more than needed: the others carry on while it is replaced.
-    routers = max(FEWEST_ROUTERS, math.ceil(router_loops / machines.utilisation / machines.workers) + 1)
+    routers = max(FEWEST_ROUTERS, math.ceil(carried.workers / machines.workers) + 1)
     postgres_cores = max(
         FEWEST_POSTGRES_CORES,
         math.ceil(likes_peak_shard / costs.likes_per_postgres_core / machines.utilisation),
@@ -141,13 +151,15 @@ def size(workload: Workload, costs: Costs, machines: Machines) -> Size:
         likes_peak=likes_peak,
         counts_peak=counts_peak,
         read_calls_peak=counts_peak / workload.posts_per_read,
+        batches_peak=carried.batches,
+        operations_per_batch=(likes_peak + counts_peak) / carried.batches,
         likes_kept=likes_kept,
         data_bytes=data,
         disk_bytes=data * workload.copies / machines.fullness,
         growth_bytes_month=growth,
         growth_disk_month=growth * workload.copies / machines.fullness,
         shards_for_storage=for_storage,
-        shards_for_load=for_load,
+        shards_for_load=carried.for_load,
         shards=shards,
         slots=slots,
         slots_per_shard=slots / shards,
@@ -161,6 +173,52 @@ def size(workload: Workload, costs: Costs, machines: Machines) -> Size:
         node_cores=shards * NODE_CORES,
         all_postgres_cores=all_postgres_cores,
         cores=routers * machines.workers + shards * NODE_CORES + all_postgres_cores,
+    )
+
+
+class _Carried(NamedTuple):
+    """What it takes to carry the load: event loops of routers and of nodes, and the calls between them a second."""
+
+    workers: int
+    for_load: int
+    batches: float
+
+
+def _carried(
+    workload: Workload, costs: Costs, machines: Machines, likes_peak: float, for_storage: int
+) -> _Carried:
+    """The smallest number of workers and shards that carries the load, with as many shards as storage wants.
+
+    Each worker calls each node, so more of both make more and smaller batches, which need more of both. There is an
+    end to that: no batch has less than one operation.
+    """
+    counts_peak = likes_peak * workload.reads_per_like
+    of_router = likes_peak / costs.likes_per_router_core + counts_peak / costs.counts_per_router_core
+    of_node = likes_peak / costs.likes_per_node_core + counts_peak / costs.counts_per_node_core
+    workers, for_load = 1, 1
+    while True:
+        shards = max(for_load, for_storage)
+        batches = batches_between(workers, shards, likes_peak, counts_peak, workload.posts_per_read)
+        # A node's process writes and reads on one event loop, so load is counted in those, and storage in disks.
+        router_loops = (of_router + batches / costs.batches_per_router_core) / machines.utilisation
+        node_loops = (of_node + batches / costs.batches_per_node_core) / machines.utilisation
+        if router_loops <= workers and node_loops <= for_load:
+            return _Carried(workers, for_load, batches)
+        workers, for_load = max(workers, math.ceil(router_loops)), max(for_load, math.ceil(node_loops))
+
+
+def batches_between(workers: int, shards: int, likes: float, counts: float, posts_per_read: int) -> float:
+    """Calls a second from so many workers to so many nodes, for so many likes and counts a second.
+
+    Each worker gathers for each node, writes and reads apart, and sends what has come in ``GATHER_SECONDS`` at once. A
+    page of counts comes to as many nodes as its posts, placed by hash, happen to lie on.
+    """
+    nodes_of_page = -shards * math.expm1(posts_per_read * math.log1p(-1 / shards)) if shards > 1 else 1.0
+    lanes = workers * shards
+    windows = lanes / GATHER_SECONDS
+    return sum(
+        -windows * math.expm1(-arrivals / windows)
+        for arrivals in (likes, counts / posts_per_read * nodes_of_page)
     )
 
 
@@ -179,17 +237,30 @@ def largest_share(shards: int) -> float:
 def remarks(found: Size) -> list[str]:
     """What the figures do not say by themselves."""
     said = []
+    for_load = found.shards_for_load > found.shards_for_storage
     if found.shards > MAX_SLOT_COUNT:
-        said.append(f"A ring has at most {MAX_SLOT_COUNT:,} slots, so not so many shards: take larger disks.")
+        way = "answer reads nearer to who reads" if for_load else "take larger disks"
+        said.append(f"A ring has at most {MAX_SLOT_COUNT:,} slots, so not so many shards: {way}.")
     elif found.slots_per_shard < SLOTS_PER_SHARD:
+        cure = (
+            ""
+            if for_load
+            else f": take larger disks, or fewer shards than {MAX_SLOT_COUNT // SLOTS_PER_SHARD}"
+        )
         said.append(
             f"With {found.slots_per_shard:.1f} slots a shard the fullest one has {found.largest_share:.2f} times its"
-            f" share: take larger disks, or fewer shards than {MAX_SLOT_COUNT // SLOTS_PER_SHARD}."
+            f" share{cure}."
         )
     if found.shards_for_storage > found.shards_for_load:
         said.append("Storage sets the number of shards, not load: larger disks mean fewer of them.")
-    elif found.shards_for_load > found.shards_for_storage:
+    elif for_load:
         said.append("Load sets the number of shards, not storage: smaller disks will do.")
+    if for_load and found.operations_per_batch < FEW_OPERATIONS:
+        said.append(
+            f"A batch between router and node carries {found.operations_per_batch:.1f} operations, so batches are"
+            " what costs: the reads are too many for a ring, whose routers each call each node. Have callers watch"
+            " posts, or keep pages for a second."
+        )
     return said
 
 
@@ -197,8 +268,8 @@ def _check(workload: Workload, costs: Costs, machines: Machines) -> None:
     for part in (workload, costs, machines):
         for name in part.__slots__:
             value = getattr(part, name)
-            if not (math.isfinite(value) and value > 0) and not (name == "reads_per_like" and value == 0):
-                raise ValueError(f"{name} must be above 0, not {value}")
+            if not _LEAST <= value <= _MOST and not (name == "reads_per_like" and value == 0):
+                raise ValueError(f"{name} must be above 0 and no more than {_MOST:g}, not {value}")
     if workload.peak < 1:
         raise ValueError(f"peak is the busiest second ÷ the mean, so at least 1, not {workload.peak}")
     for name in ("fullness", "utilisation"):

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
 from likering.capacity.simulation import MOST_NODES, Scenario, Step, simulate
 from likering.cli.exit_codes import ExitCode, fail
-from likering.cli.figures import count, duration
+from likering.cli.figures import compact, count, duration
 from likering.cli.output import Output, OutputOption, print_json
 from likering.ring.hashing import MAX_SLOT_COUNT
 
@@ -91,6 +92,10 @@ def _table(steps: list[Step]) -> Table:
         Column("event", no_wrap=True),
         *(Column(heading, justify="right", no_wrap=True) for heading in headings),
         Column("hottest", no_wrap=True),
+        box=SIMPLE_HEAD,  # with lines between its columns it is wider than a terminal of 80
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
         title="slots, likes and viral: the most of a node ÷ the mean",
         title_justify="left",
     )
@@ -100,11 +105,11 @@ def _table(steps: list[Step]) -> Table:
             count(step.nodes),
             count(step.moved),
             count(step.fewest),
-            f"{step.rows_moved:.1e}",
+            compact(step.rows_moved),
             duration(step.seconds),
             f"{step.slots_max_over_mean:.3f}",
-            f"{step.load_max_over_mean:.2f}",
-            f"{step.viral_max_over_mean:.2f}",
+            compact(step.load_max_over_mean),
+            compact(step.viral_max_over_mean),
             step.hottest,
         )
     return table

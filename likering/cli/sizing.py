@@ -31,7 +31,7 @@ def plan_cluster(
     ] = _WORKLOAD.likes_per_user_day,
     peak: Annotated[float, typer.Option(min=1.0, help="The busiest second ÷ the mean.")] = _WORKLOAD.peak,
     reads: Annotated[
-        float, typer.Option("--reads-per-like", min=0.0, help="Counts shown per like made.")
+        float, typer.Option("--reads-per-like", min=0.0, help="Counts asked for per like made.")
     ] = _WORKLOAD.reads_per_like,
     posts_per_read: Annotated[int, typer.Option(min=1, max=200, help="Counts of one call.")] = (
         _WORKLOAD.posts_per_read
@@ -140,6 +140,8 @@ def _show(found: Size, workload: Workload, machines: Machines, console: Console)
             ("likes/s, peak", _number(found.likes_peak)),
             ("counts read/s, peak", _number(found.counts_peak)),
             (f"read calls/s, peak ({workload.posts_per_read} counts each)", _number(found.read_calls_peak)),
+            ("calls from routers to nodes/s, peak", _number(found.batches_peak)),
+            ("operations of such a call", _number(found.operations_per_batch)),
         ),
         (
             (f"likes kept ({workload.retention_days} days)", _number(found.likes_kept)),

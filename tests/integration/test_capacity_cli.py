@@ -28,10 +28,16 @@ def test_a_plan_as_a_table_and_as_json() -> None:
     assert doubled["size"]["disk_bytes"] == pytest.approx(2 / 3 * plan["size"]["disk_bytes"])
 
 
-def test_a_plan_that_makes_no_sense_is_a_usage_error() -> None:
-    result = runner.invoke(app, ["plan", "--likes-per-user", "0"])
-    assert result.exit_code == 2
-    assert "likes_per_user_day" in result.output
+@pytest.mark.parametrize("option", ["--users", "--likes-per-user", "--peak", "--bytes-per-like", "--disk-tb"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e-400", "1" + "0" * 400])
+def test_a_plan_that_makes_no_sense_is_a_usage_error(option: str, value: str) -> None:
+    result = runner.invoke(app, ["plan", option, value])
+    assert result.exit_code == 2, result.output
+    assert "Usage" in result.output
+
+
+def test_what_is_wrong_with_a_plan_is_named() -> None:
+    assert "likes_per_user_day" in runner.invoke(app, ["plan", "--likes-per-user", "0"]).output
 
 
 SMALL = ["simulate", "--nodes", "12", "--from", "3", "--slots", "64", "--posts", "1000", "--rows", "100000"]
@@ -50,8 +56,24 @@ def test_a_simulation_as_a_table_as_json_and_as_a_picture(tmp_path: Path) -> Non
     assert picture.read_text().startswith("<?xml")
 
 
+def test_the_table_of_a_simulation_fits_into_a_terminal() -> None:
+    """Of 80 columns, with the largest ring there is: no figure is cut off."""
+    table = runner.invoke(app, ["simulate", "--posts", "1000"], env={"COLUMNS": "80", "TERM": "dumb"})
+    assert "grow to 2000" in table.stdout
+    assert "…" not in table.stdout
+
+
 def test_a_simulation_that_makes_no_sense_is_a_usage_error(tmp_path: Path) -> None:
-    for arguments in (["--slots", "100"], ["--losses", "15"], ["--plot", str(tmp_path / "x.pdf")]):
+    for arguments in (
+        ["--slots", "100"],
+        ["--losses", "15"],
+        ["--joins", "53"],
+        ["--exponent", "nan"],
+        ["--exponent", "inf"],
+        ["--viral-share", "nan"],
+        ["--rows", "1" + "0" * 400],
+        ["--plot", str(tmp_path / "x.pdf")],
+    ):
         assert runner.invoke(app, [*SMALL, *arguments]).exit_code == 2
     assert not list(tmp_path.iterdir())
 

@@ -187,6 +187,27 @@ async def test_other_epochs_and_far_intents_are_refused_alone(process: Callable[
     assert mixed.counts == [0, 0, 1]
 
 
+async def test_what_is_refused_is_counted_whatever_waits_with_it(process: Callable[..., Process]) -> None:
+    """Among others, alone, and with all that waits; it is no write of its slot."""
+    node = process()
+    await node.leads()
+    tally = node.writer.tally
+    mixed = unit([(True, "p1", "u", 0), (True, "p2", "u", 0)])
+    mixed.epochs = [2, 1]
+    await node.writer.submit(mixed)
+    assert (tally.operations, tally.slots) == (1, {slot_of("p2", SLOTS): 1})
+    alone = unit([(True, "p1", "u", 0)])
+    alone.epochs = [2]
+    await node.writer.submit(alone)
+    assert tally.refused == {"OP_CODE_NOT_OWNER": 2}
+    waiting = unit([(True, "p1", f"u{number}", 0) for number in range(3)])
+    node.writer.submit(waiting)
+    await node.stop()
+    assert waiting.codes == [OP_CODE_UNAVAILABLE] * 3
+    assert tally.refused == {"OP_CODE_NOT_OWNER": 2, "OP_CODE_UNAVAILABLE": 3}
+    assert tally.operations == 1
+
+
 async def test_a_barrier_needs_a_commit_that_began_later(process: Callable[..., Process]) -> None:
     """It holds while the process leads, and not once another one does."""
     old = process()

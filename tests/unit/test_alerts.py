@@ -10,8 +10,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import yaml
+
 from tests.parts.programs import need
-from tests.parts.telemetry_files import ALERTS, DASHBOARD, DOCS, RULE_TESTS, dashboard_expressions
+from tests.parts.telemetry_files import ALERTS, DASHBOARD, DOCS, RULE_TESTS, dashboard_expressions, panel
 
 
 def promtool(*arguments: str | Path) -> str:
@@ -63,3 +65,37 @@ def test_expressions_of_the_dashboard_are_expressions(tmp_path: Path) -> None:
     file = tmp_path / "dashboard.yaml"
     file.write_text("\n".join(rules))
     promtool("check", "rules", file)
+
+
+def test_streams_are_seen_open_before_the_first_one_has_ended(tmp_path: Path) -> None:
+    """Until then nothing tells how many have: a difference of the two alone would show nothing."""
+    begun = 'grpc_server_started_total{grpc_service="likering.v1.LikeService",grpc_type="server_stream"'
+    ended = begun.replace("started", "handled")
+    file = tmp_path / "streams.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "tests": [
+                    {
+                        "interval": "1m",
+                        "input_series": [
+                            {"series": begun + ',grpc_method="WatchLikeCounts"}', "values": "3x5"},
+                            {"series": begun + ',grpc_method="StreamLikeEvents"}', "values": "7x5"},
+                            {"series": ended + ',grpc_method="StreamLikeEvents"}', "values": "5x5"},
+                        ],
+                        "promql_expr_test": [
+                            {
+                                "expr": panel("Streams open")[0],
+                                "eval_time": "5m",
+                                "exp_samples": [
+                                    {"labels": '{grpc_method="StreamLikeEvents"}', "value": 2},
+                                    {"labels": '{grpc_method="WatchLikeCounts"}', "value": 3},
+                                ],
+                            }
+                        ],
+                    }
+                ]
+            }
+        )
+    )
+    promtool("test", "rules", file)

@@ -53,13 +53,18 @@ def test_as_many_nodes_as_there_may_be_on_as_many_slots_as_there_may_be() -> Non
         {"slots": 100},
         {"nodes": 300},
         {"losses": 22},
+        {"joins": 237},
+        {"exponent": math.nan},
+        {"exponent": -0.5},
+        {"viral_share": math.nan},
+        {"rows": 10**19},
         {"viral": 2, "viral_share": 0.5},
         {"posts": 0},
         {"slots_at_once": 0},
     ],
 )
 def test_a_scenario_that_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"slots|nodes|viral|post"):
+    with pytest.raises(ValueError, match=r"slots|nodes|viral|post|rows"):
         list(simulate(replace(SMALL, **change)))
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from grpc import StatusCode
 
+from likering.capacity.sizing import Costs, Machines, Workload, size
 from likering.errors import ERRORS_BY_REASON
 from tests.parts import documented
 from tests.parts.pages import ROOT, Page, files, pages, words_of
@@ -146,6 +149,42 @@ def test_errors_are_told_with_their_codes() -> None:
     for code, reasons in rows:
         for reason in re.findall(r"`(\w+)`", reasons):
             assert ERRORS_BY_REASON[reason].code.name == code, f"{reason} does not come as {code}"
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=repr)
+def test_reasons_stand_beside_the_codes_that_they_come_with(page: Page) -> None:
+    """As in ``UNAVAILABLE SHARD_UNAVAILABLE``."""
+    codes = {code.name for code in StatusCode}
+    for span in page.spans:
+        code, _, reason = span.partition(" ")
+        if code in codes and re.fullmatch(r"[A-Z]+(_[A-Z]+)*", reason):
+            assert ERRORS_BY_REASON[reason].code.name == code, f"{page}: {span}"
+
+
+def test_the_design_has_five_steps() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "docs/design.md").read_text(), re.MULTILINE)
+    assert [heading[:3] for heading in headings] == [f"{step}. " for step in range(1, 6)]
+
+
+def test_the_design_is_the_plan_without_options() -> None:
+    """What it says of its cluster is what ``likering plan`` computes."""
+    found = size(Workload(), Costs(), Machines())
+    page = (ROOT / "docs/design.md").read_text()
+    assert f"wants {found.shards} nodes for two years' likes" in page
+    assert re.search(rf"^all calls .* = {found.batches_peak / 1000:.1f} k$", page, re.MULTILINE)
+    assert f"The next power of two is {found.slots:,} slots" in page
+    costs = Costs()
+    for cells in (
+        (costs.likes_per_router_core, costs.likes_per_node_core, costs.likes_per_postgres_core),
+        (costs.counts_per_router_core, costs.counts_per_node_core),
+        (costs.batches_per_router_core, costs.batches_per_node_core),
+    ):
+        row = " | ".join(f"{1e6 / rate:.{0 if rate < 50_000 else 1}f}" for rate in cells)
+        assert f"| {row} |" in page
+    more = {reads: size(replace(Workload(), reads_per_like=reads), costs, Machines()) for reads in (50, 500)}
+    assert f"on {more[50].shards} nodes, and for all 500 that would be {more[500].shards:,}" in " ".join(
+        page.split()
+    )
 
 
 def test_the_sums_of_the_design_are_right() -> None:
