@@ -553,11 +553,11 @@ WHERE slot = %(slot)s AND post_id = %(post_id)s
 RETURNING version, like_count
 
 -- name: read_user_chunks
--- Of each edge that is told: the chunk that holds its place, and those that may have its post. A first like can only be known
--- already as something newer, so none but what is behind its place needs to be searched. A chunk may come more than once.
+-- For each search (see user_chunks.py) the chunk that holds the place, and those from a place on in which the key is. A chunk
+-- may come more than once.
 SELECT wanted.user_id, chunk.since, chunk.entries
-FROM unnest(%(slots)s::smallint[], %(user_ids)s::bytea[], %(places)s::bytea[], %(keys)s::bytea[], %(first)s::boolean[])
-     AS wanted (slot, user_id, place, key, first)
+FROM unnest(%(slots)s::smallint[], %(user_ids)s::bytea[], %(places)s::bytea[], %(keys)s::bytea[], %(behind)s::bytea[])
+     AS wanted (slot, user_id, place, key, behind)
 CROSS JOIN LATERAL (
     (SELECT since, entries FROM user_likes
     WHERE user_likes.slot = wanted.slot AND user_likes.user_id = wanted.user_id AND since <= wanted.place
@@ -566,7 +566,7 @@ CROSS JOIN LATERAL (
     UNION ALL
     (SELECT since, entries FROM user_likes
     WHERE user_likes.slot = wanted.slot AND user_likes.user_id = wanted.user_id
-      AND since >= CASE WHEN wanted.first THEN wanted.place ELSE '' END AND position(wanted.key IN entries) > 0
+      AND since >= wanted.behind AND position(wanted.key IN entries) > 0
       AND few slots
     OFFSET 0)
 ) AS chunk

@@ -8,7 +8,8 @@ A *chunk* has entries in the order of lists, newest first: by *place*, which is 
 holds all places from its ``since`` on, up to that of the user's next chunk.
 
 So a new like, which is nearly always the user's newest, is put in front of the bytes of the newest chunk, and nothing
-but the first entry of these is looked into. Whether a chunk can have a post is a search for its length and id.
+but the first entry of these is looked into. Whether a chunk can have a post is a search for its length and id; for more
+than a few posts, all entries are gone over once.
 
 There may be several entries of a post. Then all but the newest are unlikes: the edge was swept or purged since, so that
 its next like was told as a first one. Nobody sees them.
@@ -16,7 +17,7 @@ its next like was told as a first one. Nobody sees them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from shard_node.packed_ids import pack, unpack
@@ -27,6 +28,8 @@ LATEST_REV: Final = 2**54 - 1
 """The highest revision that an entry has room for: of the year 2540."""
 UNLIKES_KEPT: Final = 7 * 86_400_000_000
 """µs. Whatever is told late, by an owner of before or again after a crash, comes within minutes."""
+FEW: Final = 16
+"""Changed edges of one user that are searched for one by one: so many cost what going over all entries does."""
 _HEAD: Final = 7
 _TIME: Final = 8
 """Sizes in bytes: of revision and flags, and of a time."""
@@ -49,6 +52,20 @@ class Entry(NamedTuple):
         return self.like_time, self.post_id
 
 
+class Search(NamedTuple):
+    """Which chunks of a user a fold needs: the one that holds ``place``, and of those that begin at or after ``behind``
+    the ones in which ``key`` is."""
+
+    place: bytes
+    key: bytes
+    behind: bytes
+
+
+_EVERYTHING: Final = Search(b"", b"", b"")
+BEHIND_ALL: Final = b"\xff"
+"""A place behind those of all times."""
+
+
 def place(like_time: int, post_id: str) -> bytes:
     """Where such an entry stands among those of its user. Any time from 1970 on, any beginning of an id."""
     return like_time.to_bytes(_TIME) + post_id.encode()
@@ -58,6 +75,28 @@ def search_key(post_id: str) -> bytes:
     """What the bytes of a chunk contain if it has the post. They may contain it by chance, too."""
     packed = pack(post_id)
     return len(packed).to_bytes() + packed
+
+
+def searches(told: Iterable[tuple[Entry, bool]]) -> Sequence[Search]:
+    """What a fold of these edges of one user needs; each comes with whether it is the edge's first like.
+
+    All of the user's chunks, if there are more than a few edges that must be searched for everywhere: so what a batch
+    costs does not grow with its size times the user's.
+    """
+    wanted: list[Search] = []
+    everywhere = 0
+    for entry, first in told:
+        at, key = place(entry.like_time, entry.post_id), search_key(entry.post_id)
+        if not first:
+            everywhere += 1
+            wanted.append(Search(at, key, b""))
+            continue
+        # What is known of a first like already is itself or newer, and then of a time not before its revision.
+        since = place(entry.rev, entry.post_id)
+        wanted.append(Search(since, key, since))
+        if at != since:  # it was brought in from elsewhere
+            wanted.append(Search(at, key, BEHIND_ALL))
+    return [_EVERYTHING] if everywhere > FEW else wanted
 
 
 def encode(entry: Entry) -> bytes:
@@ -78,30 +117,38 @@ def count(chunk: bytes) -> int:
 def fold(chunks: Mapping[bytes, bytes], told: Iterable[Entry], oldest: int) -> dict[bytes, bytes]:
     """What becomes of a user's chunks (since → entries) by what is told: those that change; empty: to be deleted.
 
-    ``chunks`` need not be all of the user's, but those that may have one of the posts, and those that hold one of the
-    places. Unlikes of revisions below ``oldest`` may go.
+    ``chunks`` need not be all of the user's, but those of the ``searches``; ``told`` has one entry of an edge. Unlikes
+    of revisions below ``oldest`` may go.
     """
     now = dict(chunks)
-    for entry in told:
-        _tell(now, entry, oldest)
+    new = {search_key(entry.post_id): entry for entry in told}
+    _take_out(now, new)
+    for key, entry in new.items():
+        _insert(now, entry, _encode(entry, key), oldest)
     return {since: chunk for since, chunk in now.items() if chunks.get(since) != chunk}
 
 
-def _tell(chunks: dict[bytes, bytes], told: Entry, oldest: int) -> None:
-    key = search_key(told.post_id)
-    suspects = [since for since, chunk in chunks.items() if key in chunk]
-    if suspects:
-        known = [
-            (since, start, end)
-            for since in suspects
-            for start, end in _bounds(chunks[since])
-            if chunks[since].startswith(key, start)
-        ]
-        if any(_head(chunks[since], start) >> 2 >= told.rev for since, start, _ in known):
-            return
-        for since, start, end in reversed(known):  # from the back, so that the bounds stay right
-            chunks[since] = chunks[since][:start] + chunks[since][end:]
-    _insert(chunks, told, _encode(told, key), oldest)
+def _take_out(chunks: dict[bytes, bytes], told: dict[bytes, Entry]) -> None:
+    """Takes what is known of these edges out of the chunks; or an edge out of ``told``, if that is nothing new."""
+    known: dict[bytes, list[tuple[int, int, bytes]]] = {}
+    newest: dict[bytes, int] = {}
+    for since, chunk in chunks.items():
+        if len(told) <= FEW and not any(key in chunk for key in told):
+            continue
+        for start, end in _bounds(chunk):
+            key = chunk[start : start + 1 + chunk[start]]
+            if key in told:
+                known.setdefault(since, []).append((start, end, key))
+                newest[key] = max(_head(chunk, start) >> 2, newest.get(key, 0))
+    for key, rev in newest.items():
+        if rev >= told[key].rev:
+            del told[key]
+    for since, entries in known.items():
+        chunk = chunks[since]
+        for start, end, key in reversed(entries):  # from the back, so that the bounds stay right
+            if key in told:
+                chunk = chunk[:start] + chunk[end:]
+        chunks[since] = chunk
 
 
 def _insert(chunks: dict[bytes, bytes], new: Entry, data: bytes, oldest: int) -> None:

@@ -3,7 +3,8 @@
 What arrives within a tenth of a second, or while a transaction runs, is written by one together: several nodes tell a
 few rows each at a calm hour, and a transaction costs the same whatever it carries. A row is accepted only once it is
 committed behind the fence, by a node that owns the user's slot at the epoch that the sender knows: so it is before the
-seal when the slot moves. Rows come more than once and late; the newest revision of an edge stands.
+seal when the slot moves. Rows come more than once and late; the newest revision of an edge stands. Of a user who is
+being purged none is written: all ends with that, and all that is known is deleted.
 
 Chunks are read, folded and written back. Nobody else writes them in between: this process does so only in the writer's
 turn, and after another one has, the fence is lost.
@@ -23,10 +24,11 @@ import psycopg
 import structlog
 
 from likering.shard.v1.shard_service_pb2 import OP_CODE_UNAVAILABLE, OP_CODE_UNSPECIFIED, OpCode
-from shard_node import user_store
+from shard_node import store, user_store
 from shard_node.ownership import Ownership
 from shard_node.store import Connection, Fence
 from shard_node.user_chunks import UNLIKES_KEPT, Entry, fold
+from shard_node.user_purge_marks import UserPurgeMarks
 from shard_node.user_store import ToldEdge, UserChunks, UserLike
 from shard_node.writer import Writer
 
@@ -43,6 +45,8 @@ _GOOD_BATCH: Final = 250
 """So many rows wait for no others."""
 _FOLDED_AT_ONCE: Final = 100
 """Users whose chunks are folded without a pause: some milliseconds at most, callers wait meanwhile."""
+_MANY_CHUNKS: Final = 64
+"""Of one user: folded beside the event loop. Somebody who likes a million has 20,000."""
 
 Codes = Sequence[OpCode.ValueType]
 
@@ -91,7 +95,7 @@ class UserLikes:
                     async with asyncio.timeout(GATHERING):
                         await self._many.wait()
                 units = self._next()
-                commit = _Commit(self._ownership, units)
+                commit = _Commit(self._ownership, self._writer.user_purge_marks, units)
                 try:
                     await self._writer.write(commit)
                 except (psycopg.Error, ConnectionError, TimeoutError) as error:
@@ -143,14 +147,16 @@ class _Unit:
 class _Commit:
     """A job of the writer. Called again when the slots have changed, and then looks at them again."""
 
-    def __init__(self, ownership: Ownership, units: Sequence[_Unit]) -> None:
+    def __init__(self, ownership: Ownership, purged: UserPurgeMarks, units: Sequence[_Unit]) -> None:
         self._ownership = ownership
+        self._purged = purged
         self._units = units
         self.codes: list[Codes] = []
 
     async def __call__(self, connection: Connection, fence: Fence) -> None:
         self.codes = []
         newest: dict[tuple[str, str], UserLike] = {}
+        passed_over = False
         for unit in self._units:
             refused = self._ownership.refused_writes(unit.slots, unit.epochs)
             self.codes.append(
@@ -161,6 +167,9 @@ class _Commit:
             for position, edge in enumerate(unit.rows):
                 if position in refused:
                     continue
+                if self._purged.purge(edge.user_id, unit.slots[position]):
+                    passed_over = True
+                    continue
                 known = newest.get((edge.user_id, edge.post_id))
                 if known is None or known.entry.rev < edge.rev:
                     newest[edge.user_id, edge.post_id] = UserLike(
@@ -168,6 +177,9 @@ class _Commit:
                     )
         if newest:
             await apply(connection, fence, list(newest.values()))
+        elif passed_over:
+            # That somebody is being purged is known for sure only while this process may write.
+            await store.check_fence(await store.beat(connection, fence))
 
 
 async def apply(connection: Connection, fence: Fence, likes: Sequence[UserLike]) -> None:
@@ -180,7 +192,12 @@ async def apply(connection: Connection, fence: Fence, likes: Sequence[UserLike])
     changed: list[UserChunks] = []
     for number, ((user_id, slot), entries) in enumerate(told.items(), 1):
         # In the order of places, so that new likes come one behind the other.
-        chunks = fold(stored[user_id], sorted(entries, key=_ORDER), oldest)
+        entries.sort(key=_ORDER)
+        known = stored[user_id]
+        if len(known) > _MANY_CHUNKS:
+            chunks = await asyncio.to_thread(fold, known, entries, oldest)
+        else:
+            chunks = fold(known, entries, oldest)
         changed.append(UserChunks(user_id, slot, chunks))
         if not number % _FOLDED_AT_ONCE:
             await asyncio.sleep(0)

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
-from shard_node.arrays import bool_array, bytes_array, int_array, text_array
+from shard_node.arrays import bytes_array, int_array, text_array
 from shard_node.packed_ids import pack, unpack
 from shard_node.store import (
     MOST_CHANGES,
@@ -21,14 +21,12 @@ from shard_node.store import (
     execute,
     execute_for_slots,
 )
-from shard_node.user_chunks import Entry, count, decode, place, search_key
+from shard_node.user_chunks import BEHIND_ALL, Entry, count, decode, place, searches
 
 LIKES_OF_A_CHUNK: Final = 50
 """About; more where posts have short ids."""
 _MOST_CHUNKS: Final = 64
 """Of one statement: some milliseconds of decoding."""
-_BEHIND_ALL: Final = b"\xff"
-"""A place behind those of all times."""
 
 
 class UserLike(NamedTuple):
@@ -84,18 +82,23 @@ class Marks(NamedTuple):
 
 async def read_chunks(connection: Connection, likes: Sequence[UserLike]) -> dict[str, dict[bytes, bytes]]:
     """By user, the chunks (since → entries) that ``user_chunks.fold`` needs for these edges."""
-    users = {user_id: pack(user_id) for user_id in {like.user_id for like in likes}}
+    told: dict[tuple[str, int], list[tuple[Entry, bool]]] = {}
+    for like in likes:
+        told.setdefault((like.user_id, like.slot), []).append((like.entry, like.first))
+    users = {user_id: pack(user_id) for user_id, _ in told}
+    wanted = [
+        (users[user_id], slot, one) for (user_id, slot), edges in told.items() for one in searches(edges)
+    ]
     cursor = await execute_for_slots(
         connection,
         "read_user_chunks",
         {
-            "user_ids": bytes_array([users[like.user_id] for like in likes]),
-            "places": bytes_array([place(like.entry.like_time, like.entry.post_id) for like in likes]),
-            "keys": bytes_array([search_key(like.entry.post_id) for like in likes]),
-            # What is known of one that was brought in from elsewhere may be at its time, or at any later one.
-            "first": bool_array([like.first and like.entry.like_time == like.entry.rev for like in likes]),
+            "user_ids": bytes_array([user for user, _, _ in wanted]),
+            "places": bytes_array([one.place for _, _, one in wanted]),
+            "keys": bytes_array([one.key for _, _, one in wanted]),
+            "behind": bytes_array([one.behind for _, _, one in wanted]),
         },
-        [like.slot for like in likes],
+        [slot for _, slot, _ in wanted],
     )
     found: dict[bytes, dict[bytes, bytes]] = {user: {} for user in users.values()}
     for user, since, entries in await cursor.fetchall():
@@ -155,7 +158,7 @@ async def list_liked_posts(
 
 async def count_told(connection: Connection, slot: int, user_id: str) -> int:
     """How many edges of a user are known, likes and remembered unlikes."""
-    chunks = _chunks_before(connection, slot, user_id, _BEHIND_ALL, _MOST_CHUNKS)
+    chunks = _chunks_before(connection, slot, user_id, BEHIND_ALL, _MOST_CHUNKS)
     return sum([count(chunk) async for chunk in chunks])
 
 

@@ -19,7 +19,7 @@ from shard_node.arrays import bytes_array
 from shard_node.packed_ids import unpack
 from shard_node.purge_keys import user_mark_key
 from shard_node.store import Connection
-from shard_node.user_chunks import UNLIKES_KEPT, Entry, decode
+from shard_node.user_chunks import BEHIND_ALL, UNLIKES_KEPT, Entry, decode
 
 _PIECE: Final = 1000
 """Chunks of one question to the target."""
@@ -57,7 +57,7 @@ async def user_likes_problem(
             return f"{wrong} likes of the slot's users are older on the target, or missing"
         user, since, _ = chunks[-1]
         # Of a user who has been compared, no more chunks need to be.
-        last = (user + b"\0", b"") if user in differing else (user, since)
+        last = (user, BEHIND_ALL) if user in differing else (user, since)
 
 
 async def _differing(

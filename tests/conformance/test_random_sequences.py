@@ -1,11 +1,20 @@
-"""Random sequences of operations: each subject answers as the service in memory does."""
+"""Random sequences of operations: each subject answers as the service in memory does.
+
+Some of them for each subject; more of them, and others, with
+
+    LIKERING_SEQUENCES=500 scripts/test tests/conformance/test_random_sequences.py --hypothesis-seed=2
+"""
 
 from __future__ import annotations
 
+import os
+import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
+from uuid import uuid4
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -27,7 +36,13 @@ from likering import (
 from tests.conformance.conftest import Operator
 from tests.conformance.subjects import Likes, fresh, memory_of
 
-USERS = st.sampled_from(["u0", "u1", "u2", "ü3"])
+SEQUENCES: Final = int(os.environ.get("LIKERING_SEQUENCES", "30"))
+SECONDS: Final = 20.0
+"""After which what a user likes is lost if it is not listed."""
+pytestmark = pytest.mark.timeout(60 + 6 * SEQUENCES)
+
+USERS = st.sampled_from(["u0", "ü1", "7", "07", "f47ac10b-58cc-4372-a567-0e02b2c3d479"])
+"""Each kind of id is kept in another way."""
 POSTS = st.sampled_from(range(3))
 ACTIONS = st.sampled_from(list(Action))
 CONSISTENCIES = st.sampled_from(list(Consistency))
@@ -57,7 +72,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.posts = [fresh("post") for _ in range(3)]
+        self.posts = [fresh("post"), str(random.SystemRandom().randrange(2**63, 2**64)), str(uuid4())]
         # Far enough back that no stamp of a client, which is the present moment, falls among these.
         self.latest = time.time_ns() // 1000 - 10_000_000
 
@@ -142,6 +157,18 @@ class Machine(RuleBasedStateMachine):
             return [like.user_id for like in likes.likers(post_id, page_size=page_size)]
 
         self.agree(ask)
+
+    @rule(user=USERS)
+    def liked_posts(self, user: str) -> None:
+        """What the user likes is told after the like; other runs have the same users."""
+        expected = {like.post_id for like in self.model.liked_posts(user)}
+        ends = time.monotonic() + SECONDS
+        while True:
+            listed = [like.post_id for like in self.subject.liked_posts(user) if like.post_id in self.posts]
+            if set(listed) == expected or time.monotonic() > ends:
+                break
+            time.sleep(0.02)
+        assert sorted(listed) == sorted(expected)
 
     @rule(post=POSTS)
     def purge_post(self, post: int) -> None:
@@ -230,7 +257,7 @@ def test_random_sequences_agree_with_memory(likes: Likes, operator: Operator) ->
     run_state_machine_as_test(
         Sequences,
         settings=settings(
-            max_examples=30,
+            max_examples=SEQUENCES,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

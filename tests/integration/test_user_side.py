@@ -23,6 +23,7 @@ from shard_node.commit import Batch
 from shard_node.database import read_pool
 from shard_node.leadership import Leadership
 from shard_node.ownership import Ownership
+from shard_node.purge_marks import PurgeMark
 from shard_node.store import Connection
 from shard_node.user_feed import Rows, UserFeed
 from shard_node.user_likes import Codes, UserLikes
@@ -225,6 +226,28 @@ async def test_a_slot_that_freezes_while_rows_wait_does_not_get_them(pair: Pair)
         await other.execute("UPDATE writer SET slots_seq = slots_seq + 1")
     assert list(await node.tell((user, "p", 5, True))) == [OP_CODE_MOVING]
     assert await node.rows() == []
+
+
+async def test_of_a_user_who_is_being_purged_all_is_accepted_and_nothing_written(pair: Pair) -> None:
+    """A purge ends each like, and deletes all that is known in the end: to note the ends before is for nothing."""
+    node, (user, other) = pair.nodes["b"], users([UPPER[0]], 2)
+    await node.tell((user, "p", 5, True), (user, "q", 6, True))
+    node.writer.user_purge_marks.add(user, PurgeMark(UPPER[0], 1))
+    assert list(await node.tell((user, "p", 7, False), (user, "new", 8, True), (other, "p", 9, True))) == []
+    assert await node.rows() == sorted([(user, "p", 5, True), (user, "q", 6, True), (other, "p", 9, True)])
+    node.writer.user_purge_marks.remove(user, UPPER[0])
+    await node.tell((user, "p", 10, False))
+    assert (user, "p", 10, False) in await node.rows()
+
+
+async def test_that_somebody_is_being_purged_counts_only_while_the_process_may_write(pair: Pair) -> None:
+    """Another one may have ended the purge since, and the user likes again."""
+    node, (user, *_) = pair.nodes["b"], users([UPPER[0]])
+    node.writer.user_purge_marks.add(user, PurgeMark(UPPER[0], 1))
+    async with await psycopg.AsyncConnection.connect(node.leadership._conninfo, autocommit=True) as other:
+        await other.execute("UPDATE writer SET slots_seq = slots_seq + 1")
+    assert list(await node.tell((user, "p", 5, True))) == []
+    assert await node.rows() == [(user, "p", 5, True)]
 
 
 async def test_a_frozen_slot_of_users_holds_up_nobody_else(

@@ -93,6 +93,31 @@ async def test_many_likes_are_no_burden(node: Connection) -> None:
     assert await user_store.count_told(node, SLOT, "user") == 10_000
 
 
+async def test_many_changes_of_one_user_are_told_at_once(node: Connection) -> None:
+    """To somebody who likes some thousands: taken back, given again, brought in among them; others are left alone."""
+    posts = [str(7 * 10**18 + n) for n in range(4000)]
+    await tell(
+        node, "user", [(Entry(post, BEGIN + n, True, BEGIN + n), True) for n, post in enumerate(posts)]
+    )
+    await tell(node, "other", [(Entry(posts[0], BEGIN, True, BEGIN), True)])
+    later = BEGIN + 10**6
+    likes = {post: BEGIN + n for n, post in enumerate(posts)}
+    await tell(
+        node,
+        "user",
+        [(Entry(post, later + n, n % 4 == 0, later + n), False) for n, post in enumerate(posts[::2])]
+        + [(Entry(f"old-{n}", later + 5000 + n, True, BEGIN + 2 * n), True) for n in range(300)],
+    )
+    likes |= {post: later + n for n, post in enumerate(posts[::2])}
+    likes |= {f"old-{n}": BEGIN + 2 * n for n in range(300)}
+    for post in (post for n, post in enumerate(posts[::2]) if n % 4):
+        del likes[post]
+    expected = sorted(((time, post) for post, time in likes.items()), reverse=True)
+    assert await listed(node, "user", 1000) == [(post, time) for time, post in expected]
+    assert await user_store.count_told(node, SLOT, "user") == 4300
+    assert await listed(node, "other", 10) == [(posts[0], BEGIN)]
+
+
 async def test_an_emptied_chunk_is_deleted(node: Connection) -> None:
     posts = [str(7 * 10**18 + n) for n in range(100)]
     await tell(

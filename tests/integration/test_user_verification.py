@@ -79,6 +79,17 @@ async def test_what_has_been_told_since_is_no_difference(both: tuple[Connection,
     assert await problem(both) == ""
 
 
+async def test_a_user_whose_id_begins_as_that_of_another_is_compared(
+    both: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As bytes: 256 is those of 1 and a zero. The other one ends a page, and has changed."""
+    monkeypatch.setattr(user_verification, "_PIECE", 1)
+    told, later = Entry("p", NOW, True, NOW), Entry("p", NOW + 1, False, NOW + 1)
+    await write_told(both[0], SLOT, {"1": [told], "256": [told]})
+    await write_told(both[1], SLOT, {"1": [later]})
+    assert "1 likes" in await problem(both)
+
+
 @pytest.mark.parametrize("user", LIKES)
 async def test_every_difference_is_found(both: tuple[Connection, Connection], user: str) -> None:
     """Of any user, one is enough: what is older, missing, or not the same at the same revision."""

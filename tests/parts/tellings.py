@@ -29,8 +29,10 @@ class Tellings:
             self.told += [(entry, first)] * chance.choice((0, 1, 1, 1, 2))
         if chance.random() < 0.5:
             chance.shuffle(self.told)
+        # Batches of a few edges, which are searched for one by one, or of more.
+        most = chance.choice((9, 9, 60))
         self.batches = [
-            self.told[start : start + 1 + chance.randrange(9)] for start in range(0, len(self.told), 9)
+            self.told[start : start + 1 + chance.randrange(most)] for start in range(0, len(self.told), most)
         ]
 
     def newest(self) -> dict[str, Entry]:

@@ -102,3 +102,17 @@ def test_a_refusal_for_good_is_not_repeated() -> None:
     with pytest.raises(AdminError, match="no"), Loader(send) as loader:
         list(loader.load([block(0, 1)]))
     assert len(calls) == 1
+
+
+def test_behind_what_was_refused_for_good_nothing_of_its_posts_is_sent() -> None:
+    """Or who goes on with the import later would have it behind them: lists keep the order in which likes have come."""
+    cluster = Cluster()
+
+    def send(request: api.ImportLikesRequest) -> api.ImportLikesResponse:
+        if request.user_ids[0] == "u0-0":
+            raise AdminError("no", grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
+        return cluster.send(request)
+
+    with pytest.raises(AdminError, match="no"), Loader(send) as loader:
+        list(loader.load([block(number, 2 * MAX_LIKES, posts=1) for number in range(3)]))
+    assert cluster.users == {}

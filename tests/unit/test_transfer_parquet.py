@@ -93,6 +93,38 @@ def test_bad_rows_cost_themselves_only(path: Path) -> None:
     assert block.lines == [1, 6]
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_ids_may_be_text_of_any_kind(path: Path, kind: Any) -> None:
+    write(path, user_id=pa.array(["ü", None, "b"]).cast(kind), post_id=["p"] * 3)
+    (block,) = blocks_of(path)
+    assert [user for user, _, _ in likes_in([block])] == ["ü", "b"]
+    assert [reject.line for reject in block.rejects] == [2]
+
+
+def test_bytes_that_are_no_text_cost_their_row_only(path: Path) -> None:
+    for kind in (pa.binary(), pa.string()):
+        users = pa.array([b"a", b"\xff", b"c"], pa.binary())
+        # Files of strings need not keep to it, and pyarrow does not look.
+        users = pa.Array.from_buffers(kind, len(users), users.buffers())
+        write(path, user_id=users, post_id=["p"] * 3)
+        (block,) = blocks_of(path)
+        assert [user for user, _, _ in likes_in([block])] == ["a", "c"]
+        assert [reject.line for reject in block.rejects] == [2]
+
+
+@pytest.mark.parametrize("users", [[1.5e17, None], [True, False], [["a"], ["b"]]])
+def test_ids_that_are_rounded_or_no_ids_are_refused(path: Path, users: list[Any]) -> None:
+    """Integers with nulls among them often come as floating point: ids of 19 digits are others then."""
+    write(path, user_id=users, post_id=["p"] * 2)
+    with pytest.raises(Unreadable, match="not strings or integers"):
+        blocks_of(path)
+    write(path, user_id=["u"] * 2, post_id=users)
+    with pytest.raises(Unreadable, match="the ids in 'post_id'"):
+        blocks_of(path)
+
+
 def test_what_is_no_parquet_file_of_likes_is_unreadable(path: Path) -> None:
     path.write_text("user_id,post_id\n")
     with pytest.raises(Unreadable, match="no Parquet file"):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard_node.user_chunks import (
+    FEW,
     FULL,
     LATEST_REV,
     Entry,
@@ -18,7 +19,7 @@ from shard_node.user_chunks import (
     encode,
     fold,
     place,
-    search_key,
+    searches,
 )
 from tests.parts.tellings import BEGIN as NOW
 from tests.parts.tellings import Tellings
@@ -37,13 +38,9 @@ _ENTRIES = st.builds(
 def needed(chunks: Mapping[bytes, bytes], told: Iterable[tuple[Entry, bool]]) -> dict[bytes, bytes]:
     """Those chunks of a user that read_user_chunks finds, and no others."""
     found: set[bytes] = set()
-    for entry, first in told:
-        at = place(entry.like_time, entry.post_id)
-        found.update(sorted(since for since in chunks if since <= at)[-1:])
-        behind = at if first and entry.like_time == entry.rev else b""
-        found.update(
-            since for since, chunk in chunks.items() if since >= behind and search_key(entry.post_id) in chunk
-        )
+    for one in searches(told):
+        found.update(sorted(since for since in chunks if since <= one.place)[-1:])
+        found.update(since for since, chunk in chunks.items() if since >= one.behind and one.key in chunk)
     return {since: chunks[since] for since in found}
 
 
@@ -125,6 +122,23 @@ def test_a_new_like_needs_nothing_but_the_newest_chunk() -> None:
     newest = encode(Entry("p", NOW, True, NOW)) + b"no entries"
     changed = fold({place(NOW, ""): newest}, [Entry("q", NOW + 1, True, NOW + 1)], 0)
     assert changed == {place(NOW, ""): encode(Entry("q", NOW + 1, True, NOW + 1)) + newest}
+
+
+def test_what_a_batch_searches_does_not_grow_with_its_size_times_the_users() -> None:
+    """First likes look behind their revisions, also those that are brought in with old times; a few changes look
+    everywhere, each for itself, and more of them go over everything once."""
+    likes = [(Entry(f"p{n}", NOW + n, True, NOW + n), True) for n in range(500)]
+    imports = [(Entry(f"p{n}", NOW + n, True, n), True) for n in range(500)]
+    for told in (likes, imports):
+        for entry, first in told:
+            for one in searches([(entry, first)]):
+                assert one.behind >= place(entry.rev, "")
+    assert len(searches(likes)) == 500
+    assert len(searches(imports)) == 1000
+    unlikes = [(Entry(f"p{n}", NOW + n, False, NOW + n), False) for n in range(500)]
+    assert [one.behind for one in searches(unlikes[:FEW])] == [b""] * FEW
+    (everything,) = searches(unlikes + imports)
+    assert everything.key == everything.behind == b""
 
 
 def test_likes_of_one_time_are_told_apart_by_their_posts() -> None:

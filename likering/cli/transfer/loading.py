@@ -58,6 +58,7 @@ class Loader:
         self._patience = patience
         self._told = told
         self._stop = threading.Event()
+        self._failed: AdminError | None = None
         self._lanes = [ThreadPoolExecutor(1, thread_name_prefix="import") for _ in range(LANES)]
 
     def __repr__(self) -> str:
@@ -98,11 +99,14 @@ class Loader:
         until = monotonic() + self._patience
         told = False
         while not self._stop.is_set():
+            if self._failed is not None:
+                raise self._failed  # nothing is sent that comes behind what was not taken
             try:
                 return _Answer(positions, self._send(request))
             except AdminError as error:
                 later = error.code in _LATER or error.reason in _OVERLOADED
                 if not later or monotonic() > until:
+                    self._failed = error
                     raise
                 if not told:
                     self._told(error.message)

@@ -43,6 +43,7 @@ class ParquetLikes:
                 raise Unreadable(
                     f"the file has no column {name!r}, only {', '.join(map(repr, schema.names))}"
                 )
+            self._check_ids(name, schema.field(name).type)
         self._times: Callable[[Any], Sequence[int | None]] | None = None
         if columns.time in schema.names:
             self._times = self._reader_of_times(schema.field(columns.time).type, unit)
@@ -58,7 +59,7 @@ class ParquetLikes:
     def blocks(self, start: Position | None = None) -> Iterator[Block]:
         try:
             yield from self._blocks(start.offset if start is not None else 0)
-        except (self._pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        except (self._pa.ArrowException, OSError) as error:
             raise Unreadable(f"the file cannot be read on: {error}") from error
 
     def _blocks(self, start: int) -> Iterator[Block]:
@@ -99,11 +100,28 @@ class ParquetLikes:
         block.reject_faults()
         return block
 
+    def _check_ids(self, name: str, kind: Any) -> None:
+        types = self._pa.types
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        # Not floating point: a tool that had nulls among integers has rounded them.
+        if not (types.is_integer(kind) or any(check(kind) for check in self._texts())):
+            raise Unreadable(f"the ids in {name!r} are of type {kind}, not strings or integers")
+
+    def _texts(self) -> Sequence[Callable[[Any], bool]]:
+        types = self._pa.types
+        return types.is_string, types.is_large_string, types.is_binary, types.is_large_binary
+
     def _ids(self, batch: Any, name: str) -> Sequence[str | None]:
-        values: Sequence[str | None] = self._pa.compute.cast(
-            batch.column(name), self._pa.string()
-        ).to_pylist()
-        return values
+        """As text; bytes that are no UTF-8 are kept as surrogates, which no id may have: they cost one row each."""
+        pa = self._pa
+        column = batch.column(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if pa.types.is_integer(column.type):
+            return [None if value is None else str(value) for value in column.to_pylist()]
+        values = pa.compute.cast(column, pa.large_binary()).to_pylist()
+        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
 
     def _reader_of_times(self, kind: Any, unit: TimeUnit | None) -> Callable[[Any], Sequence[int | None]]:
         pa = self._pa
