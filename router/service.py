@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
+from operator import itemgetter
 from time import time_ns
 from typing import Final
 
@@ -42,11 +43,11 @@ _READ_MODES: Final[tuple[int, ...]] = (
     shard.READ_MODE_STRONG,
     shard.READ_MODE_STALE_OK,
 )
-# By the number of the CountSource; a write's count has none and comes from the database.
+# By the number of the CountSource, which grows as freshness falls; what has none comes from the database.
 _EXACTNESS: Final = (api.EXACTNESS_EXACT, api.EXACTNESS_EXACT, api.EXACTNESS_CACHED, api.EXACTNESS_STALE)
 _ACTIONS: Final = frozenset(validation.ACTIONS)
 _UNREACHABLE: Final = (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED)
-_LIKE_TIME: Final = 3
+_LIKE_TIME, _SOURCE, _AS_OF = 3, 4, 5
 _NEWEST: Final = (2**63 - 1, 2**63 - 1)
 """A revision above all there are."""
 
@@ -82,9 +83,10 @@ class LikeService:
             call.deadline,
             call.request_id,
         )
-        response = api.HasLikedResponse(liked=row[0] == _LIKED)
+        response = api.HasLikedResponse(liked=row[0] == _LIKED, exactness=_EXACTNESS[row[_SOURCE]])
         if row[_LIKE_TIME]:
             _set_micros(response.like_time, row[_LIKE_TIME])
+        _set_micros(response.as_of_time, row[_AS_OF])
         return response
 
     async def GetLikeCount(self, request: api.GetLikeCountRequest, call: Call) -> api.GetLikeCountResponse:
@@ -177,8 +179,10 @@ class LikeService:
                 continue
             summary = response.summaries.add()
             _fill(summary.like_count, post_id, row)
-            if like[0] == _LIKED:
-                summary.viewer_has_liked = True
+            if viewer:
+                summary.viewer_has_liked = like[0] == _LIKED
+                summary.viewer_exactness = _EXACTNESS[like[_SOURCE]]
+                _set_micros(summary.viewer_as_of_time, like[_AS_OF])
         return response
 
     async def FilterLikers(self, request: api.FilterLikersRequest, call: Call) -> api.FilterLikersResponse:
@@ -200,8 +204,13 @@ class LikeService:
         )
         if errors:
             raise errors[min(errors)]
-        liked = [user_id for user_id, row in zip(user_ids, rows, strict=True) if row and row[0] == _LIKED]
-        return api.FilterLikersResponse(liked_user_ids=liked)
+        found = [row for row in rows if row]  # all of them
+        liked = [user_id for user_id, row in zip(user_ids, found, strict=True) if row[0] == _LIKED]
+        # Of one post, so nearly always all from one answer. If not, the call is as fresh as its oldest part.
+        source, as_of = max(map(itemgetter(_SOURCE), found)), min(map(itemgetter(_AS_OF), found))
+        response = api.FilterLikersResponse(liked_user_ids=liked, exactness=_EXACTNESS[source])
+        _set_micros(response.as_of_time, as_of)
+        return response
 
     async def ListLikers(self, request: api.ListLikersRequest, call: Call) -> api.ListLikersResponse:
         post_id, size = request.post_id, validation.page_size(request.page_size)

@@ -38,6 +38,7 @@ from shard_node.admin.service import ShardAdminService
 from shard_node.admin.slot_reads import SlotReads
 from shard_node.admin.sweeper import Sweeper
 from shard_node.admin.user_purge import UserPurges
+from shard_node.admin.verifier import Verifier
 from shard_node.assignment import Assignment
 from shard_node.cache import CountCache
 from shard_node.commit import Batch
@@ -137,6 +138,16 @@ class ShardNode:
             marks=self._user_feed.marks_of,
             channels=channels,
         )
+        self._slot_reads = SlotReads(self._pool, self._ownership, self._leadership)
+        self._counts = Counts(self._slot_reads, self._ownership, self._leadership, self._writer, Drift())
+        self._verifier = Verifier(
+            self._pool,
+            self._counts,
+            self._ownership,
+            self._writer,
+            settings.verify_interval,
+        )
+        self._handoffs.on_limits.append(lambda limits: self._verifier.limit(limits.verify_rows_per_second))
         service = ShardService(
             identity.cluster_id,
             self._ownership,
@@ -172,11 +183,11 @@ class ShardNode:
         self._lead_changed = asyncio.Event()
 
     def _admin_service(self) -> ShardAdminService:
-        reads = SlotReads(self._pool, self._ownership, self._leadership)
+        reads = self._slot_reads
         consumed = self._user_feed.told if self._settings.user_side else nobody_reads
         return ShardAdminService(
             self._identity.cluster_id,
-            Counts(reads, self._ownership, self._leadership, self._writer, Drift()),
+            self._counts,
             Purges(reads, self._ownership, self._writer, consumed),
             UserPurges(reads, self._ownership, self._writer, consumed),
             Imports(self._ownership, self._writer),
@@ -207,6 +218,7 @@ class ShardNode:
             asyncio.create_task(self._feed_users(), name="user feed"),
             asyncio.create_task(self._measure_slots(), name="slot figures"),
             asyncio.create_task(self._sweep(), name="sweeper"),
+            asyncio.create_task(self._verifier.run(), name="verifier"),
             asyncio.create_task(stop.wait(), name="stop"),
         }
         log.info("started", address=self._server.address, node=self._settings.name)
@@ -264,6 +276,7 @@ class ShardNode:
             self._feed,
             self._watches,
             self._slot_figures,
+            self._verifier,
         )
 
     async def _measure_slots(self) -> None:

@@ -72,6 +72,7 @@ class Leadership:
         self._connection: Connection | None = None
         self._fence: Fence | None = None
         self._leased_until = 0.0
+        self._proved = 0.0
 
     def __repr__(self) -> str:
         state = "leads" if self._connection else "does not lead"
@@ -99,8 +100,14 @@ class Leadership:
         """Seconds since the begin of the last proof."""
         return self._clock() - (self._leased_until - LEASE)
 
+    @property
+    def proved_at(self) -> int:
+        """When the last proof began, in µs since 1970: up to then nobody else has written, whoever has the lead now."""
+        return time.time_ns() // 1000 - round((self._clock() - self._proved) * 1e6)
+
     def proved(self, began: float) -> None:
         """A transaction behind the fence, begun at this time of the clock, has committed."""
+        self._proved = max(self._proved, began)
         self._leased_until = max(self._leased_until, began + LEASE)
 
     def slots_seq_is(self, slots_seq: int) -> None:

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from likering.serving.distribution import Distribution
 from likering.topology.moves import UNDER_WAY, MoveState
+from shard_node.admin.verifier import Verifier
 from shard_node.cache import CountCache
 from shard_node.feed import Feed
 from shard_node.handoff.handoffs import Handoffs
@@ -37,6 +38,7 @@ class NodeMetrics(Collector):
         feed: Feed,
         watches: Watches,
         slots: SlotFigures,
+        verifier: Verifier,
     ) -> None:
         self._name = name
         self._writer = writer
@@ -47,12 +49,14 @@ class NodeMetrics(Collector):
         self._feed = feed
         self._watches = watches
         self._slots = slots
+        self._verifier = verifier
 
     def collect(self) -> Iterator[Metric]:
         yield from self._of_writer()
         yield from self._of_cache()
         yield from self._of_slots()
         yield from self._of_moves()
+        yield self._of_counts()
         yield _gauge("likering_feed_streams", "Streams of changes that routers read", self._feed.streams)
         yield _gauge(
             "likering_watched_posts",
@@ -163,6 +167,17 @@ class NodeMetrics(Collector):
             "How long a slot that moved here took no writes",
             tally.pause_seconds,
         )
+
+    def _of_counts(self) -> Metric:
+        verified_since = GaugeMetricFamily(
+            "likering_counts_verified_since_timestamp_seconds",
+            "Each count of this node was compared with its likes then or later",
+            labels=[],
+        )
+        since = self._verifier.verified_since
+        if since is not None:
+            verified_since.add_metric([], since / 1e6)
+        return verified_since
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:

@@ -434,6 +434,17 @@ UNION ALL
 SELECT (SELECT post_no FROM bound), NULL, NULL, (SELECT count(*) FROM stored),
        (SELECT coalesce(sum(likes), 0)::bigint FROM counted)
 
+-- name: read_count_rounds
+SELECT slot, epoch, verified_at, drifted, began, post_no FROM count_rounds
+
+-- name: write_count_rounds
+INSERT INTO count_rounds (slot, epoch, verified_at, drifted, began, post_no)
+SELECT * FROM unnest(%(slots)s::smallint[], %(epochs)s::bigint[], %(verified_at)s::bigint[], %(drifted)s::boolean[],
+                     %(began)s::bigint[], %(post_nos)s::integer[])
+ON CONFLICT (slot) DO UPDATE
+SET epoch = excluded.epoch, verified_at = excluded.verified_at, drifted = excluded.drifted, began = excluded.began,
+    post_no = excluded.post_no
+
 -- name: count_drifts
 -- By how much the counts of these posts are too high, where they are not right, and when the post was last purged.
 SELECT post_id, drift, purged_rev FROM (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -124,8 +125,9 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader {self._ownership!r} {self._cache!r}>"
 
-    async def answer(self, unit: ReadUnit, mode: ReadMode.ValueType) -> None:
-        """Fills the result columns of the unit."""
+    async def answer(self, unit: ReadUnit, mode: ReadMode.ValueType) -> int:
+        """Fills the result columns of the unit; the time, in µs since 1970, up to which they have everything."""
+        now = time.time_ns() // 1000
         everything = range(len(unit))
         refused = self._refuse_unowned(unit)
         positions = [p for p in everything if not unit.codes[p]] if refused else everything
@@ -137,7 +139,7 @@ class Reader:
                 await self._stale_counts(unit, counts)
             else:
                 unit.refuse(counts, OP_CODE_UNAVAILABLE)
-            return
+            return self._leadership.proved_at
         strong = mode == READ_MODE_STRONG
         slots_before = self._ownership.held
         await asyncio.gather(
@@ -153,6 +155,7 @@ class Reader:
         elif self._ownership.held is not slots_before:
             # A slot that has left while its rows were waited for looks like one in which nobody has liked anything.
             self._refuse_unowned(unit)
+        return now
 
     def _refuse_unowned(self, unit: ReadUnit) -> bool:
         refused = self._ownership.refused_reads(unit.slots, unit.epochs)

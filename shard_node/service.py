@@ -119,7 +119,7 @@ class ShardService:
                 await self._read(request, kinds, post_ids, response, call)
             else:
                 raise MessageMalformed("a batch is of writes or of reads, not of both")
-        response.as_of_time = time.time_ns() // 1000
+        response.as_of_time = response.as_of_time or time.time_ns() // 1000
         return response
 
     async def ListLikers(self, request: ListLikersRequest, call: Call) -> ListLikersResponse:
@@ -377,6 +377,6 @@ class ShardService:
         )
         self._load.hot_reads.add(post_ids)
         began = time.monotonic()
-        await self._reader.answer(unit, request.read_mode)
+        response.as_of_time = await self._reader.answer(unit, request.read_mode)
         tell_times(response, call.trail, {"reads": time.monotonic() - began})
         tell_reads(response, unit)

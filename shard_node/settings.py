@@ -77,6 +77,13 @@ class NodeSettings(SecuritySettings):
         " the change feed that were away; 0: for good",
     )
 
+    verify_interval: float = Field(
+        3600.0,
+        gt=0,
+        description="seconds until the counts of a slot are compared with its likes again, at the soonest; how fast"
+        " that goes, and whether, is set by likering ring limits --verify-rows-per-second",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     slow_call: float = Field(1.0, gt=0, description="a call that takes longer is logged")
     start_timeout: float = Field(30.0, gt=0, description="how long to wait for the databases at the start")

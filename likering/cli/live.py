@@ -38,11 +38,16 @@ def frame(picture: api.WatchMovesResponse, *, rows: int | None = None) -> Render
 def limits_line(limits: api.MoveLimits) -> str:
     """The limits in one line."""
     rate = f"{limits.rows_per_second:,} rows/s" if limits.rows_per_second else "rows/s without limit"
+    proved = (
+        f"proved at {limits.verify_rows_per_second:,} rows/s"
+        if limits.verify_rows_per_second
+        else "not proved"
+    )
     slots = "1 slot" if limits.slots_at_once == 1 else f"{limits.slots_at_once} slots"
     return (
         f"{'[bold]moves are paused[/bold]; ' if limits.paused else ''}"
         f"{slots} at once and {rate} per node, pause budget {limits.pause_budget_ms} ms,"
-        f" copies kept for {duration(limits.grace_seconds)}"
+        f" copies kept for {duration(limits.grace_seconds)}; counts {proved}"
     )
 
 

@@ -75,14 +75,26 @@ def limits(
             help="How long a source keeps its copy of a verified slot.",
         ),
     ] = None,
+    verify_rows_per_second: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**31 - 1,
+            help="Posts and likes that each node looks at in a second to prove its counts; 0: none.",
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Change limits of moves, at once and for those under way too; without options, show them."""
+    """Change limits of what nodes do in the background, at once and for moves under way too.
+
+    Without options, show them.
+    """
     changes = {
         "slots_at_once": slots_at_once,
         "rows_per_second": rows_per_second,
         "pause_budget_ms": pause_budget,
         "grace_seconds": grace,
+        "verify_rows_per_second": verify_rows_per_second,
     }
     given = {name: value for name, value in changes.items() if value is not None}
     with ring_at(admin) as ring:

@@ -149,7 +149,12 @@ class GetState:
         )
 
     def parse(self, response: pb.HasLikedResponse) -> LikeState:
-        return LikeState(response.liked, time_of(micros(response.like_time)) if response.liked else None)
+        return LikeState(
+            response.liked,
+            time_of(micros(response.like_time)) if response.liked else None,
+            exactness_of(response.exactness),
+            time_of(micros(response.as_of_time)),
+        )
 
     def in_memory(self, memory: MemoryLikes) -> LikeState:
         return memory.like_state(self.user_id, self.post_id, self.consistency, self.min_version)
@@ -200,15 +205,23 @@ class GetSummaries:
 
     def parse(self, response: pb.GetLikeSummariesResponse) -> LikeSummaries:
         return LikeSummaries(
-            tuple(
-                LikeSummary(count_of(summary.like_count), summary.viewer_has_liked)
-                for summary in response.summaries
-            ),
+            tuple(map(self._summary, response.summaries)),
             tuple(response.unreachable),
         )
 
     def in_memory(self, memory: MemoryLikes) -> LikeSummaries:
         return memory.summaries(self.post_ids, self.viewer, self.consistency)
+
+    def _summary(self, summary: pb.LikeSummary) -> LikeSummary:
+        count = count_of(summary.like_count)
+        if not self.viewer:
+            return LikeSummary(count, False)
+        return LikeSummary(
+            count,
+            summary.viewer_has_liked,
+            exactness_of(summary.viewer_exactness),
+            time_of(micros(summary.viewer_as_of_time)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,9 +124,8 @@ class MemoryLikes:
         with self._lock:
             post = self._post_at(post_id, min_version)
             edge = post.edges.get(user_id) if post is not None else None
-            if edge is None or not edge.liked:
-                return LikeState(False, None)
-            return LikeState(True, time_of(edge.liked_at))
+            liked_at = time_of(edge.liked_at) if edge is not None and edge.liked else None
+            return LikeState(liked_at is not None, liked_at, Exactness.EXACT, time_of(self._now()))
 
     def like_count(self, post_id: str, consistency: int, min_version: int) -> LikeCount:
         """GetLikeCount."""
@@ -138,12 +137,7 @@ class MemoryLikes:
         """GetLikeSummaries; an empty viewer is nobody."""
         _refuse(summaries_violations(post_ids, viewer, consistency))
         with self._lock:
-            return LikeSummaries(
-                tuple(
-                    LikeSummary(self._count(post_id, self._posts.get(post_id)), self._likes(viewer, post_id))
-                    for post_id in post_ids
-                )
-            )
+            return LikeSummaries(tuple(self._summary(post_id, viewer) for post_id in post_ids))
 
     def filter_likers(
         self, post_id: str, user_ids: Sequence[str], consistency: int, min_version: int
@@ -239,6 +233,12 @@ class MemoryLikes:
     def _count(self, post_id: str, post: _Post | None) -> LikeCount:
         count, version = (post.count, post.version) if post is not None else (0, 0)
         return LikeCount(post_id, count, version, Exactness.EXACT, time_of(self._now()))
+
+    def _summary(self, post_id: str, viewer: str) -> LikeSummary:
+        count = self._count(post_id, self._posts.get(post_id))
+        if not viewer:
+            return LikeSummary(count, False)
+        return LikeSummary(count, self._likes(viewer, post_id), Exactness.EXACT, count.as_of_time)
 
     def _likes(self, user_id: str, post_id: str) -> bool:
         post = self._posts.get(post_id)

@@ -31,7 +31,7 @@ class Consistency(IntEnum):
 
 
 class Exactness(IntEnum):
-    """Where a count comes from. The numbers are those of likering.v1.Exactness."""
+    """Where an answer comes from. The numbers are those of likering.v1.Exactness."""
 
     EXACT = 1
     CACHED = 2
@@ -77,7 +77,7 @@ class LikeCount:
     version: int
     exactness: Exactness
     as_of_time: datetime
-    """When the owner knew this value to be current."""
+    """When the owner knew this value to be current. ``STALE``: a time up to which it has every change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +86,21 @@ class LikeState:
 
     liked: bool
     like_time: datetime | None
+    exactness: Exactness
+    """``EXACT``, or ``STALE`` when a replica has answered."""
+    as_of_time: datetime
+    """When the owner knew this to be so. ``STALE``: a time up to which it has every change."""
 
 
 @dataclass(frozen=True, slots=True)
 class LikeSummary:
-    """One post of a page: its count, and whether the viewer likes it (False without a viewer)."""
+    """One post of a page: its count, and what its viewer sees. Without a viewer: False, None and None."""
 
     like_count: LikeCount
     viewer_has_liked: bool
+    viewer_exactness: Exactness | None = None
+    """Of ``viewer_has_liked``, as in LikeState: a replica may have answered that, and the owner's cache the count."""
+    viewer_as_of_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

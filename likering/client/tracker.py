@@ -205,7 +205,7 @@ class LikeTracker:
         min_version: int = 0,
         timeout: float | None = None,
     ) -> LikeState:
-        """Whether the user likes the post, and since when.
+        """Whether the user likes the post, since when, and who says so: with ``STALE_OK`` it may be a replica.
 
         ``min_version``: the answer includes this version of the post, from an earlier answer; VersionAhead if the
         post has not got so far.
@@ -248,7 +248,10 @@ class LikeTracker:
         min_version: int = 0,
         timeout: float | None = None,
     ) -> list[str]:
-        """Which of 1 to 1000 users like the post, in the order given. ``min_version``: see ``get_like``."""
+        """Which of 1 to 1000 users like the post, in the order given. ``min_version``: see ``get_like``.
+
+        With ``STALE_OK`` a replica may answer, and this does not tell; ``get_like`` and ``summaries`` do.
+        """
         return self._call(Filter(post_id, tuple(user_ids), consistency, min_version), timeout)
 
     def list_likers(

@@ -117,7 +117,8 @@ class MoveLimits:
 
     ``slots_at_once`` is for each node, as source and as target; ``rows_per_second`` for what a node copies (0: no
     limit); ``pause_budget_ms`` the longest freeze before it is aborted; ``grace_seconds`` how long a source keeps
-    its copy of a slot that was verified.
+    its copy of a slot that was verified; ``verify_rows_per_second`` how fast each node compares its counts with its
+    likes, moves or not (0: not at all).
     """
 
     paused: bool = False
@@ -125,6 +126,7 @@ class MoveLimits:
     rows_per_second: int = 20_000
     pause_budget_ms: int = 100
     grace_seconds: int = 900
+    verify_rows_per_second: int = 20_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,8 @@ class _ConsistencyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     CONSISTENCY_STALE_OK: _Consistency.ValueType  # 3
     """As CONSISTENCY_CACHED while the owner is there. While it is gone, served
-    by a replica of its database or from its cache; the count is then marked
-    EXACTNESS_STALE.
+    by a replica of its database or from its cache; what is answered is then
+    marked EXACTNESS_STALE.
     """
 
 class Consistency(_Consistency, metaclass=_ConsistencyEnumTypeWrapper):
@@ -63,8 +63,8 @@ the owner. Linearizable.
 """
 CONSISTENCY_STALE_OK: Consistency.ValueType  # 3
 """As CONSISTENCY_CACHED while the owner is there. While it is gone, served
-by a replica of its database or from its cache; the count is then marked
-EXACTNESS_STALE.
+by a replica of its database or from its cache; what is answered is then
+marked EXACTNESS_STALE.
 """
 global___Consistency = Consistency
 
@@ -84,7 +84,7 @@ class _ExactnessEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """From somewhere that may lag behind; see as_of_time."""
 
 class Exactness(_Exactness, metaclass=_ExactnessEnumTypeWrapper):
-    """Where a count comes from."""
+    """Where an answer comes from."""
 
 EXACTNESS_UNSPECIFIED: Exactness.ValueType  # 0
 """Not set."""
@@ -151,8 +151,8 @@ class LikeCount(google.protobuf.message.Message):
     """Where the count comes from."""
     @property
     def as_of_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the owner knew this value to be current. Of a replica: a time up to
-        which the count has every change.
+        """When the owner knew this value to be current. With EXACTNESS_STALE: a time
+        up to which the count has every change.
         """
 
     def __init__(
@@ -319,20 +319,34 @@ class HasLikedResponse(google.protobuf.message.Message):
 
     LIKED_FIELD_NUMBER: builtins.int
     LIKE_TIME_FIELD_NUMBER: builtins.int
+    EXACTNESS_FIELD_NUMBER: builtins.int
+    AS_OF_TIME_FIELD_NUMBER: builtins.int
     liked: builtins.bool
     """Whether the user likes the post."""
+    exactness: global___Exactness.ValueType
+    """Where the answer comes from. Never EXACTNESS_CACHED: only counts are
+    cached.
+    """
     @property
     def like_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Since when, if liked."""
+
+    @property
+    def as_of_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the owner knew this to be so. With EXACTNESS_STALE: a time up to which
+        the answer has every change.
+        """
 
     def __init__(
         self,
         *,
         liked: builtins.bool = ...,
         like_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        exactness: global___Exactness.ValueType = ...,
+        as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["like_time", b"like_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["like_time", b"like_time", "liked", b"liked"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "like_time", b"like_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "exactness", b"exactness", "like_time", b"like_time", "liked", b"liked"]) -> None: ...
 
 global___HasLikedResponse = HasLikedResponse
 
@@ -552,20 +566,32 @@ class LikeSummary(google.protobuf.message.Message):
 
     LIKE_COUNT_FIELD_NUMBER: builtins.int
     VIEWER_HAS_LIKED_FIELD_NUMBER: builtins.int
+    VIEWER_EXACTNESS_FIELD_NUMBER: builtins.int
+    VIEWER_AS_OF_TIME_FIELD_NUMBER: builtins.int
     viewer_has_liked: builtins.bool
     """Whether the viewer likes the post. False without a viewer."""
+    viewer_exactness: global___Exactness.ValueType
+    """Where viewer_has_liked comes from, as in HasLikedResponse: it may be a
+    replica while the count is from the owner's cache. Not set without a viewer.
+    """
     @property
     def like_count(self) -> global___LikeCount:
         """The count."""
+
+    @property
+    def viewer_as_of_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """As in HasLikedResponse. Not set without a viewer."""
 
     def __init__(
         self,
         *,
         like_count: global___LikeCount | None = ...,
         viewer_has_liked: builtins.bool = ...,
+        viewer_exactness: global___Exactness.ValueType = ...,
+        viewer_as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["like_count", b"like_count"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["like_count", b"like_count", "viewer_has_liked", b"viewer_has_liked"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["like_count", b"like_count", "viewer_as_of_time", b"viewer_as_of_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["like_count", b"like_count", "viewer_as_of_time", b"viewer_as_of_time", "viewer_exactness", b"viewer_exactness", "viewer_has_liked", b"viewer_has_liked"]) -> None: ...
 
 global___LikeSummary = LikeSummary
 
@@ -634,16 +660,27 @@ class FilterLikersResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     LIKED_USER_IDS_FIELD_NUMBER: builtins.int
+    EXACTNESS_FIELD_NUMBER: builtins.int
+    AS_OF_TIME_FIELD_NUMBER: builtins.int
+    exactness: global___Exactness.ValueType
+    """As in HasLikedResponse."""
     @property
     def liked_user_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Those of the users who like the post, in the order of the request."""
+
+    @property
+    def as_of_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """As in HasLikedResponse."""
 
     def __init__(
         self,
         *,
         liked_user_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        exactness: global___Exactness.ValueType = ...,
+        as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["liked_user_ids", b"liked_user_ids"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of_time", b"as_of_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "exactness", b"exactness", "liked_user_ids", b"liked_user_ids"]) -> None: ...
 
 global___FilterLikersResponse = FilterLikersResponse
 

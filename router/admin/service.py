@@ -294,7 +294,13 @@ def _size(inventory: shard.GetInventoryResponse | None, slot: int) -> SlotSize |
 
 def _check_limits(changes: dict[str, int]) -> None:
     """Raises InvalidArgument for what the topology database would not take."""
-    lowest = {"slots_at_once": 1, "rows_per_second": 0, "pause_budget_ms": 1, "grace_seconds": 0}
+    lowest = {
+        "slots_at_once": 1,
+        "rows_per_second": 0,
+        "pause_budget_ms": 1,
+        "grace_seconds": 0,
+        "verify_rows_per_second": 0,
+    }
     for name, value in changes.items():
         if value < lowest[name]:
             raise InvalidArgument(f"{name} is at least {lowest[name]}, not {value}")

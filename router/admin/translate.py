@@ -79,6 +79,7 @@ def limits_message(limits: MoveLimits) -> api.MoveLimits:
         rows_per_second=limits.rows_per_second,
         pause_budget_ms=limits.pause_budget_ms,
         grace_seconds=limits.grace_seconds,
+        verify_rows_per_second=limits.verify_rows_per_second,
     )
 
 

@@ -25,7 +25,7 @@ from shard_node.maintenance import Maintenance, SlotRefused
 from shard_node.ownership import Ownership
 from shard_node.packed_ids import unpack
 from shard_node.post_numbers import HIGHEST_NUMBER
-from shard_node.store import Connection, PostCount, execute, posts_read
+from shard_node.store import Connection, PostCount, execute, execute_for_slots, posts_read
 from shard_node.writer import Writer
 
 MAX_POSTS = 1000
@@ -123,6 +123,10 @@ class Counts:
         self._drift.verified(slot, after, piece.last, piece.posts, drifted)
         return piece
 
+    async def last_number(self, slot: int, epoch: int) -> int:
+        """The highest number of a slot's posts; 0: it has none. Raises SlotRefused."""
+        return await self._reads.read(slot, epoch, lambda connection: _last_number(connection, slot))
+
     async def repair(self, slot: int, epoch: int, post_ids: Sequence[str]) -> dict[str, PostCount]:
         """Mends the counts of these posts; answers those that it changed. Raises as ``Writer.maintain``."""
         async with self._repairing:
@@ -160,6 +164,12 @@ async def _compare(connection: Connection, slot: int, after: int, limit: int) ->
         else:
             drifts.append(Drifted(post_no, unpack(post_id) if post_id else "", stored, counted, version))
     return Piece(drifts, posts, likes, last)
+
+
+async def _last_number(connection: Connection, slot: int) -> int:
+    cursor = await execute_for_slots(connection, "highest_numbers", {}, [slot])
+    ((_, number),) = await cursor.fetchall()
+    return int(number)
 
 
 async def _measure(connection: Connection, slot: int, post_ids: Sequence[str]) -> dict[str, Measured]:

@@ -1,10 +1,13 @@
-"""Reads of one slot for operators, as its owner's, beside those of callers: one at a time, and with more patience."""
+"""Reads of one slot as its owner's, beside those for callers: one at a time, and with more patience.
+
+For operators, and for what a node does by itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 import structlog
@@ -20,7 +23,9 @@ from shard_node.store import Connection
 log = structlog.get_logger(__name__)
 
 READ_TIMEOUT = 25.0
-"""Seconds after which a read is given up: counting the likes of one post may take that long."""
+"""Seconds after which the database gives a statement up: counting the likes of one post may take that long."""
+_ANSWER: Final = 2.0
+"""Seconds more in which it is to say so."""
 
 T = TypeVar("T")
 
@@ -44,9 +49,9 @@ class SlotReads:
         async with self._turn:
             self._check(slot, epoch)
             try:
-                answer = await within(READ_TIMEOUT, self._with_connection(read))
+                answer = await within(READ_TIMEOUT + _ANSWER, self._with_connection(read))
             except (psycopg.OperationalError, PoolTimeout, TooManyRequests, TimeoutError) as error:
-                log.warning("could not read for an operator", error=type(error).__name__)
+                log.warning("could not read of a slot", error=type(error).__name__)
                 raise SlotRefused(OP_CODE_UNAVAILABLE) from error
             # A slot that has left meanwhile may have been read without its rows.
             self._check(slot, epoch)
@@ -59,5 +64,7 @@ class SlotReads:
             raise SlotRefused(OP_CODE_UNAVAILABLE)
 
     async def _with_connection(self, read: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
-        async with self._pool.connection() as connection:
+        async with self._pool.connection() as connection, connection.transaction():
+            # What nobody waits for any more is not to go on in there, and keep its connection and its snapshot.
+            await connection.execute(f"SET LOCAL statement_timeout = {READ_TIMEOUT * 1000:.0f}".encode())
             return await read(connection)

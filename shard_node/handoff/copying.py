@@ -7,7 +7,6 @@ replication slots on this node. The server sends a row per message, so rows are 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -17,6 +16,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from likering.topology.move_names import Attempt, partition
 from shard_node.partitions import PARENTS, create_slot_table, index_slot_table
+from shard_node.row_budget import RowBudget
 from shard_node.store import Connection
 
 PIECE = 10_000
@@ -39,38 +39,6 @@ _COLUMNS = {
     ),
     "user_likes": ("slot", "user_id", "since", "entries"),
 }
-
-
-class RowBudget:
-    """So many rows a second for all copies of this node together; a second's worth may be saved up."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._rate = 0
-        self._saved = 0.0
-        self._at = clock()
-
-    def limit(self, rows_per_second: int) -> None:
-        """Changes the limit; 0 is none."""
-        self._refill()
-        self._rate = rows_per_second
-        self._saved = min(self._saved, float(rows_per_second))
-
-    async def take(self, rows: int) -> None:
-        """Waits until so many rows may be copied."""
-        if not self._rate:
-            return
-        self._refill()
-        self._saved -= rows
-        while self._saved < 0 and self._rate:
-            # In short steps: the limit may be raised meanwhile.
-            await asyncio.sleep(min(-self._saved / self._rate, 0.25))
-            self._refill()
-
-    def _refill(self) -> None:
-        now = self._clock()
-        self._saved = min(self._saved + (now - self._at) * self._rate, float(self._rate))
-        self._at = now
 
 
 async def export_snapshot(connection: AsyncConnection[TupleRow], name: str) -> str:

@@ -14,7 +14,6 @@ from likering.serving.channels import Channels
 from likering.shard.v1 import shard_service_pb2 as pb
 from likering.topology.moves import MoveLimits, MoveStore, SlotMove
 from likering.topology.watch import TopologyWatch
-from shard_node.handoff.copying import RowBudget
 from shard_node.handoff.leftovers import take_inventory
 from shard_node.handoff.links import Links
 from shard_node.handoff.mover import Mover
@@ -23,6 +22,7 @@ from shard_node.handoff.source import Source
 from shard_node.handoff.target import Target
 from shard_node.identity import Identity
 from shard_node.ownership import Ownership
+from shard_node.row_budget import RowBudget
 from shard_node.store import Connection, execute
 from shard_node.tallies import MoveTally
 from shard_node.user_store import Marks
@@ -64,6 +64,8 @@ class Handoffs:
         self._watch = watch
         self._node_name = identity.node_name
         self._limits = MoveLimits()
+        self.on_limits: list[Callable[[MoveLimits], None]] = []
+        """Told what operators have set, whenever that was looked up."""
         self._budget = RowBudget()
         self._peers = Peers(identity.cluster_id, watch, channels)
         self._links = Links(f"likering-move-{identity.node_name}")
@@ -178,6 +180,8 @@ class Handoffs:
     def _limits_are(self, limits: MoveLimits) -> None:
         self._limits = limits
         self._budget.limit(limits.rows_per_second)
+        for listener in self.on_limits:
+            listener(limits)
 
     def _own_slots(self) -> set[int]:
         topology = self._watch.latest

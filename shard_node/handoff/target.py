@@ -13,10 +13,10 @@ from likering.errors import LikeringError, TopologyUnavailable
 from likering.topology.move_names import Attempt
 from likering.topology.moves import MoveChanged, MoveLimits, MoveState, MoveStore, SlotMove
 from shard_node.handoff import steps
-from shard_node.handoff.copying import RowBudget
 from shard_node.handoff.links import Links
 from shard_node.handoff.peers import Peers
 from shard_node.ownership import Ownership
+from shard_node.row_budget import RowBudget
 from shard_node.tallies import MoveTally
 from shard_node.writer import Writer
 

@@ -146,12 +146,13 @@ def fill(unit: ReadUnit, look: Look) -> None:
             unit.codes[p] = OP_CODE_MOVING
         elif unit.min_versions and look.posts.get(post_id, NEVER_CHANGED).version < unit.min_versions[p]:
             unit.codes[p] = OP_CODE_UNAVAILABLE  # the replica is behind; the owner is not known to be
-        elif p in numbers:
-            n = numbers[p]
-            unit.outcomes[p] = OP_OUTCOME_LIKED if n in look.liked else OP_OUTCOME_NOT_LIKED
-            unit.like_times[p] = look.liked.get(n, 0)
         else:
-            unit.versions[p], unit.counts[p] = look.posts.get(post_id, NEVER_CHANGED)
+            if p in numbers:
+                n = numbers[p]
+                unit.outcomes[p] = OP_OUTCOME_LIKED if n in look.liked else OP_OUTCOME_NOT_LIKED
+                unit.like_times[p] = look.liked.get(n, 0)
+            else:
+                unit.versions[p], unit.counts[p] = look.posts.get(post_id, NEVER_CHANGED)
             unit.sources[p] = COUNT_SOURCE_STALE
 
 

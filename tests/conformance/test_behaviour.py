@@ -344,10 +344,28 @@ def test_a_like_has_a_time_until_it_is_taken_back(likes: Likes, post: str) -> No
     assert state.like_time is not None
     assert before - timedelta(seconds=1) <= state.like_time <= datetime.now(UTC) + timedelta(seconds=1)
     likes.like("u", post)
-    assert likes.get_like("u", post) == state
+    assert likes.get_like("u", post).like_time == state.like_time
     likes.unlike("u", post)
     assert likes.get_like("u", post).like_time is None
     assert likes.get_like("u", post).liked is False
+
+
+def test_who_likes_a_post_says_as_of_when(likes: Likes, post: str) -> None:
+    """While the owner answers that is exact, and of the moment, whatever the caller would have taken."""
+    likes.like("u", post)
+    for consistency in Consistency:
+        before = datetime.now(UTC)
+        state = likes.get_like("u", post, consistency=consistency)
+        (summary,) = likes.summaries([post], "u", consistency=consistency)
+        assert summary.viewer_as_of_time is not None
+        for exactness, as_of_time in (
+            (state.exactness, state.as_of_time),
+            (summary.viewer_exactness, summary.viewer_as_of_time),
+        ):
+            assert exactness is Exactness.EXACT
+            assert before - timedelta(seconds=1) <= as_of_time <= datetime.now(UTC) + timedelta(seconds=1)
+        (unseen,) = likes.summaries([post], consistency=consistency)
+        assert (unseen.viewer_exactness, unseen.viewer_as_of_time) == (None, None)
 
 
 def test_a_version_may_be_asked_for(likes: Likes, post: str) -> None:

@@ -32,7 +32,7 @@ class AdminNode:
 
     def __init__(self, dsn: str, pool: AsyncConnectionPool[Connection], connection: Connection) -> None:
         self._dsn = dsn
-        self._pool = pool
+        self.pool = pool
         self.connection = connection
         """For looking, and for making drift."""
         self.published: dict[str, PostCount] = {}
@@ -44,7 +44,7 @@ class AdminNode:
         self.leadership = Leadership(self._dsn, "a", lambda generation: None, patience=0.6)
         self.ownership = Ownership(SLOTS)
         self.writer = Writer(self.leadership, self.ownership, self._publish)
-        reads = SlotReads(self._pool, self.ownership, self.leadership)
+        reads = SlotReads(self.pool, self.ownership, self.leadership)
         self.registry = CollectorRegistry()
         self.counts = Counts(reads, self.ownership, self.leadership, self.writer, Drift(self.registry))
         self.purges = Purges(reads, self.ownership, self.writer, lambda slot: self.consumed(slot))

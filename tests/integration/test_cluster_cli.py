@@ -102,7 +102,7 @@ def test_an_older_cluster_is_upgraded_once(run: Run, database: str) -> None:
         connection.execute("DELETE FROM schema_migrations WHERE version > 1")
     result = run("upgrade")
     assert result.exit_code == 0
-    assert result.stdout == "applied 0002_moves, 0003_quieter_moves, 0004_replicas\n"
+    assert result.stdout == "applied 0002_moves, 0003_quieter_moves, 0004_replicas, 0005_verification\n"
     assert run("upgrade").exit_code == 3
 
 

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from likering.shard.v1.shard_service_pb2 import OP_CODE_NOT_OWNER
+from likering.shard.v1.shard_service_pb2 import OP_CODE_NOT_OWNER, OP_CODE_UNAVAILABLE
+from shard_node.admin import slot_reads
 from shard_node.admin.counts import Measured, MendCounts
+from shard_node.admin.slot_reads import SlotReads
 from shard_node.maintenance import SlotRefused
 from shard_node.packed_ids import pack
 from tests.integration.admin_node import AdminNode, admin_node, posts_in
@@ -124,6 +126,23 @@ async def test_what_was_measured_is_applied_only_where_it_is_still_so(node: Admi
     work = MendCounts(SLOT, EPOCH, {POSTS[3]: Measured(2, None)}, node.leadership, now)
     await node.writer.maintain(work)
     assert work.posts == {}
+
+
+async def test_a_look_that_takes_too_long_is_ended_in_the_database(
+    node: AdminNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is free for callers again, and no snapshot stays behind."""
+    monkeypatch.setattr(slot_reads, "READ_TIMEOUT", 0.2)
+    reads = SlotReads(node.pool, node.ownership, node.leadership)
+    with pytest.raises(SlotRefused) as refusal:
+        await reads.read(SLOT, EPOCH, lambda connection: connection.execute("SELECT pg_sleep(60)"))
+    assert refusal.value.code == OP_CODE_UNAVAILABLE
+    cursor = await node.connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'likering-reads' AND state <> 'idle'"
+        " AND datname = current_database()"
+    )
+    assert await cursor.fetchone() == (0,)
+    assert await verified(node, 1000) == ({}, 12, 66)
 
 
 async def test_a_slot_of_another_epoch_is_not_looked_at(node: AdminNode) -> None:

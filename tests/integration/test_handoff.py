@@ -16,7 +16,7 @@ from likering.topology.move_names import Attempt, kept, partition
 from likering.topology.moves import MoveState, SlotMove
 from shard_node.database import conninfo
 from shard_node.handoff import copying, leftovers, replication
-from shard_node.handoff.copying import RowBudget, copy_tables, export_snapshot
+from shard_node.handoff.copying import copy_tables, export_snapshot
 from shard_node.handoff.replication import Sums
 from shard_node.handoff.source import detach
 from shard_node.handoff.verification import verify
@@ -27,6 +27,7 @@ from shard_node.partitions import (
     index_slot_table,
     rename_unowned,
 )
+from shard_node.row_budget import RowBudget
 from shard_node.store import Connection, FenceLost
 from shard_node.user_chunks import Entry
 from tests.integration.node_database import prepared
@@ -399,33 +400,3 @@ async def test_a_later_table_of_the_same_name_is_spared(target: Connection) -> N
     names = {"edges": "edges_s3_m0_a1"}
     assert await rename_unowned(target, SLOT, names, 1, {"edges_s3": 1})
     assert (await leftovers.take_inventory(target)).tables == ["edges_s3", "posts_s3", "user_likes_s3"]
-
-
-class Clock:
-    """A clock that only sleeping moves on."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        """Takes no time."""
-        self.now += seconds
-
-
-async def test_rows_keep_to_their_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over all copies together; a second may be saved up, a limit changed meanwhile."""
-    clock = Clock()
-    monkeypatch.setattr("shard_node.handoff.copying.asyncio.sleep", clock.sleep)
-    budget = RowBudget(clock)
-    await budget.take(10**6)
-    assert clock.now == 0.0
-    budget.limit(1000)
-    for _ in range(5):
-        await budget.take(1000)
-    assert clock.now == pytest.approx(5.0)
-    clock.now += 60
-    await budget.take(2000)
-    assert clock.now == pytest.approx(66.0)

@@ -47,7 +47,7 @@ async def likers(node: AdminNode, post: str = POST) -> list[tuple[str, int]]:
 
 
 async def exported(node: AdminNode, slot: int, limit: int) -> list[Exported]:
-    reads = SlotReads(node._pool, node.ownership, node.leadership)
+    reads = SlotReads(node.pool, node.ownership, node.leadership)
     found: list[Exported] = []
     after: SlotPlace | None = SlotPlace(0, 0, 0)
     while after is not None:

@@ -54,18 +54,28 @@ def test_limits_are_shown_and_set(server: RingServer, run: Run) -> None:
         "rows_per_second": 20_000,
         "pause_budget_ms": 100,
         "grace_seconds": 900,
+        "verify_rows_per_second": 20_000,
     }
     result = run("ring", "limits", "--slots-at-once", "4", "--rows-per-second", "0", "--grace", "0")
     assert result.exit_code == 0
     assert "4 slots at once and rows/s without limit per node, pause budget 100 ms" in result.stdout
     limits = server.run(server.moves.limits())
     assert (limits.slots_at_once, limits.rows_per_second, limits.grace_seconds) == (4, 0, 0)
+    assert "counts proved at 20,000 rows/s" in result.stdout
+    assert "counts not proved" in run("ring", "limits", "--verify-rows-per-second", "0").stdout
+    assert server.run(server.moves.limits()).verify_rows_per_second == 0
     assert run("ring", "limits", "--slots-at-once", "65").exit_code == 2
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"slots_at_once": 0}, {"slots_at_once": 65}, {"rows_per_second": -1}, {"pause_budget_ms": 0}],
+    [
+        {"slots_at_once": 0},
+        {"slots_at_once": 65},
+        {"rows_per_second": -1},
+        {"pause_budget_ms": 0},
+        {"verify_rows_per_second": -1},
+    ],
 )
 def test_limits_that_make_no_sense_are_refused(stub: RingServiceStub, wrong: dict[str, int]) -> None:
     with pytest.raises(grpc.RpcError) as caught:

@@ -82,7 +82,12 @@ async def test_a_cluster_of_an_older_version_is_upgraded(store: PostgresTopology
         for call in (store.get(), store.remove_node("a"), moves.moves(), moves.limits(), moves.resizes(1)):
             with pytest.raises(SchemaOutdated, match="likering cluster upgrade"):
                 await call
-        assert await upgrade_cluster(database) == ["0002_moves", "0003_quieter_moves", "0004_replicas"]
+        assert await upgrade_cluster(database) == [
+            "0002_moves",
+            "0003_quieter_moves",
+            "0004_replicas",
+            "0005_verification",
+        ]
         assert await upgrade_cluster(database) == []
         assert await moves.moves() == []
     finally:

@@ -26,7 +26,7 @@ _TOLD = re.compile(r"^### (\w+)\n((?:(?!^```|^#).*\n)*)", re.MULTILINE)
 _COMMENTED = re.compile(r"((?:^  //.*\n)+)  rpc (\w+)\(", re.MULTILINE)
 _OF_THE_MOMENT = frozenset(
     (
-        *("as_of_time", "like_time", "next_page_token", "cursor", "slot_count"),
+        *("as_of_time", "viewer_as_of_time", "like_time", "next_page_token", "cursor", "slot_count"),
         *("address", "cluster_id", "apply_time", "purge_time", "state_since", "since", "time", "word_time"),
         *(
             "attempt",

@@ -101,7 +101,12 @@ class LikeServer(pb_grpc.LikeServiceServicer):
                 request.user_id, request.post_id, request.consistency, request.min_version
             ),
         )
-        return pb.HasLikedResponse(liked=state.liked, like_time=_time(state.like_time))
+        return pb.HasLikedResponse(
+            liked=state.liked,
+            like_time=_time(state.like_time),
+            exactness=pb.Exactness.ValueType(state.exactness),
+            as_of_time=_time(state.as_of_time),
+        )
 
     def GetLikeCount(
         self, request: pb.GetLikeCountRequest, context: grpc.ServicerContext
@@ -145,7 +150,10 @@ class LikeServer(pb_grpc.LikeServiceServicer):
                 response.unreachable.append(summary.like_count.post_id)
             else:
                 response.summaries.add(
-                    like_count=_count(summary.like_count), viewer_has_liked=summary.viewer_has_liked
+                    like_count=_count(summary.like_count),
+                    viewer_has_liked=summary.viewer_has_liked,
+                    viewer_exactness=pb.Exactness.ValueType(summary.viewer_exactness or 0),
+                    viewer_as_of_time=_time(summary.viewer_as_of_time),
                 )
         return response
 

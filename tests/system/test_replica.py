@@ -136,21 +136,43 @@ class Likes:
         request = api.GetLikeCountRequest(post_id=post, consistency=consistency)
         return (await self._stub.GetLikeCount(request, timeout=timeout)).like_count
 
-    async def has_liked(self, user: str, post: str) -> bool:
-        request = api.HasLikedRequest(user_id=user, post_id=post, consistency=STALE_OK)
-        return (await self._stub.HasLiked(request, timeout=10)).liked
+    async def has_liked(
+        self, user: str, post: str, consistency: api.Consistency.ValueType = STALE_OK, *, timeout: float = 10
+    ) -> api.HasLikedResponse:
+        request = api.HasLikedRequest(user_id=user, post_id=post, consistency=consistency)
+        return await self._stub.HasLiked(request, timeout=timeout)
 
-    async def summary(self, post: str, viewer: str) -> api.LikeSummary:
-        request = api.GetLikeSummariesRequest(post_ids=[post], viewer_user_id=viewer, consistency=STALE_OK)
-        return (await self._stub.GetLikeSummaries(request, timeout=10)).summaries[0]
+    async def summary(
+        self,
+        post: str,
+        viewer: str,
+        consistency: api.Consistency.ValueType = STALE_OK,
+        *,
+        timeout: float = 10,
+    ) -> api.LikeSummary:
+        request = api.GetLikeSummariesRequest(post_ids=[post], viewer_user_id=viewer, consistency=consistency)
+        return (await self._stub.GetLikeSummaries(request, timeout=timeout)).summaries[0]
 
-    async def likers(self, post: str, users: list[str]) -> list[str]:
-        request = api.FilterLikersRequest(post_id=post, user_ids=users, consistency=STALE_OK)
-        return list((await self._stub.FilterLikers(request, timeout=10)).liked_user_ids)
+    async def filtered(
+        self,
+        post: str,
+        users: list[str],
+        consistency: api.Consistency.ValueType = STALE_OK,
+        *,
+        timeout: float = 10,
+    ) -> api.FilterLikersResponse:
+        request = api.FilterLikersRequest(post_id=post, user_ids=users, consistency=consistency)
+        return await self._stub.FilterLikers(request, timeout=timeout)
+
+    async def likers(self, post: str, *, timeout: float) -> api.ListLikersResponse:
+        return await self._stub.ListLikers(api.ListLikersRequest(post_id=post), timeout=timeout)
+
+    async def liked_posts(self, user: str, *, timeout: float) -> api.ListLikedPostsResponse:
+        return await self._stub.ListLikedPosts(api.ListLikedPostsRequest(user_id=user), timeout=timeout)
 
 
-def micros(count: api.LikeCount) -> int:
-    return count.as_of_time.ToMicroseconds()
+def micros(answer: api.LikeCount | api.HasLikedResponse | api.FilterLikersResponse) -> int:
+    return answer.as_of_time.ToMicroseconds()
 
 
 def now() -> int:
@@ -179,23 +201,72 @@ async def test_while_the_owner_is_gone_its_replica_answers(replicated: Replicate
         count = await likes.count(post)
         assert (count.count, count.version, count.exactness) == (2, version, api.EXACTNESS_STALE)
         assert before <= micros(count) <= killed
-        assert await likes.has_liked("u2", post)
-        assert not await likes.has_liked("u3", post)
+        liked, not_liked = await likes.has_liked("u2", post), await likes.has_liked("u3", post)
+        assert (liked.liked, not_liked.liked) == (True, False)
         summary = await likes.summary(post, "u1")
         assert summary.viewer_has_liked
-        assert summary.like_count.exactness == api.EXACTNESS_STALE
-        assert await likes.likers(post, ["u3", "u2", "u1"]) == ["u2", "u1"]
+        assert summary.like_count.exactness == summary.viewer_exactness == api.EXACTNESS_STALE
+        assert before <= summary.viewer_as_of_time.ToMicroseconds() <= killed
+        filtered = await likes.filtered(post, ["u3", "u2", "u1"])
+        assert list(filtered.liked_user_ids) == ["u2", "u1"]
+        for answer in (liked, not_liked, filtered):
+            assert answer.exactness == api.EXACTNESS_STALE
+            assert before <= micros(answer) <= killed
         assert (await likes.count(await replicated.post(19))).count == 0
-        for consistency in (api.CONSISTENCY_CACHED, api.CONSISTENCY_STRONG):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await likes.count(post, consistency, timeout=0.8)
-            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        with pytest.raises(grpc.aio.AioRpcError):
-            await likes.like("u3", post, timeout=0.8)
     finally:
         await replicated.start_again()
     assert await likes.like("u3", post) == version + 1
     assert (await likes.count(post)).exactness != api.EXACTNESS_STALE
+    assert (await likes.has_liked("u3", post)).exactness == api.EXACTNESS_EXACT
+
+
+async def test_nothing_else_comes_from_a_replica(replicated: Replicated, likes: Likes) -> None:
+    """Neither counts nor likes, unless the caller takes stale ones; no list; and no write goes there."""
+    post = await replicated.post(6)
+    await replicated.replayed(post, await likes.like("u1", post))
+    owners = (await replicated.topology()).owners
+    user = next(user for n in range(99) if owners[slot_of(user := f"user-{n}", SLOTS)] == NODE)
+    replicated.kill("node")
+    try:
+        assert (await likes.count(post)).count == 1  # the replica is there, and asked
+        failing = [likes.likers(post, timeout=0.8), likes.liked_posts(user, timeout=0.8)]
+        for consistency in (api.CONSISTENCY_UNSPECIFIED, api.CONSISTENCY_CACHED, api.CONSISTENCY_STRONG):
+            failing += [
+                likes.count(post, consistency, timeout=0.8),
+                likes.has_liked("u1", post, consistency, timeout=0.8),
+                likes.summary(post, "u1", consistency, timeout=0.8),
+                likes.filtered(post, ["u1"], consistency, timeout=0.8),
+            ]
+        for failure in await asyncio.gather(*failing, return_exceptions=True):
+            assert isinstance(failure, grpc.aio.AioRpcError), failure
+            assert failure.code() is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(grpc.aio.AioRpcError):
+            await likes.like("u3", post, timeout=0.8)
+    finally:
+        await replicated.start_again()
+
+
+async def test_an_owner_without_its_database_has_its_cache_and_the_replica_the_likes(
+    replicated: Replicated, likes: Likes
+) -> None:
+    """Each part of a summary says so, as of when that was known: the owner has no word on what came later."""
+    post = await replicated.post(7)
+    before = now()
+    version = await likes.like("u1", post)
+    await likes.count(post)  # cached from now on
+    await replicated.replayed(post, version)
+    replicated.kill("postgres")
+    killed = now()
+    try:
+        async with asyncio.timeout(20):
+            while (summary := await likes.summary(post, "u1")).like_count.exactness != api.EXACTNESS_STALE:
+                assert summary.viewer_has_liked  # the owner's lease is not over yet
+    finally:
+        await replicated.start_again()
+    assert (summary.like_count.count, summary.viewer_has_liked) == (1, True)
+    assert summary.viewer_exactness == api.EXACTNESS_STALE
+    assert before <= micros(summary.like_count) <= killed
+    assert before <= summary.viewer_as_of_time.ToMicroseconds() <= killed
 
 
 async def test_an_owner_that_stands_still_costs_a_moment(replicated: Replicated, likes: Likes) -> None:

@@ -5,6 +5,7 @@ That each metric they name is really told is tested where real processes run: te
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from tests.parts.programs import need
-from tests.parts.telemetry_files import ALERTS, DOCS, RULE_TESTS, dashboard_expressions, panel
+from tests.parts.telemetry_files import ALERTS, DASHBOARD, DOCS, RULE_TESTS, dashboard_expressions, panel
 
 
 def promtool(*arguments: str | Path) -> str:
@@ -39,6 +40,19 @@ def test_no_rule_is_without_a_test_and_a_line_in_the_docs() -> None:
     tested = set(re.findall(r'alertname(?:="|: )(\w+)', RULE_TESTS.read_text()))
     told = set(re.findall(r"`(Likering\w+)`", DOCS.read_text()))
     assert alert_names() == tested == told
+
+
+def test_no_two_panels_have_one_id_or_one_place() -> None:
+    """Grafana shows one of them then, or both in each other's way."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    covered = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(set(covered)) == len(covered)
 
 
 def test_expressions_of_the_dashboard_are_expressions(tmp_path: Path) -> None:

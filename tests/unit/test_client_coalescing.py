@@ -20,7 +20,6 @@ from likering import (
     IntentInFuture,
     InternalError,
     LikeringError,
-    LikeState,
     Mutation,
     Outcome,
     RetryPolicy,
@@ -308,7 +307,7 @@ async def test_closing_waits_for_the_answers(server: LikeServer) -> None:
     server.gate.set()
     await closing
     first, state = await travelling
-    assert (first, state) == (True, LikeState(False, None))
+    assert (first, state.liked, state.like_time) == (True, False, None)
     assert await waiting is True
     with pytest.raises(ClientClosed):
         await likes.mutate([Mutation.like("u", "p")])

@@ -8,7 +8,6 @@ import pytest
 
 from likering.shard.v1.shard_service_pb2 import (
     COUNT_SOURCE_STALE,
-    COUNT_SOURCE_UNSPECIFIED,
     OP_CODE_MOVING,
     OP_CODE_NOT_OWNER,
     OP_CODE_UNAVAILABLE,
@@ -46,14 +45,14 @@ def look(before: Slots = OWNED, after: Slots | None = None) -> Look:
     return Look(1, before, {"p": COUNT}, {1: 55}, before if after is None else after)
 
 
-def test_counts_are_stale_and_likes_have_their_times() -> None:
+def test_all_is_stale_and_likes_have_their_times() -> None:
     reads = unit()
     fill(reads, look())
     assert reads.codes == [OP_CODE_UNSPECIFIED] * 3
     assert reads.outcomes == [OP_OUTCOME_NOT_LIKED, OP_OUTCOME_UNSPECIFIED, OP_OUTCOME_LIKED]
     assert reads.like_times == [0, 0, 55]
     assert (reads.counts, reads.versions) == ([0, 4, 0], [0, 9, 0])
-    assert reads.sources == [COUNT_SOURCE_UNSPECIFIED, COUNT_SOURCE_STALE, COUNT_SOURCE_UNSPECIFIED]
+    assert reads.sources == [COUNT_SOURCE_STALE] * 3
 
 
 def test_a_post_that_never_changed_is_at_zero() -> None:

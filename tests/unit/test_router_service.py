@@ -106,6 +106,53 @@ async def test_a_count_says_where_it_comes_from(
         assert response.like_count.exactness == exactness
 
 
+@pytest.mark.parametrize(
+    ("source", "exactness"),
+    [
+        (shard.COUNT_SOURCE_UNSPECIFIED, api.EXACTNESS_EXACT),
+        (shard.COUNT_SOURCE_DATABASE, api.EXACTNESS_EXACT),
+        (shard.COUNT_SOURCE_STALE, api.EXACTNESS_STALE),
+    ],
+)
+async def test_who_likes_says_where_that_comes_from(
+    source: shard.CountSource.ValueType, exactness: api.Exactness.ValueType
+) -> None:
+    """And as of when. Of a summary apart from its count, which may come from elsewhere."""
+
+    def from_there(request: shard.ExecuteRequest, response: shard.ExecuteResponse) -> None:
+        response.as_of_time = 1_700_000_000_123_456
+        for position, kind in enumerate(request.kinds):
+            if kind == shard.OP_KIND_HAS_LIKED:
+                response.sources[position] = source
+
+    async with fake_shards("a") as (a,), router(a) as channel:
+        stub = like_stub(channel)
+        a.answering.extend([from_there] * 4)
+        liked = await stub.HasLiked(api.HasLikedRequest(user_id="u", post_id="p"))
+        filtered = await stub.FilterLikers(api.FilterLikersRequest(user_ids=["u", "v"], post_id="p"))
+        page = api.GetLikeSummariesRequest(post_ids=["p"], viewer_user_id="u")
+        (summary,) = (await stub.GetLikeSummaries(page)).summaries
+        (unseen,) = (await stub.GetLikeSummaries(api.GetLikeSummariesRequest(post_ids=["p"]))).summaries
+    for answer in (liked, filtered):
+        assert answer.exactness == exactness
+        assert answer.as_of_time.ToMicroseconds() == 1_700_000_000_123_456
+    assert summary.viewer_exactness == exactness
+    assert summary.viewer_as_of_time.ToMicroseconds() == 1_700_000_000_123_456
+    assert summary.like_count.exactness == api.EXACTNESS_CACHED
+    assert not unseen.viewer_exactness
+    assert not unseen.HasField("viewer_as_of_time")
+
+
+async def test_what_is_partly_stale_is_stale() -> None:
+    def mixed(request: shard.ExecuteRequest, response: shard.ExecuteResponse) -> None:
+        response.sources[:] = [shard.COUNT_SOURCE_UNSPECIFIED, shard.COUNT_SOURCE_STALE]
+
+    async with fake_shards("a") as (a,), router(a) as channel:
+        a.answering.append(mixed)
+        request = api.FilterLikersRequest(user_ids=["u", "v"], post_id="p")
+        assert (await like_stub(channel).FilterLikers(request)).exactness == api.EXACTNESS_STALE
+
+
 async def test_an_intent_is_handed_down_in_microseconds() -> None:
     intent = Timestamp(seconds=1_700_000_000, nanos=123_456_789)
     async with fake_shards("a") as (a,), router(a) as channel:

@@ -602,6 +602,7 @@ class MoveLimits(google.protobuf.message.Message):
     ROWS_PER_SECOND_FIELD_NUMBER: builtins.int
     PAUSE_BUDGET_MS_FIELD_NUMBER: builtins.int
     GRACE_SECONDS_FIELD_NUMBER: builtins.int
+    VERIFY_ROWS_PER_SECOND_FIELD_NUMBER: builtins.int
     paused: builtins.bool
     """No move begins or freezes its slot."""
     slots_at_once: builtins.int
@@ -612,6 +613,11 @@ class MoveLimits(google.protobuf.message.Message):
     """The longest freeze before it is aborted, in milliseconds."""
     grace_seconds: builtins.int
     """How long a source keeps its copy of a verified slot, in seconds."""
+    verify_rows_per_second: builtins.int
+    """Posts and likes that each node looks at in a second, at most, to prove its
+    counts in the background; 0: none. It has nothing to do with moves, nor
+    does a pause end it.
+    """
     def __init__(
         self,
         *,
@@ -620,8 +626,9 @@ class MoveLimits(google.protobuf.message.Message):
         rows_per_second: builtins.int = ...,
         pause_budget_ms: builtins.int = ...,
         grace_seconds: builtins.int = ...,
+        verify_rows_per_second: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["grace_seconds", b"grace_seconds", "pause_budget_ms", b"pause_budget_ms", "paused", b"paused", "rows_per_second", b"rows_per_second", "slots_at_once", b"slots_at_once"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["grace_seconds", b"grace_seconds", "pause_budget_ms", b"pause_budget_ms", "paused", b"paused", "rows_per_second", b"rows_per_second", "slots_at_once", b"slots_at_once", "verify_rows_per_second", b"verify_rows_per_second"]) -> None: ...
 
 global___MoveLimits = MoveLimits
 
@@ -1050,6 +1057,7 @@ class SetMoveLimitsRequest(google.protobuf.message.Message):
     ROWS_PER_SECOND_FIELD_NUMBER: builtins.int
     PAUSE_BUDGET_MS_FIELD_NUMBER: builtins.int
     GRACE_SECONDS_FIELD_NUMBER: builtins.int
+    VERIFY_ROWS_PER_SECOND_FIELD_NUMBER: builtins.int
     slots_at_once: builtins.int
     """Absent: unchanged."""
     rows_per_second: builtins.int
@@ -1058,6 +1066,8 @@ class SetMoveLimitsRequest(google.protobuf.message.Message):
     """Absent: unchanged."""
     grace_seconds: builtins.int
     """Absent: unchanged."""
+    verify_rows_per_second: builtins.int
+    """Absent: unchanged."""
     def __init__(
         self,
         *,
@@ -1065,9 +1075,10 @@ class SetMoveLimitsRequest(google.protobuf.message.Message):
         rows_per_second: builtins.int | None = ...,
         pause_budget_ms: builtins.int | None = ...,
         grace_seconds: builtins.int | None = ...,
+        verify_rows_per_second: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_grace_seconds", b"_grace_seconds", "_pause_budget_ms", b"_pause_budget_ms", "_rows_per_second", b"_rows_per_second", "_slots_at_once", b"_slots_at_once", "grace_seconds", b"grace_seconds", "pause_budget_ms", b"pause_budget_ms", "rows_per_second", b"rows_per_second", "slots_at_once", b"slots_at_once"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_grace_seconds", b"_grace_seconds", "_pause_budget_ms", b"_pause_budget_ms", "_rows_per_second", b"_rows_per_second", "_slots_at_once", b"_slots_at_once", "grace_seconds", b"grace_seconds", "pause_budget_ms", b"pause_budget_ms", "rows_per_second", b"rows_per_second", "slots_at_once", b"slots_at_once"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_grace_seconds", b"_grace_seconds", "_pause_budget_ms", b"_pause_budget_ms", "_rows_per_second", b"_rows_per_second", "_slots_at_once", b"_slots_at_once", "_verify_rows_per_second", b"_verify_rows_per_second", "grace_seconds", b"grace_seconds", "pause_budget_ms", b"pause_budget_ms", "rows_per_second", b"rows_per_second", "slots_at_once", b"slots_at_once", "verify_rows_per_second", b"verify_rows_per_second"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_grace_seconds", b"_grace_seconds", "_pause_budget_ms", b"_pause_budget_ms", "_rows_per_second", b"_rows_per_second", "_slots_at_once", b"_slots_at_once", "_verify_rows_per_second", b"_verify_rows_per_second", "grace_seconds", b"grace_seconds", "pause_budget_ms", b"pause_budget_ms", "rows_per_second", b"rows_per_second", "slots_at_once", b"slots_at_once", "verify_rows_per_second", b"verify_rows_per_second"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_grace_seconds", b"_grace_seconds"]) -> typing.Literal["grace_seconds"] | None: ...
     @typing.overload
@@ -1076,6 +1087,8 @@ class SetMoveLimitsRequest(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_rows_per_second", b"_rows_per_second"]) -> typing.Literal["rows_per_second"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_slots_at_once", b"_slots_at_once"]) -> typing.Literal["slots_at_once"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_verify_rows_per_second", b"_verify_rows_per_second"]) -> typing.Literal["verify_rows_per_second"] | None: ...
 
 global___SetMoveLimitsRequest = SetMoveLimitsRequest
 

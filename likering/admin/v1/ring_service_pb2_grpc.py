@@ -196,7 +196,7 @@ class RingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetMoveLimits(self, request, context):
-        """Changes limits of moves at run time.
+        """Changes limits at run time: of moves, and of the proof of counts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -81,7 +81,7 @@ class RingServiceStub:
         likering.admin.v1.ring_service_pb2.SetMoveLimitsRequest,
         likering.admin.v1.ring_service_pb2.SetMoveLimitsResponse,
     ]
-    """Changes limits of moves at run time."""
+    """Changes limits at run time: of moves, and of the proof of counts."""
 
     RevertSlot: grpc.UnaryUnaryMultiCallable[
         likering.admin.v1.ring_service_pb2.RevertSlotRequest,
@@ -196,7 +196,7 @@ class RingServiceAsyncStub:
         likering.admin.v1.ring_service_pb2.SetMoveLimitsRequest,
         likering.admin.v1.ring_service_pb2.SetMoveLimitsResponse,
     ]
-    """Changes limits of moves at run time."""
+    """Changes limits at run time: of moves, and of the proof of counts."""
 
     RevertSlot: grpc.aio.UnaryUnaryMultiCallable[
         likering.admin.v1.ring_service_pb2.RevertSlotRequest,
@@ -331,7 +331,7 @@ class RingServiceServicer(metaclass=abc.ABCMeta):
         request: likering.admin.v1.ring_service_pb2.SetMoveLimitsRequest,
         context: _ServicerContext,
     ) -> typing.Union[likering.admin.v1.ring_service_pb2.SetMoveLimitsResponse, collections.abc.Awaitable[likering.admin.v1.ring_service_pb2.SetMoveLimitsResponse]]:
-        """Changes limits of moves at run time."""
+        """Changes limits at run time: of moves, and of the proof of counts."""
 
     @abc.abstractmethod
     def RevertSlot(

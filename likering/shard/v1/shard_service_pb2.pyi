@@ -193,7 +193,7 @@ class _CountSource:
 class _CountSourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_CountSource.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     COUNT_SOURCE_UNSPECIFIED: _CountSource.ValueType  # 0
-    """Not a count."""
+    """The database, of what is no count."""
     COUNT_SOURCE_DATABASE: _CountSource.ValueType  # 1
     """The database."""
     COUNT_SOURCE_CACHE: _CountSource.ValueType  # 2
@@ -204,10 +204,10 @@ class _CountSourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
 
 class CountSource(_CountSource, metaclass=_CountSourceEnumTypeWrapper):
-    """Where the counts of a batch come from."""
+    """Where what was read comes from."""
 
 COUNT_SOURCE_UNSPECIFIED: CountSource.ValueType  # 0
-"""Not a count."""
+"""The database, of what is no count."""
 COUNT_SOURCE_DATABASE: CountSource.ValueType  # 1
 """The database."""
 COUNT_SOURCE_CACHE: CountSource.ValueType  # 2
@@ -313,8 +313,10 @@ class ExecuteResponse(google.protobuf.message.Message):
     topology_version: builtins.int
     """The version of the topology that the node acts on."""
     as_of_time: builtins.int
-    """When the node answered, in µs since 1970. Of a replica: a time up to which
-    its answer has everything that was committed at the node.
+    """Of writes when the node answered, in µs since 1970. Of reads a time up to
+    which the answer has everything that was committed at the node: when they
+    began; of a node that cannot prove that it owns the slots, when it last
+    could; of a replica, what it has replayed.
     """
     node_us: builtins.int
     """Where the node spent its time on the batch, in µs: from the arrival of the
@@ -348,7 +350,7 @@ class ExecuteResponse(google.protobuf.message.Message):
 
     @property
     def sources(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___CountSource.ValueType]:
-        """Column: for OP_KIND_COUNT, where the count comes from. Empty: all DATABASE."""
+        """Column: where what was read comes from. Empty: all DATABASE."""
 
     def __init__(
         self,
