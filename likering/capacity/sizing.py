@@ -58,7 +58,7 @@ class Costs:
     bytes_per_like: float = BYTES_PER_LIKE
     likes_per_router_core: float = 6_000.0
     """Each a call of its own."""
-    likes_per_node_core: float = 30_000.0
+    likes_per_node_core: float = 25_000.0
     likes_per_postgres_core: float = 15_000.0
     counts_per_router_core: float = 80_000.0
     """Read by pages."""
