@@ -62,7 +62,7 @@ class NodeClient:
         self._lowest_batch_number = 1
         self._link: _Link | None = None
         self._successor: _Link | None = None
-        """Has a renewed certificate, and takes over when it stands."""
+        """Has a renewed certificate, or is to a newer process, and takes over when it stands."""
         self._hurry = asyncio.Event()
         """Set when the links that have a successor are to wait for their calls no more."""
         self._retired: set[asyncio.Task[None]] = set()
@@ -78,8 +78,17 @@ class NodeClient:
         return self._connected
 
     def connect(self, address: str, generation: int) -> None:
-        """Makes ``address`` the node's, if it is not: calls in flight to the old one are given up."""
+        """Makes ``address`` the node's, if it is not: calls in flight to the old one are given up.
+
+        Not those to a process that has begun at the same address: the connection may be to that one already.
+        """
         if (address, generation) == (self._address, self._generation):
+            return
+        if address == self._address and self._link is not None:
+            _log.info("node has begun anew", node=self.name, address=address, generation=generation)
+            self._generation = generation
+            self._give_up_successor()
+            self._successor = self._open()
             return
         if self._link is not None:
             _log.info("node has moved", node=self.name, address=address, generation=generation)
@@ -208,7 +217,11 @@ class NodeClient:
 
     def _changed(self, link: _Link, connected: bool) -> None:
         if link is self._successor and connected and self._link is not None:
-            _log.info("connection renewed with another certificate", node=self.name)
+            renewed = link.version != self._link.version
+            _log.info(
+                "connection renewed with another certificate" if renewed else "connection made anew",
+                node=self.name,
+            )
             self._retire(self._link, after=RENEWAL_GRACE)
             self._link, self._successor = link, None
         if link is self._link:

@@ -316,6 +316,20 @@ async def test_a_taken_over_node_is_called_at_its_new_address_at_once() -> None:
         assert new.batches[0].lowest_batch_number > max(batch.batch_number for batch in old.batches)
 
 
+async def test_a_process_that_began_anew_at_its_address_keeps_the_calls_it_has() -> None:
+    """A router may be connected to it before it hears of it: a like is executed once, and told as what it was."""
+    async with fake_shards("a") as (a,), dispatching(a) as dispatch:
+        a.open.clear()
+        plain = asyncio.create_task(like(dispatch, user="plain"))
+        stamped = asyncio.create_task(like(dispatch, user="stamped", intent=5))
+        await until(lambda: len(a.operations) == 2)
+        dispatch.use(topology_of(a, version=2, generation=2))
+        later = asyncio.create_task(like(dispatch, user="later"))
+        a.open.set()
+        assert [(await call)[0] for call in (plain, stamped, later)] == [CHANGED] * 3
+        assert len(a.operations) == 3
+
+
 async def test_what_is_queued_for_a_slot_that_moved_goes_to_its_new_owner() -> None:
     async with (
         fake_shards("a", "b") as (a, b),
