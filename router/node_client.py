@@ -87,8 +87,8 @@ class NodeClient:
         if address == self._address and self._link is not None:
             _log.info("node has begun anew", node=self.name, address=address, generation=generation)
             self._generation = generation
-            self._give_up_successor()
-            self._successor = self._open()
+            self._give_up_successor()  # it may be to the process of before
+            self._renew()
             return
         if self._link is not None:
             _log.info("node has moved", node=self.name, address=address, generation=generation)
@@ -230,7 +230,7 @@ class NodeClient:
                 self._renew()
 
     def _renew(self) -> None:
-        """Connects with the certificate as it is now, beside the connection that stands."""
+        """Connects anew, with the certificate as it is now, beside the connection that stands."""
         if self._successor is not None and self._successor.version != self._channels.version:
             self._give_up_successor()
         if self._successor is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +13,12 @@ def need(*programs: str, packages: str) -> None:
     """Goes on only where all are installed. ``packages``: what they come in on Debian."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
-        reason = f"{' and '.join(missing)} not installed (on Debian: apt-get install {packages})"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lacks(" and ".join(missing) + (" is" if len(missing) == 1 else " are"), packages)
+
+
+def lacks(what: str, packages: str) -> NoReturn:
+    """Ends a test that cannot go on without it."""
+    reason = f"{what} not installed (on Debian: apt-get install {packages})"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -21,6 +21,7 @@ from likering.dev.postgres import PostgresServer
 from likering.postgres.roles import Database, statements
 from tests.parts.cert_manager import CertManager
 from tests.parts.manifests import launch, named, overlay
+from tests.parts.programs import lacks
 from tests.parts.ring_commands import likering
 
 pytestmark = pytest.mark.timeout(180)
@@ -123,16 +124,18 @@ def test_the_rule_against_plaintext_is_one_that_postgres_knows(postgres_server: 
     assert rows == [("hostnossl", "reject", None)]
 
 
-def with_tls() -> Path | None:
-    """Where a Postgres is that was built with TLS: a system's, since the embedded one was not."""
-    for postgres in sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), reverse=True):
-        linked = subprocess.run(["ldd", postgres], check=True, capture_output=True, text=True).stdout
-        if "libssl" in linked:
-            return postgres.parent
-    return None
+def with_tls() -> Path:
+    """Where the newest Postgres is that was built with TLS: a system's, since the embedded one was not."""
+    found = [
+        postgres.parent
+        for postgres in sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+        if "libssl" in subprocess.run(["ldd", postgres], check=True, capture_output=True, text=True).stdout
+    ]
+    if not found:
+        lacks("a Postgres with TLS is", packages="postgresql")
+    return found[-1]
 
 
-@pytest.mark.skipif(with_tls() is None, reason="no Postgres with TLS is installed (Debian: postgresql)")
 def test_a_server_is_verified_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real handshake, by the connection strings of the pods: the Clusters' own names, and no other node's."""
     monkeypatch.setenv(POSTGRES_SETTING, str(with_tls()))

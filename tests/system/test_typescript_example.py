@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from likering.dev.cluster import EmbeddedCluster
-from tests.parts.programs import need
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = Path("examples", "typescript")
@@ -20,7 +19,9 @@ EXAMPLE = Path("examples", "typescript")
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example, installed and built in a copy: its checkout stays without node_modules."""
-    need("node", "npm", packages="nodejs npm")
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        # On CI as well: what Debian installs may be too old for the example, and nothing else needs it.
+        pytest.skip("Node is not installed: the TypeScript example was not run")
     copy = tmp_path_factory.mktemp("typescript")
     built = shutil.ignore_patterns("node_modules", "build")
     shutil.copytree(ROOT / EXAMPLE, copy / EXAMPLE, ignore=built)
